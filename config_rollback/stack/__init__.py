@@ -1,0 +1,1 @@
+"""The native stack: every process of Driftback on one machine, without containers."""
