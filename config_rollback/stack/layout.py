@@ -25,7 +25,7 @@ def _user_state_home() -> Path:
 
 
 def assets_dir() -> Path:
-    """The folder that holds rules/, prometheus/, grafana/ and examples/: the checkout, else the wheel's copy."""
+    """The folder of rules/, prometheus/, grafana/ and examples/: the checkout, else the wheel's copy."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file():
         return checkout
