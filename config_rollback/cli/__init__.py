@@ -1,0 +1,27 @@
+"""The command line, `driftback`: a thin layer over the packages; a module per command or group."""
+
+from __future__ import annotations
+
+import typer
+
+from config_rollback.cli import audit, db, kpis, persona, replay, token, up
+
+_app = typer.Typer(
+    name="driftback",
+    help="Sees an LLM chat drift, names the configuration that caused it, and rolls it back, audited.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may hold secrets
+)
+_app.command()(up.up)
+_app.command()(replay.replay)
+_app.command()(kpis.kpis)
+_app.command()(token.login_link)
+_app.add_typer(persona.app, name="persona")
+_app.add_typer(audit.app, name="audit")
+_app.add_typer(token.app, name="token")
+_app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Entry point of the `driftback` script."""
+    _app()

@@ -1,0 +1,163 @@
+"""The processes of a native stack: how each is called, with what environment, and how it shows readiness."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config_rollback.stack.layout import Layout
+from config_rollback.stack.ports import LOOPBACK, Ports
+from config_rollback.stack.secrets import SecretFiles
+
+_GRAFANA_HOME = Path("/usr/share/grafana")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process to supervise; `ready_path` answers 200 below its port when it can serve."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    ready_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Messages per second that the demo sends."""
+
+    chat: float = 5.0
+    guidance: float = 3.0
+
+
+def core(
+    layout: Layout, ports: Ports, secret: SecretFiles, binaries: Mapping[str, Path], grafana: bool
+) -> list[Program]:
+    """Exporter, config_rollback, Prometheus and Alertmanager."""
+    links = {"CONFIG_ROLLBACK_GRAFANA_URL": ports.url("grafana")} if grafana else {}
+    return [
+        Program(
+            "exporter",
+            [sys.executable, "-m", "exporter"],
+            {
+                "EXPORTER_HOST": LOOPBACK,
+                "EXPORTER_PORT": str(ports.exporter),
+                "EXPORTER_STATE_DIR": str(layout.data / "exporter"),
+                "EXPORTER_INGEST_TOKENS_FILE": str(secret.ingest_token),
+            },
+            "/-/ready",
+        ),
+        Program(
+            "config_rollback",
+            [sys.executable, "-m", "config_rollback"],
+            {
+                "CONFIG_ROLLBACK_HOST": LOOPBACK,
+                "CONFIG_ROLLBACK_PORT": str(ports.config_rollback),
+                "CONFIG_ROLLBACK_STATE_DIR": str(layout.data / "config_rollback"),
+                "CONFIG_ROLLBACK_EXTERNAL_URL": ports.url("config_rollback"),
+                "CONFIG_ROLLBACK_JWT_SECRET_FILE": str(secret.jwt_secret),
+                "CONFIG_ROLLBACK_SERVICE_TOKENS_FILE": str(secret.service_token),
+                "CONFIG_ROLLBACK_ALERTMANAGER_TOKENS_FILE": str(secret.alertmanager_token),
+                "CONFIG_ROLLBACK_PROMETHEUS_URL": ports.url("prometheus"),
+                "CONFIG_ROLLBACK_ALERTMANAGER_URL": ports.url("alertmanager"),
+                **links,
+            },
+            "/-/ready",
+        ),
+        Program(
+            "prometheus",
+            [
+                str(binaries["prometheus"]),
+                f"--config.file={layout.config / 'prometheus.yml'}",
+                f"--storage.tsdb.path={layout.data / 'prometheus'}",
+                "--storage.tsdb.retention.time=15d",
+                f"--web.listen-address={LOOPBACK}:{ports.prometheus}",
+                f"--web.external-url={ports.url('prometheus')}",
+            ],
+            ready_path="/-/ready",
+        ),
+        Program(
+            "alertmanager",
+            [
+                str(binaries["alertmanager"]),
+                f"--config.file={layout.config / 'alertmanager.yml'}",
+                f"--storage.path={layout.data / 'alertmanager'}",
+                f"--web.listen-address={LOOPBACK}:{ports.alertmanager}",
+                f"--web.external-url={ports.url('alertmanager')}",
+                "--cluster.listen-address=",  # one instance: no gossip port
+            ],
+            ready_path="/-/ready",
+        ),
+    ]
+
+
+def grafana_binary() -> Path | None:
+    """The `grafana` program where one is on PATH; the stack runs without it too."""
+    found = shutil.which("grafana")
+    return Path(found) if found else None
+
+
+def grafana(layout: Layout, ports: Ports, secret: SecretFiles, binary: Path, assets: Path) -> Program:
+    """Grafana with the provisioned data sources and dashboards."""
+    home = _GRAFANA_HOME if _GRAFANA_HOME.is_dir() else binary.resolve().parents[1]
+    return Program(
+        "grafana",
+        [
+            str(binary),
+            "server",
+            f"--homepath={home}",
+            f"--config={assets / 'grafana' / 'grafana.ini'}",
+        ],
+        {
+            "GF_SERVER_HTTP_ADDR": LOOPBACK,
+            "GF_SERVER_HTTP_PORT": str(ports.grafana),
+            "GF_PATHS_DATA": str(layout.data / "grafana"),
+            "GF_PATHS_LOGS": str(layout.logs),
+            "GF_PATHS_PROVISIONING": str(assets / "grafana" / "provisioning"),
+            "GF_SECURITY_ADMIN_PASSWORD__FILE": str(secret.grafana_admin_password),
+            "DRIFTBACK_DASHBOARDS_DIR": str(assets / "grafana" / "generated"),
+            "DRIFTBACK_PROMETHEUS_URL": ports.url("prometheus"),
+            "DRIFTBACK_ALERTMANAGER_URL": ports.url("alertmanager"),
+        },
+        "/api/health",
+    )
+
+
+def examples(
+    layout: Layout, ports: Ports, secret: SecretFiles, assets: Path, traffic: Traffic
+) -> list[Program]:
+    """The two example services and their customers."""
+
+    def service(name: str) -> Program:
+        return Program(
+            name,
+            [sys.executable, "-m", f"examples.{name}"],
+            {
+                "PYTHONPATH": str(assets),
+                "PORT": str(getattr(ports, name)),
+                "EXPORTER_URL": ports.url("exporter"),
+                "EXPORTER_TOKEN_FILE": str(secret.ingest_token),
+                "CONFIG_ROLLBACK_URL": ports.url("config_rollback"),
+                "SERVICE_TOKEN_FILE": str(secret.service_token),
+                "CACHE_DIR": str(layout.data / name),
+            },
+            "/active-version",
+        )
+
+    customers = Program(
+        "traffic",
+        [
+            sys.executable,
+            "-m",
+            "examples.traffic",
+            f"--chat-url={ports.url('chat')}",
+            f"--guidance-url={ports.url('guidance')}",
+            f"--chat-rate={traffic.chat}",
+            f"--guidance-rate={traffic.guidance}",
+        ],
+        {"PYTHONPATH": str(assets)},
+    )
+    return [service("chat"), service("guidance"), customers]
