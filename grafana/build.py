@@ -23,7 +23,7 @@ def render() -> dict[str, str]:
     for dashboard in DASHBOARDS:
         model = json.loads(JSONEncoder().encode(dashboard()))
         for item in [*model["links"], *model["annotations"]["list"]]:
-            # The SDK puts links and annotations into the controls menu, where newer versions of Grafana hide them.
+            # The SDK asks for the controls menu, where newer versions of Grafana hide links and annotations.
             del item["placement"]
         rendered[f"{model['uid']}.json"] = json.dumps(model, indent=2, ensure_ascii=False) + "\n"
     return rendered
