@@ -1,0 +1,27 @@
+# One image for the exporter, config_rollback and the example services; the command says which.
+ARG BASE=python:3.13.5-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY exporter exporter
+COPY config_rollback config_rollback
+COPY rules rules
+COPY prometheus prometheus
+COPY grafana grafana
+COPY examples examples
+RUN python3 -m venv /opt/driftback \
+ && /opt/driftback/bin/pip install --no-cache-dir --constraint requirements.lock .
+
+FROM ${BASE}
+COPY --from=build /opt/driftback /opt/driftback
+# A fixed id, so that volumes keep their owner from one image to the next.
+RUN groupadd --gid 10001 driftback \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/driftback driftback \
+ && install -d -o driftback -g driftback /var/lib/driftback
+ENV PATH=/opt/driftback/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /var/lib/driftback
+VOLUME /var/lib/driftback
+# The compose file names the command and the health check of each service.
+CMD ["driftback", "--help"]

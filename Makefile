@@ -1,0 +1,56 @@
+# `make help` lists what one can do. Every target sets itself up first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help install demo up test check lint types generate drift clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(INSTALLED) ## make .venv with the tool `driftback`
+
+# Debian splits venv out of python3; as root it is installed here, else the message says what to do.
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Driftback needs Python 3.11 or newer; name one with PYTHON=...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else echo "Python lacks the venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+demo: install ## run everything with traffic, break a persona, wait for your click
+	$(BIN)/driftback up --demo $(ARGS)
+
+up: install ## run everything, without traffic
+	$(BIN)/driftback up $(ARGS)
+
+test: install ## run every test, with real Prometheus, Alertmanager and Chromium
+	$(BIN)/python -m tests.support.install
+	$(BIN)/pytest $(ARGS)
+
+check: lint types drift test ## all that CI runs
+
+lint: install ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install ## mypy --strict
+	$(BIN)/mypy
+
+generate: install ## write rules and dashboards from their templates
+	$(BIN)/python -m rules.build
+	$(BIN)/python -m grafana.build
+
+drift: install ## compare the generated files with their templates
+	$(BIN)/python -m rules.build --check
+	$(BIN)/python -m grafana.build --check
+
+clean: ## remove what the other targets made (not the state of `make up`)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,129 @@
+"""Dependencies point one way: catalogue, errors, settings ← domain modules ← app ← __main__."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("exporter", "config_rollback", "grafana", "examples")
+LEAVES = ("catalogue", "errors", "settings")
+SERVICES_MAY_IMPORT = ("exporter.client", "config_rollback.client", "examples")
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _own(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports; `from a import b` gives `a.b` where that is a module of ours."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+MODULES = _modules()
+EDGES = [
+    (module, target)
+    for module, path in MODULES.items()
+    for target in _imports(path)
+    if _own(target, PACKAGES)
+]
+
+
+def _is_leaf(module: str) -> bool:
+    return module.count(".") == 1 and module.rsplit(".")[-1] in LEAVES
+
+
+def _forbidden(module: str, target: str) -> str | None:
+    """Why `module` may not import `target`, or None where it may."""
+    home, other = module.split(".")[0], target.split(".")[0]
+    if home == "exporter" and other != "exporter":
+        return "the exporter knows nothing of the other packages"
+    if home == "examples" and not _own(target, SERVICES_MAY_IMPORT):
+        return "services import the two clients only"
+    if target.endswith(".__main__"):
+        return "nothing imports __main__"
+    if target.endswith(".app") and not module.endswith(".__main__"):
+        return "only __main__ imports app"
+    if _is_leaf(module) and not _is_leaf(target):
+        return "catalogue, errors and settings import each other at most"
+    outer = ("config_rollback.cli", "config_rollback.stack")
+    if home == "config_rollback" and _own(target, outer) and not _own(module, outer):
+        return "the service knows nothing of its command line"
+    if _own(module, ("config_rollback.stack",)) and _own(target, ("config_rollback.cli",)):
+        return "the stack knows nothing of the command line"
+    return None
+
+
+def test_the_walk_sees_the_code() -> None:
+    assert ("examples.service", "exporter.client") in EDGES
+    assert ("config_rollback.cli.up", "config_rollback.stack.stack") in EDGES
+
+
+def test_dependencies_point_one_way() -> None:
+    wrong = [
+        f"{module} imports {target}: {why}" for module, target in EDGES if (why := _forbidden(module, target))
+    ]
+    assert wrong == []
+
+
+def test_no_module_is_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, target in EDGES:
+        # A package's __init__ may gather its own modules.
+        if module != target.rpartition(".")[0]:
+            graph.setdefault(module, set()).add(target)
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"circle: {' → '.join((*path, module))}"
+        if module in done:
+            return
+        for target in graph.get(module, ()):
+            walk(target, (*path, module))
+        done.add(module)
+
+    for module in graph:
+        walk(module, ())
+
+
+@pytest.mark.parametrize("client", ["exporter.client", "config_rollback.client"])
+def test_a_client_needs_the_standard_library_and_requests_alone(client: str) -> None:
+    allowed = {"requests", "urllib3", "charset_normalizer", "chardet", "idna", "certifi", *PACKAGES}
+    script = (
+        f"import sys; before = set(sys.modules); import {client}; "
+        "print('\\n'.join(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    foreign = {
+        name
+        for name in run.stdout.split()
+        if name not in sys.stdlib_module_names and name not in allowed and not name.startswith("_")
+    }
+    # requests and urllib3 use these where they are installed; they do not need them.
+    optional = {"OpenSSL", "cryptography", "simplejson", "brotli", "zstandard", "socks", "h2"}
+    compiled = {name for name in foreign if name.endswith("__mypyc")}  # charset_normalizer's
+    assert foreign - optional - compiled == set()
