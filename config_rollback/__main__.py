@@ -1,0 +1,65 @@
+"""`python -m config_rollback`: the service, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import sys
+from socket import socket
+
+import uvicorn
+
+from config_rollback import logs
+from config_rollback.app import create_app
+from config_rollback.errors import SettingsError
+from config_rollback.services import Services
+from config_rollback.settings import Settings, load
+
+STOP_SECONDS = 5
+"""How long a stop waits for answers in progress."""
+
+
+class Server(uvicorn.Server):
+    """Lets waiting long polls answer before a stop waits for them."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Called once, when the server was told to stop."""
+        self._services.delivery.close()
+        await super().shutdown(sockets)
+
+
+def create_server(settings: Settings) -> Server:
+    """The server, not yet started; h11, for it refuses what httptools lets through (a double Host)."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,  # `RequestContext` logs requests, without their queries
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        backlog=4096,
+    )
+    return Server(config, app.state.services)
+
+
+def main() -> int:
+    """Exit code 2 for unusable settings, 3 where the server could not start."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.stderr.write(f"config_rollback: {error.message}\n")
+        return 2
+    logs.configure()
+    server = create_server(settings)
+    server.run()
+    return 0 if server.started else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

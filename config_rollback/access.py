@@ -1,0 +1,47 @@
+"""Who may call what. Without the role: refused and audited; without an identity: refused and counted."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+
+from config_rollback.attempts import Actor, Call
+from config_rollback.auth.bearer import bearer_token, check_static
+from config_rollback.errors import ForbiddenError
+from config_rollback.http import request_id
+from config_rollback.services import services
+
+OPS = "ops"
+
+
+async def require_ops(request: Request, action: str, persona: str | None = None) -> Actor:
+    """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
+    identity = services(request).verifier.verify(bearer_token(request.headers.get("authorization")), "api")
+    return await require_role(request, Actor(identity.subject, identity.role), action, persona)
+
+
+async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
+    """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`."""
+    if actor.role == OPS:
+        return actor
+    call = Call(actor, request_id(request))
+    await run_sync(
+        partial(services(request).attempts.record_denied, call, action, persona, ForbiddenError.code)
+    )
+    raise ForbiddenError("this needs the role ops")
+
+
+def require_service(request: Request) -> None:
+    """A service that fetches its configuration; raises an `AuthenticationError`."""
+    check_static(
+        bearer_token(request.headers.get("authorization")), services(request).settings.service_tokens
+    )
+
+
+def require_alertmanager(request: Request) -> None:
+    """Alertmanager; raises an `AuthenticationError`."""
+    check_static(
+        bearer_token(request.headers.get("authorization")), services(request).settings.alertmanager_tokens
+    )

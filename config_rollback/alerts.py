@@ -1,0 +1,53 @@
+"""Alertmanager's webhook messages (version 4), as far as they are kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from config_rollback.models import Alert
+
+NO_END_YEAR = 1
+"""Alertmanager writes an end that is not known as Go's zero time, in the year 1."""
+
+
+class WebhookAlert(BaseModel):
+    """One alert of a message. Fields that this service does not read may come and go."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    startsAt: datetime  # noqa: N815 (Alertmanager's name)
+    endsAt: datetime | None = None  # noqa: N815
+    fingerprint: str = Field(min_length=1, max_length=64)
+
+    def as_row(self, now: datetime) -> Alert:
+        """The alert as it is stored."""
+        ended = self.status == "resolved" and self.endsAt is not None and self.endsAt.year > NO_END_YEAR
+        return Alert(
+            fingerprint=self.fingerprint,
+            starts_at=self.startsAt,
+            ends_at=self.endsAt if ended else None,
+            status=self.status,
+            alertname=self.labels.get("alertname", ""),
+            persona=self.labels.get("persona"),
+            config_version=self.labels.get("config_version"),
+            labels_json=json.dumps(self.labels, sort_keys=True),
+            annotations_json=json.dumps(self.annotations, sort_keys=True),
+            received_at=now,
+            updated_at=now,
+        )
+
+
+class WebhookMessage(BaseModel):
+    """A message: alerts of one group. Alertmanager repeats it, so the same alert comes many times."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: Literal["4"]
+    alerts: list[WebhookAlert] = Field(max_length=10_000)

@@ -1,0 +1,1 @@
+"""The JSON interface, a module per kind of caller."""

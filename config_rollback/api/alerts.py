@@ -1,0 +1,33 @@
+"""`POST /v1/alerts`: Alertmanager's webhook, by its own token."""
+
+from __future__ import annotations
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback import access
+from config_rollback.alerts import WebhookMessage
+from config_rollback.http import read_json, success
+from config_rollback.services import services
+
+
+async def receive(request: Request) -> Response:
+    """Keeps the alerts as evidence. Repeating a message changes nothing but `updated_at`."""
+    access.require_alertmanager(request)
+    message = await read_json(request, WebhookMessage)
+    here = services(request)
+    now = here.clock()
+
+    def keep() -> int:
+        with here.store.write() as transaction:
+            return sum(transaction.upsert_alert(alert.as_row(now)) for alert in message.alerts)
+
+    new = await run_sync(keep)
+    for alert in message.alerts:
+        here.metrics.alerts_received.labels(alert.status).inc()
+    return success(request, {"received": len(message.alerts), "new": new})
+
+
+routes = [Route("/v1/alerts", receive, methods=["POST"])]

@@ -1,0 +1,41 @@
+"""`/metrics` and health: no credentials needed, nothing secret told."""
+
+from __future__ import annotations
+
+from anyio.to_thread import run_sync
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from config_rollback.services import services
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    text = await run_sync(services(request).metrics.render)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def healthy(_: Request) -> Response:
+    """The process answers."""
+    return PlainTextResponse("healthy\n")
+
+
+async def ready(request: Request) -> Response:
+    """The database answers too."""
+    here = services(request)
+
+    def ask() -> None:
+        with here.store.read() as transaction:
+            transaction.newest_activation_id()
+
+    await run_sync(ask)
+    return PlainTextResponse("ready\n")
+
+
+routes = [
+    Route("/metrics", metrics),
+    Route("/-/healthy", healthy),
+    Route("/-/ready", ready),
+]

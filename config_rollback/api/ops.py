@@ -1,0 +1,244 @@
+"""`/v1/ops/…`: people and scripts of role `ops`, by bearer token."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback import access, audit, diff, kpis, operations
+from config_rollback.attempts import Call
+from config_rollback.clock import isoformat
+from config_rollback.errors import IdempotencyKeyMissingError, InvalidRequestError, NotFoundError
+from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
+from config_rollback.models import AuditRow, Version
+from config_rollback.rollback import Publication, Rollback
+from config_rollback.services import services
+
+MAX_REASON_LENGTH = 2000
+MAX_ALERT_LENGTH = 200
+MAX_KEY_LENGTH = 255
+AUDIT_PAGE = 100
+
+Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
+AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
+
+
+class PublishBody(BaseModel):
+    """`POST …/versions`. `expected_version`: what must be active, 0 for nothing yet."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    config: dict[str, Any]
+    note: Annotated[str, AfterValidator(lambda value: plain_text(value, "note", MAX_REASON_LENGTH))] = ""
+    expected_version: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
+
+
+class RollbackBody(BaseModel):
+    """`POST …/rollback`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expected_version: int = Field(ge=1, le=999_999_999)
+    to_version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+    reason: Reason | None = None
+    alert: AlertName | None = None
+
+
+async def list_personas(request: Request) -> Response:
+    """Every persona and what it serves."""
+    await access.require_ops(request, "read")
+    query_of(request)
+    await services(request).delivery.refresh()
+    active = services(request).delivery.active.values()
+    rows = [
+        {
+            "persona": config.persona,
+            "active_version": config.version,
+            "activated_at": config.activated_at,
+            "activated_by": config.activated_by,
+        }
+        for config in active
+    ]
+    return success(request, rows)
+
+
+async def list_versions(request: Request) -> Response:
+    """A persona's versions, newest first."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query_of(request)
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            active = transaction.active(persona)
+            if active is None:
+                raise NotFoundError("no such persona")
+            return [_version(row, active.version) for row in transaction.versions(persona)]
+
+    return success(request, await run_sync(read))
+
+
+async def get_version(request: Request) -> Response:
+    """One version with its configuration."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query_of(request)
+    number = number_of(request.path_params["number"], "version")
+
+    def read() -> dict[str, Any]:
+        with services(request).store.read() as transaction:
+            active, row = transaction.active(persona), transaction.version(persona, number)
+            if active is None or row is None:
+                raise NotFoundError("no such version")
+            return _version(row, active.version) | {"config": row.config}
+
+    return success(request, await run_sync(read))
+
+
+async def get_diff(request: Request) -> Response:
+    """The fields in which two versions differ."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query = query_of(request, "from", "to")
+    if len(query) != 2:
+        raise InvalidRequestError("from and to are needed")
+    left, right = number_of(query["from"], "from"), number_of(query["to"], "to")
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            before, after = transaction.version(persona, left), transaction.version(persona, right)
+            if before is None or after is None:
+                raise NotFoundError("no such version")
+            return [asdict(change) for change in diff.changes(before.config, after.config)]
+
+    return success(request, {"persona": persona, "from": left, "to": right, "changes": await run_sync(read)})
+
+
+async def publish(request: Request) -> Response:
+    """Adds a version and activates it."""
+    persona = persona_of(request)
+    actor = await access.require_ops(request, "publish", persona)
+    body = await read_json(request, PublishBody)
+    wish = Publication(persona, body.config, body.note, body.expected_version)
+    result = await operations.publish(request, wish, Call(actor, request_id(request), _key(request)))
+    return success(request, asdict(result), status=201)
+
+
+async def roll_back(request: Request) -> Response:
+    """Activates an older version."""
+    persona = persona_of(request)
+    actor = await access.require_ops(request, "rollback", persona)
+    body = await read_json(request, RollbackBody)
+    key = _key(request)
+    if key is None:
+        raise IdempotencyKeyMissingError("a rollback needs the header Idempotency-Key")
+    wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
+    result = await operations.roll_back(request, wish, Call(actor, request_id(request), key))
+    return success(request, asdict(result))
+
+
+async def list_audit(request: Request) -> Response:
+    """Audit rows, newest first; `cursor` continues where the last answer ended."""
+    await access.require_ops(request, "read")
+    query = query_of(request, "limit", "cursor", "persona", "actor")
+    limit = number_of(query.get("limit", str(AUDIT_PAGE)), "limit")
+    if limit > 1000:
+        raise InvalidRequestError("limit is at most 1000")
+    before = number_of(query["cursor"], "cursor") if "cursor" in query else None
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            rows = transaction.audit_rows(limit, before, query.get("persona"), query.get("actor"))
+            return [audit_row(row) for row in rows]
+
+    rows = await run_sync(read)
+    more = len(rows) == limit and rows[-1]["audit_id"] > 1
+    return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
+
+
+async def verify_audit(request: Request) -> Response:
+    """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
+    await access.require_ops(request, "read")
+    given = query_of(request, "head").get("head")
+    known = None
+    if given is not None:
+        number, separator, digest = given.partition(":")
+        if not separator:
+            raise InvalidRequestError("head is <audit_id>:<hash>")
+        known = audit.Head(number_of(number, "head"), digest)
+
+    def read() -> audit.Verification:
+        with services(request).store.read() as transaction:
+            return transaction.verify_audit(known)
+
+    return success(request, asdict(await run_sync(read)))
+
+
+async def get_kpis(request: Request) -> Response:
+    """The four KPI of a window."""
+    await access.require_ops(request, "read")
+    query = query_of(request, "window", "journey", "persona", "config_version")
+    if "window" not in query:
+        raise InvalidRequestError(f"window is needed: one of {', '.join(kpis.WINDOWS)}")
+    return success(request, await services(request).kpis.read(kpis.Selection(**query)))
+
+
+def audit_row(row: AuditRow) -> dict[str, Any]:
+    """An audit row in the shape of the contract."""
+    return {
+        "audit_id": row.audit_id,
+        "at": isoformat(row.at),
+        "request_id": row.request_id,
+        "actor": row.actor,
+        "role": row.role,
+        "action": row.action,
+        "persona": row.persona,
+        "from_version": row.from_version,
+        "to_version": row.to_version,
+        "status": row.status,
+        "error_code": row.error_code,
+        "reason": row.reason,
+        "alert": row.alert,
+        "hash": row.hash,
+    }
+
+
+def _version(row: Version, active: int) -> dict[str, Any]:
+    return {
+        "version": row.number,
+        "content_hash": row.content_hash,
+        "created_at": isoformat(row.created_at),
+        "created_by": row.created_by,
+        "note": row.note,
+        "active": row.number == active,
+    }
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise InvalidRequestError(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    return key
+
+
+PERSONA = "/v1/ops/personas/{persona}"
+
+routes = [
+    Route("/v1/ops/personas", list_personas),
+    Route(f"{PERSONA}/versions", list_versions),
+    Route(f"{PERSONA}/versions", publish, methods=["POST"]),
+    Route(f"{PERSONA}/versions/{{number}}", get_version),
+    Route(f"{PERSONA}/diff", get_diff),
+    Route(f"{PERSONA}/rollback", roll_back, methods=["POST"]),
+    Route("/v1/ops/audit", list_audit),
+    Route("/v1/ops/audit/verify", verify_audit),
+    Route("/v1/ops/monitoring/conversation-kpis", get_kpis),
+]

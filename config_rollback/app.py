@@ -1,0 +1,109 @@
+"""The application: routes, what starts and stops with it, and which status each error gets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config_rollback import database, errors
+from config_rollback.api import alerts, configs, health, ops
+from config_rollback.clock import Clock, utc_now
+from config_rollback.http import json_response, request_id
+from config_rollback.middleware import RequestContext
+from config_rollback.services import build, services
+from config_rollback.settings import Settings
+
+STATUS: dict[type[errors.ConfigRollbackError], int] = {
+    errors.UnauthenticatedError: 401,
+    errors.TokenInvalidError: 401,
+    errors.TokenExpiredError: 401,
+    errors.TokenScopeMismatchError: 401,
+    errors.SessionRevokedError: 401,
+    errors.TokenAlreadyUsedError: 409,
+    errors.ForbiddenError: 403,
+    errors.CsrfRejectedError: 403,
+    errors.InvalidJsonError: 400,
+    errors.InvalidRedirectError: 400,
+    errors.IdempotencyKeyMissingError: 400,
+    errors.NotFoundError: 404,
+    errors.TargetNotFoundError: 404,
+    errors.MethodNotAllowedError: 405,
+    errors.ConfigChangedError: 409,
+    errors.NothingToRollBackError: 409,
+    errors.RequestInProgressError: 409,
+    errors.BodyTooLargeError: 413,
+    errors.UnsupportedMediaTypeError: 415,
+    errors.UnsupportedEncodingError: 415,
+    errors.InvalidRequestError: 422,
+    errors.IdempotencyKeyReusedError: 422,
+    errors.AuditUnavailableError: 503,
+    errors.StorageBusyError: 503,
+    errors.StorageUnavailableError: 503,
+    errors.MonitoringUnavailableError: 503,
+}
+"""The HTTP status of each error; its code is the class's own."""
+
+
+def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
+    """The ASGI application. On start it upgrades the database; nothing is opened before."""
+    here = build(settings, clock)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_sync(database.upgrade, here.store.engine)
+        await here.delivery.refresh()
+        for persona in here.delivery.active:
+            here.metrics.know_persona(persona)
+        watcher = asyncio.create_task(here.delivery.watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            here.store.close()
+
+    app = Starlette(
+        routes=[*ops.routes, *configs.routes, *alerts.routes, *health.routes],
+        middleware=[Middleware(RequestContext)],
+        exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
+        lifespan=lifespan,
+    )
+    app.state.services = here
+    return app
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    if not isinstance(error, errors.ConfigRollbackError):
+        raise error
+    if isinstance(error, errors.AuthenticationError):
+        services(request).metrics.authentication_failures.labels(error.code).inc()
+    return error_response(request, error)
+
+
+def _refuse_route(request: Request, error: Exception) -> Response:
+    """Starlette's own errors, raised by the router."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        response = error_response(request, errors.MethodNotAllowedError("this method does not work here"))
+        response.headers.update(error.headers or {})
+        return response
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return error_response(request, errors.NotFoundError("there is nothing here"))
+    raise error
+
+
+def error_response(request: Request, error: errors.ConfigRollbackError) -> Response:
+    """The error in the shape of the contract."""
+    content = {"code": error.code, "message": error.message, "details": error.details}
+    response = json_response({"error": content, "request_id": request_id(request)}, STATUS[type(error)])
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response

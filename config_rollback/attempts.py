@@ -1,0 +1,204 @@
+"""An attempt is one transaction: the act or the refusal, its audit row, and the answer that retries get.
+
+What cannot be audited is not done. Knows no HTTP, and not what is attempted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import structlog
+
+from config_rollback.audit import Attempt, Head
+from config_rollback.clock import Clock
+from config_rollback.errors import (
+    AuditUnavailableError,
+    ConfigChangedError,
+    IdempotencyKeyReusedError,
+    NotFoundError,
+    NothingToRollBackError,
+    RefusalError,
+    RequestInProgressError,
+    StorageBusyError,
+    StorageUnavailableError,
+    TargetNotFoundError,
+    UnavailableError,
+)
+from config_rollback.models import IdempotencyRecord
+from config_rollback.store import Store, Transaction
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+log = structlog.get_logger(__name__)
+
+_REPLAYABLE: dict[str, type[RefusalError]] = {
+    refusal.code: refusal
+    for refusal in (ConfigChangedError, NotFoundError, NothingToRollBackError, TargetNotFoundError)
+}
+
+Result = TypeVar("Result", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: the subject of a token or session, and the role it was given."""
+
+    subject: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """The circumstances of an attempt. With a key, a retry gets the first answer and changes nothing."""
+
+    actor: Actor
+    request_id: str
+    idempotency_key: str | None = None
+
+
+class Observer(Protocol):
+    """Is told of every attempt once it is over; a replayed answer is no attempt."""
+
+    def audited(self, attempt: Attempt) -> None:
+        """The attempt has its audit row."""
+
+    def unaudited(self, attempt: Attempt, error: UnavailableError) -> None:
+        """The database failed; nothing was done."""
+
+
+class Attempts:
+    """Carries attempts out, one writer at a time."""
+
+    def __init__(self, store: Store, clock: Clock, observer: Observer) -> None:
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._in_flight: set[tuple[str, str]] = set()
+        self._in_flight_lock = threading.Lock()
+
+    def begin(self, call: Call, action: str, persona: str | None) -> Attempt:
+        """An attempt by the caller, now."""
+        return Attempt(
+            at=self._clock(),
+            request_id=call.request_id,
+            actor=call.actor.subject,
+            role=call.actor.role,
+            action=action,
+            persona=persona,
+        )
+
+    def perform(
+        self,
+        call: Call,
+        attempt: Attempt,
+        decide: Callable[[Transaction], Result],
+        wish: dict[str, Any],
+        result_type: type[Result],
+    ) -> Result:
+        """Runs `decide`, which does the act and appends its audit row, or raises a `RefusalError`.
+
+        A refusal is audited and raised. `wish` is what makes two requests the same. Raises also
+        `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was done.
+        """
+        fingerprint = hashlib.sha256(json.dumps([attempt.action, wish], sort_keys=True).encode()).hexdigest()
+        with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
+            transaction.lock_audit_head()
+            key = call.idempotency_key
+            earlier = transaction.idempotent(call.actor.subject, key) if key else None
+            if earlier and earlier[0] == fingerprint:
+                return _replayed(earlier[1], result_type)
+            outcome: Result | RefusalError
+            try:
+                if earlier:
+                    raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request")
+                outcome = decide(transaction)
+            except RefusalError as refusal:  # not a database error: the transaction is intact
+                outcome = refusal
+                attempt = replace(attempt, status="failed", error_code=refusal.code)
+                transaction.append_audit(attempt)
+            if key and not earlier:
+                record = IdempotencyRecord(
+                    actor=call.actor.subject,
+                    key=key,
+                    fingerprint=fingerprint,
+                    outcome_json=json.dumps(_kept(outcome)),
+                    created_at=attempt.at,
+                )
+                transaction.remember(record)
+            head = transaction.lock_audit_head()
+        self._announce(head, attempt)
+        if isinstance(outcome, RefusalError):
+            raise outcome
+        return outcome
+
+    def record_denied(self, call: Call, action: str, persona: str | None, error_code: str) -> None:
+        """Audits an attempt that was refused before any decision. Raises as `perform` does."""
+        attempt = replace(self.begin(call, action, persona), status="failed", error_code=error_code)
+        with self._auditable(attempt), self._store.write() as transaction:
+            head = transaction.append_audit(attempt)
+        self._announce(head, attempt)
+
+    @contextmanager
+    def _alone(self, call: Call) -> Iterator[None]:
+        """Refuses a second request with the same key while the first runs in this process.
+
+        Between processes the transactions queue up, and the second gets the first one's answer.
+        """
+        if call.idempotency_key is None:
+            yield
+            return
+        key = (call.actor.subject, call.idempotency_key)
+        with self._in_flight_lock:
+            if key in self._in_flight:
+                raise RequestInProgressError("the first request with this Idempotency-Key has not ended yet")
+            self._in_flight.add(key)
+        try:
+            yield
+        finally:
+            with self._in_flight_lock:
+                self._in_flight.discard(key)
+
+    @contextmanager
+    def _auditable(self, attempt: Attempt) -> Iterator[None]:
+        try:
+            yield
+        except StorageBusyError as busy:
+            self._observer.unaudited(attempt, busy)
+            raise
+        except StorageUnavailableError as error:
+            failure = AuditUnavailableError("the audit row could not be written, so nothing was changed")
+            self._observer.unaudited(attempt, failure)
+            raise failure from error
+
+    def _announce(self, head: Head, attempt: Attempt) -> None:
+        self._observer.audited(attempt)
+        # The log is where the chain's head is out of reach of whoever can edit the database.
+        log.info(
+            "audit_appended",
+            audit_id=head.audit_id,
+            audit_hash=head.hash,
+            actor=attempt.actor,
+            action=attempt.action,
+            persona=attempt.persona,
+            status=attempt.status,
+            error_code=attempt.error_code,
+        )
+
+
+def _kept(outcome: DataclassInstance | RefusalError) -> dict[str, Any]:
+    if isinstance(outcome, RefusalError):
+        return {"code": outcome.code, "message": outcome.message, "details": outcome.details}
+    return {"result": asdict(outcome)}
+
+
+def _replayed(kept: dict[str, Any], result_type: type[Result]) -> Result:
+    if "result" in kept:
+        return result_type(**kept["result"])
+    raise _REPLAYABLE[kept["code"]](kept["message"], **kept["details"])

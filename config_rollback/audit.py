@@ -1,0 +1,135 @@
+"""The audit chain: what is hashed, and how a chain is checked. Reading and writing rows is `store.py`'s.
+
+Each row's hash covers its content and the hash of the row before, so an edit, a reorder, a removal or an
+insertion breaks the chain at a row that can be named. Rows cut off the end leave a whole chain: those are
+found by the head, kept in the database and, out of an editor's reach, in the log line of every append.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from config_rollback.clock import isoformat
+
+GENESIS = "0" * 64
+"""`previous_hash` of the first row."""
+SCHEME = "1"
+"""Prefix of a hash: how it was made. A later scheme gets another, and old rows stay verifiable."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What somebody tried, and what came of it. `status` is `succeeded` or `failed`."""
+
+    at: datetime
+    request_id: str
+    actor: str
+    role: str
+    action: str
+    persona: str | None = None
+    from_version: int | None = None
+    to_version: int | None = None
+    status: str = "succeeded"
+    error_code: str | None = None
+    reason: str | None = None
+    alert: str | None = None
+
+
+class Row(Protocol):
+    """A stored row, as far as the chain is concerned."""
+
+    audit_id: int
+    at: datetime
+    request_id: str
+    actor: str
+    role: str
+    action: str
+    persona: str | None
+    from_version: int | None
+    to_version: int | None
+    status: str
+    error_code: str | None
+    reason: str | None
+    alert: str | None
+    previous_hash: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a chain: the id and hash of its newest row (0 and `GENESIS` when empty)."""
+
+    audit_id: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the chain holds; if not, the first row where it breaks and why."""
+
+    valid: bool
+    rows: int
+    head: Head
+    broken_at: int | None = None
+    problem: str | None = None
+
+
+def row_hash(audit_id: int, attempt: Attempt | Row, previous_hash: str) -> str:
+    """The hash of a row, over a JSON array so that no two contents share a spelling."""
+    content = [
+        SCHEME,
+        audit_id,
+        isoformat(attempt.at),
+        attempt.request_id,
+        attempt.actor,
+        attempt.role,
+        attempt.action,
+        attempt.persona,
+        attempt.from_version,
+        attempt.to_version,
+        attempt.status,
+        attempt.error_code,
+        attempt.reason,
+        attempt.alert,
+        previous_hash,
+    ]
+    return f"{SCHEME}:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def verify(rows: Iterable[Row], stored_head: Head, known_head: Head | None = None) -> Verification:
+    """Walks all rows in order of id.
+
+    `stored_head` is the database's own note of the end; `known_head` one kept elsewhere (a log line), which
+    the chain must contain: it may have grown since.
+    """
+    head = Head(0, GENESIS)
+    known_seen = known_head is None or known_head == head
+    for row in rows:
+        problem = None
+        if row.audit_id != head.audit_id + 1:
+            problem = f"row {head.audit_id + 1} is missing"
+        elif row.previous_hash != head.hash:
+            problem = "it does not follow from the row before"
+        elif row.hash != row_hash(row.audit_id, row, row.previous_hash):
+            problem = "its content was changed"
+        if problem:
+            return Verification(False, head.audit_id, head, row.audit_id, problem)
+        head = Head(row.audit_id, row.hash)
+        if known_head is not None and head.audit_id == known_head.audit_id:
+            if head.hash != known_head.hash:
+                problem = "it differs from the known head: the chain was written anew"
+                return Verification(False, head.audit_id, head, row.audit_id, problem)
+            known_seen = True
+    if head != stored_head:
+        cut = head.audit_id + 1 if stored_head.audit_id > head.audit_id else head.audit_id
+        problem = f"the chain ends at row {head.audit_id}, the head names row {stored_head.audit_id}"
+        return Verification(False, head.audit_id, head, cut, problem)
+    if not known_seen and known_head is not None:
+        problem = f"the chain ends at row {head.audit_id}, the known head is row {known_head.audit_id}"
+        return Verification(False, head.audit_id, head, head.audit_id + 1, problem)
+    return Verification(True, head.audit_id, head)

@@ -1,0 +1,1 @@
+"""Who calls: signed tokens, static bearer tokens, browser sessions, and protection of forms."""

@@ -1,0 +1,91 @@
+"""Browser sessions, kept on the server so that logging out ends every copy of the cookie."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from config_rollback.attempts import Actor
+from config_rollback.auth.csrf import form_token
+from config_rollback.auth.tokens import TokenVerifier
+from config_rollback.clock import Clock
+from config_rollback.errors import SessionRevokedError, TokenAlreadyUsedError
+from config_rollback.models import BrowserSession
+from config_rollback.store import Store
+
+LIFETIME = timedelta(hours=8)
+
+
+@dataclass(frozen=True)
+class Login:
+    """An open session: who it belongs to, its cookie and the token of its forms."""
+
+    actor: Actor
+    cookie: str
+
+    @property
+    def form_token(self) -> str:
+        """See `csrf.form_token`."""
+        return form_token(self.cookie)
+
+
+class Sessions:
+    """Opens, finds and ends sessions."""
+
+    def __init__(self, store: Store, verifier: TokenVerifier, clock: Clock) -> None:
+        self._store = store
+        self._verifier = verifier
+        self._clock = clock
+
+    def open(self, login_token: str) -> Login:
+        """Uses up a one-time token. Raises an `AuthenticationError`, the second time too."""
+        identity = self._verifier.verify(login_token, "login")
+        now = self._clock()
+        login = Login(Actor(identity.subject, identity.role), secrets.token_urlsafe(32))
+        with self._store.write() as transaction:
+            if not transaction.use_token(identity.jti, identity.expires_at, now):
+                raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
+            transaction.add_session(
+                BrowserSession(
+                    cookie_hash=_hash(login.cookie),
+                    subject=identity.subject,
+                    role=identity.role,
+                    created_at=now,
+                    expires_at=now + LIFETIME,
+                    revoked_at=None,
+                )
+            )
+        return login
+
+    def check_login_token(self, login_token: str) -> None:
+        """Raises what `open` would raise, and uses nothing up."""
+        identity = self._verifier.verify(login_token, "login")
+        with self._store.read() as transaction:
+            if transaction.token_used(identity.jti):
+                raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
+
+    def find(self, cookie: str) -> Login:
+        """The session of a cookie. Raises `SessionRevokedError` where there is none, or none any more."""
+        with self._store.read() as transaction:
+            found = transaction.session(_hash(cookie))
+        if found is None or found.revoked_at is not None or found.expires_at <= self._clock():
+            raise SessionRevokedError("the session is over; log in again")
+        return Login(Actor(found.subject, found.role), cookie)
+
+    def end(self, login: Login) -> None:
+        """Logs out every copy of the cookie."""
+        with self._store.write() as transaction:
+            transaction.revoke_session(_hash(login.cookie), self._clock())
+
+
+def cookie_name(external_url: str) -> str:
+    """`__Host-` over TLS; else with the port, for all ports of a host share its cookies (RFC 6265)."""
+    parts = urlsplit(external_url)
+    return "__Host-driftback" if parts.scheme == "https" else f"driftback_{parts.port or 80}"
+
+
+def _hash(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).hexdigest()

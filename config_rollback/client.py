@@ -1,0 +1,219 @@
+"""Follows a persona's active configuration from inside a service. Needs the standard library only.
+
+    configs = ConfigClient("http://127.0.0.1:9811", token="...", persona="concierge", cache_dir=Path("cache"))
+    configs.start()
+    configs.wait_ready(10)
+    configs.current.config["system_prompt"]
+
+A daemon thread keeps one long poll open, so a change arrives within milliseconds. The last known good
+configuration is on disk: a service starts and goes on when config_rollback is down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import random
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+_log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 25
+"""How long the server holds a request when nothing changes."""
+READ_SECONDS = WAIT_SECONDS + 10
+CONNECT_SECONDS = 3
+RETRY_SECONDS = (0.2, 5.0)
+"""First and longest pause after a failure; pauses double, each shortened by a random share up to half."""
+
+
+@dataclass(frozen=True)
+class Active:
+    """What this process serves."""
+
+    persona: str
+    version: int
+    config: dict[str, Any]
+
+
+class NotReadyError(Exception):
+    """No configuration is known yet: neither from the server nor from the cache."""
+
+
+class ConfigClient:
+    """Keeps `current` up to date. `on_change` is called in the client's thread, before `current` changes."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str,
+        persona: str,
+        cache_dir: Path,
+        client_id: str | None = None,
+        on_change: Callable[[Active], None] | None = None,
+    ) -> None:
+        base = urlsplit(url)
+        connect = HTTPSConnection if base.scheme == "https" else HTTPConnection
+        # Not requests: `close` must be able to end a read that would last as long as the poll.
+        self._connection = connect(base.netloc, timeout=CONNECT_SECONDS)
+        self._path = f"{base.path.rstrip('/')}/v1/personas/{quote(persona, safe='')}/config"
+        self._token = token
+        self._persona = persona
+        self._client_id = client_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._on_change = on_change
+        name = hashlib.sha256(persona.encode()).hexdigest()[:16]
+        self._cache = cache_dir / f"persona-{name}.json"
+        self._current: Active | None = None
+        self._etag: str | None = None
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def current(self) -> Active | None:
+        """What to serve now; None as long as nothing is known."""
+        return self._current
+
+    def start(self) -> None:
+        """Loads the cache and begins to follow. Never blocks on the network."""
+        if self._thread is not None:
+            raise RuntimeError("already started")
+        self._load_cache()
+        self._thread = threading.Thread(target=self._follow, name=f"config-{self._persona}", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, timeout: float) -> Active:
+        """The configuration as soon as one is known; raises `NotReadyError` after `timeout` seconds."""
+        self._ready.wait(timeout)
+        if self._current is None:
+            raise NotReadyError(f"no configuration of {self._persona!r} within {timeout} s")
+        return self._current
+
+    def close(self) -> None:
+        """Stops following and interrupts the open request; `current` stays."""
+        self._stopping.set()
+        opened = self._socket
+        if opened is not None:
+            with contextlib.suppress(OSError):  # it may just have been closed
+                opened.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None:
+            self._thread.join(timeout=2 * CONNECT_SECONDS)
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        return self._connection.sock
+
+    def _follow(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                changed = self._poll()
+            except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+                self._connection.close()
+                if failures == 0 and not self._stopping.is_set():
+                    _log.warning("config_rollback does not answer; serving what is known: %s", error)
+                self._pause(failures)
+                failures += 1
+                continue
+            failures = 0
+            if not changed and time.monotonic() - started < 1:
+                self._pause(0)  # a server about to stop answers at once: ask again, but not in a frenzy
+        self._connection.close()
+
+    def _pause(self, failures: int) -> None:
+        first, longest = RETRY_SECONDS
+        pause = min(first * 2 ** min(failures, 16), longest)
+        self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
+
+    def _poll(self) -> bool:
+        """One request; True where it brought another configuration."""
+        query = {"wait": str(WAIT_SECONDS), "client": self._client_id}
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if self._current is not None:
+            query["serving"] = str(self._current.version)
+        if self._etag is not None:
+            headers["If-None-Match"] = self._etag
+        self._connect()
+        self._connection.request("GET", f"{self._path}?{urlencode(query)}", headers=headers)
+        answer = self._connection.getresponse()
+        body = answer.read()
+        if answer.status == HTTPStatus.NOT_MODIFIED:
+            return False
+        if answer.status != HTTPStatus.OK:
+            raise HTTPException(f"status {answer.status} {body[:200].decode(errors='replace')}")
+        data = json.loads(body)["data"]
+        active = Active(self._persona, int(data["version"]), dict(data["config"]))
+        self._adopt(active, answer.headers["ETag"])
+        return True
+
+    def _connect(self) -> None:
+        if self._socket is None:
+            self._open()
+        # `close` sets the flag, then looks for a socket; here it is the reverse, so one sees the other.
+        if self._stopping.is_set():
+            raise ConnectionAbortedError("closing")
+
+    def _open(self) -> None:
+        self._connection.connect()
+        self._connection.sock.settimeout(READ_SECONDS)
+
+    def _adopt(self, active: Active, etag: str) -> None:
+        if active != self._current:
+            self._tell(active)
+            self._current = active
+            self._save_cache(active)
+        self._etag = etag
+        self._ready.set()
+
+    def _tell(self, active: Active) -> None:
+        if self._on_change is None:
+            return
+        try:
+            self._on_change(active)
+        except Exception:  # noqa: BLE001 (the service's code must not stop the client)
+            _log.exception("on_change failed")
+
+    def _load_cache(self) -> None:
+        try:
+            kept = json.loads(self._cache.read_text(encoding="utf-8"))
+            active = Active(str(kept["persona"]), int(kept["version"]), dict(kept["config"]))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("the cached configuration is unusable: %s", error)
+            return
+        if active.persona == self._persona:
+            self._tell(active)
+            self._current = active
+            self._ready.set()
+
+    def _save_cache(self, active: Active) -> None:
+        try:
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(asdict(active), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(self._cache)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            _log.warning("the configuration could not be cached: %s", error)

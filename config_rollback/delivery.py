@@ -1,0 +1,160 @@
+"""Hands configurations to the processes that serve them, at once when they change; knows who serves what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+import anyio.to_thread
+import structlog
+
+from config_rollback.clock import Clock, isoformat
+from config_rollback.errors import StorageBusyError, StorageUnavailableError
+from config_rollback.store import Store
+
+WATCH_SECONDS = 0.5
+"""How often to look for activations made elsewhere: by another replica, or by a restored backup."""
+SEEN_WITHIN = timedelta(seconds=60)
+"""A process that reported within this time counts as serving."""
+MAX_CLIENTS = 10_000
+"""Bound of the table of serving processes; past it the one unheard of for longest makes room."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ActiveConfig:
+    """What a persona serves. `etag` names the activation: every publication and rollback has a new one."""
+
+    persona: str
+    version: int
+    content_hash: str
+    config_json: str
+    activated_at: str
+    activated_by: str
+    etag: str
+
+
+class Delivery:
+    """The active configurations in memory, and those who wait for the next one. Lives in one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._active: Mapping[str, ActiveConfig] = {}
+        self._newest_activation = 0
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._refreshing = asyncio.Lock()
+        self.closing = False
+
+    @property
+    def active(self) -> Mapping[str, ActiveConfig]:
+        """By persona."""
+        return self._active
+
+    @property
+    def waiting(self) -> int:
+        """How many long polls are open."""
+        return sum(len(events) for events in self._waiting.values())
+
+    async def refresh(self) -> None:
+        """Reads what is new in the database and wakes those whose persona changed."""
+        async with self._refreshing:
+            loaded = await anyio.to_thread.run_sync(partial(self._load, self._newest_activation))
+            if loaded is None:
+                return
+            before = self._active
+            self._newest_activation, self._active = loaded
+        for persona, config in self._active.items():
+            if before.get(persona) != config:
+                self._wake(persona)
+
+    async def watch(self) -> None:
+        """Refreshes for ever; a database that fails is asked again."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self.refresh()
+            except (StorageBusyError, StorageUnavailableError) as error:
+                log.warning("delivery_refresh_failed", error=error.message)
+
+    async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
+        """The configuration as soon as its tag differs from `etag`; None where that takes too long."""
+        config = self._active.get(persona)
+        if (config is not None and config.etag != etag) or seconds <= 0 or self.closing:
+            return None if config is not None and config.etag == etag else config
+        event = asyncio.Event()
+        self._waiting.setdefault(persona, set()).add(event)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+        finally:
+            self._waiting[persona].discard(event)
+            if not self._waiting[persona]:
+                del self._waiting[persona]
+        config = self._active.get(persona)
+        return None if config is not None and config.etag == etag else config
+
+    def close(self) -> None:
+        """Lets every long poll answer at once, so that a stop needs not wait for them."""
+        self.closing = True
+        for persona in list(self._waiting):
+            self._wake(persona)
+
+    def _wake(self, persona: str) -> None:
+        for event in self._waiting.get(persona, ()):
+            event.set()
+
+    def _load(self, known: int) -> tuple[int, dict[str, ActiveConfig]] | None:
+        with self._store.read() as transaction:
+            newest = transaction.newest_activation_id()
+            if newest == known:
+                return None
+            return newest, {
+                version.persona: ActiveConfig(
+                    persona=version.persona,
+                    version=version.number,
+                    content_hash=version.content_hash,
+                    config_json=version.config_json,
+                    activated_at=isoformat(activation.activated_at),
+                    activated_by=activation.activated_by,
+                    etag=f'"{version.number}-{activation.activation_id}"',
+                )
+                for activation, version in transaction.all_active()
+            }
+
+
+class Clients:
+    """Which version each serving process last reported."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[int, datetime]] = {}
+
+    def report(self, persona: str, client: str, version: int) -> None:
+        """`client` serves that version now."""
+        key = (persona, client)
+        self._seen.pop(key, None)  # so that the order of the dictionary is the order of reports
+        while len(self._seen) >= MAX_CLIENTS:
+            del self._seen[next(iter(self._seen))]
+        self._seen[key] = (version, self._clock())
+
+    def serving(self, persona: str) -> Counter[int]:
+        """How many processes serve each version of the persona."""
+        return Counter(version for name, version in self._recent() if name == persona)
+
+    def by_version(self) -> Counter[tuple[str, int]]:
+        """How many processes serve each persona's version."""
+        return Counter(self._recent())
+
+    def _recent(self) -> Iterator[tuple[str, int]]:
+        oldest = self._clock() - SEEN_WITHIN
+        # A copy: the metrics are collected in another thread than reports arrive in.
+        for (persona, _), (version, seen) in list(self._seen.items()):
+            if seen >= oldest:
+                yield persona, version

@@ -1,0 +1,139 @@
+"""Reading requests and writing answers in the shapes of the contract."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config_rollback.errors import (
+    BodyTooLargeError,
+    InvalidJsonError,
+    InvalidRequestError,
+    NotFoundError,
+    UnsupportedEncodingError,
+    UnsupportedMediaTypeError,
+)
+from config_rollback.persona_config import describe, validate_persona
+
+MAX_BODY_BYTES = 1_048_576
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def new_request_id(given: str | None) -> str:
+    """The caller's own id if it is well-formed, else a new one: it goes into logs, audit rows and headers."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_id(request: Request) -> str:
+    """The id of this request (see `middleware.py`)."""
+    found: str = request.scope["driftback.request_id"]
+    return found
+
+
+def success(request: Request, data: Any, *, status: int = 200, **more: Any) -> Response:
+    """`{data, …, request_id}`."""
+    return json_response({"data": data, **more, "request_id": request_id(request)}, status)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """JSON that no cache keeps."""
+    return Response(
+        msgspec.json.encode(content),
+        status,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def persona_of(request: Request) -> str:
+    """The persona in the path; a percent-encoded slash belongs to the name (paths are matched undecoded)."""
+    try:
+        return validate_persona(unquote(request.path_params["persona"], errors="strict"))
+    except (UnicodeDecodeError, InvalidRequestError):
+        raise NotFoundError("no such persona") from None
+
+
+def number_of(text: str, name: str) -> int:
+    """A positive whole number of the path or query; raises `InvalidRequestError`."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
+        raise InvalidRequestError(f"{name} is a whole number from 1")
+    return int(text)
+
+
+def query_of(request: Request, *allowed: str) -> dict[str, str]:
+    """The query's parameters; raises `InvalidRequestError` for one that is unknown or given twice."""
+    pairs = request.query_params.multi_items()
+    unknown = sorted({name for name, _ in pairs if name not in allowed})
+    if unknown:
+        raise InvalidRequestError("unknown query parameter", allowed=list(allowed))
+    if len(pairs) != len(dict(pairs)):
+        raise InvalidRequestError("a query parameter is given twice")
+    return dict(pairs)
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """The body as `model`; raises a `RequestError`."""
+    _require_media_type(request, "application/json")
+    body = await _read_body(request)
+    try:
+        content = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidJsonError("the body is not valid JSON") from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InvalidRequestError("the body is not valid", errors=describe(error)) from None
+
+
+async def read_form(request: Request) -> Mapping[str, str]:
+    """The fields of a submitted form, each given once; raises a `RequestError`."""
+    _require_media_type(request, "application/x-www-form-urlencoded")
+    body = await _read_body(request)
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError:
+        raise InvalidRequestError("the form is not valid") from None
+    if len(pairs) != len(dict(pairs)):
+        raise InvalidRequestError("a form field is given twice")
+    return dict(pairs)
+
+
+def plain_text(value: str, name: str, max_length: int) -> str:
+    """Free text that is stored and shown: bounded, without control characters but line breaks and tabs."""
+    if len(value) > max_length:
+        raise InvalidRequestError(f"{name} has at most {max_length} characters")
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t" for c in value):
+        raise InvalidRequestError(f"{name} has no control characters")
+    return value
+
+
+def _require_media_type(request: Request, wanted: str) -> None:
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != wanted:
+        raise UnsupportedMediaTypeError(f"the body must be {wanted}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncodingError("the body must not be compressed")
+
+
+async def _read_body(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+    return bytes(body)

@@ -1,0 +1,194 @@
+"""The four KPI, read from the series that Prometheus' rules record, in one query with a bounded wait."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import anyio
+import anyio.to_thread
+import requests
+
+from config_rollback.clock import Clock, isoformat
+from config_rollback.errors import InvalidRequestError, MonitoringUnavailableError
+
+Window = Literal["1h", "6h", "24h", "7d"]
+WINDOWS: tuple[str, ...] = get_args(Window)
+
+CONNECT_SECONDS = 1.0
+TOTAL_SECONDS = 4.0
+MAX_CONCURRENT = 8
+"""Threads that may wait for Prometheus at once: the others stay free for rollbacks."""
+STALE_SECONDS = 180
+"""Three evaluations at the shipped interval of a minute."""
+LOW_SAMPLE_RATE = 30
+LOW_SAMPLE_P95 = 20
+"""Below this many messages a p95 is noise (standard deviation 16%, FACTS.md)."""
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which messages: over what window, of which journey, persona and version (None: all)."""
+
+    window: str
+    journey: str | None = None
+    persona: str | None = None
+    config_version: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.window not in WINDOWS:
+            raise InvalidRequestError(f"window is one of {', '.join(WINDOWS)}")
+        if self.config_version is not None and self.persona is None:
+            raise InvalidRequestError("config_version needs persona: versions are counted per persona")
+
+    @property
+    def scope(self) -> str:
+        """The finest of the recorded scopes that has the labels asked for."""
+        if self.config_version is not None:
+            return "version"
+        if self.persona is not None:
+            return "persona"
+        return "journey" if self.journey is not None else "total"
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The labels asked for."""
+        wanted = {"journey": self.journey, "persona": self.persona, "config_version": self.config_version}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+class Kpis:
+    """Asks one Prometheus (or anything with its query API)."""
+
+    def __init__(self, prometheus_url: str | None, clock: Clock) -> None:
+        self._url = prometheus_url
+        self._clock = clock
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def read(self, selection: Selection) -> dict[str, Any]:
+        """The `data` of the KPI answer (DESIGN.md). Raises `MonitoringUnavailableError`."""
+        if self._url is None:
+            raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
+        if self._limiter is None:  # made here: it belongs to the running event loop
+            self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
+        ask = partial(_ask, f"{self._url}/api/v1/query", expression(selection))
+        try:
+            with anyio.fail_after(TOTAL_SECONDS):
+                values = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._limiter)
+        except TimeoutError as error:
+            raise MonitoringUnavailableError("Prometheus does not answer in time") from error
+        return {
+            "window": selection.window,
+            "aggregation_scope": {"scope": selection.scope, **selection.filters},
+            "generated_at": isoformat(self._clock()),
+            "coverage": values.get("coverage"),
+            "kpis": summarise(values),
+        }
+
+
+def expression(selection: Selection) -> str:
+    """One PromQL expression for all values, each under its name in the label `kpi`."""
+    window = {"window": selection.window}
+    recorded = _selector({"scope": selection.scope, **window, **selection.filters})
+    # A persona's recorded series are per journey: with no journey asked for, several p95 can't be combined.
+    if selection.persona is not None and selection.journey is None:
+        buckets = f"kpi:latency_bucket:sum{_selector({**window, **selection.filters})}"
+        p95 = f"1000 * histogram_quantile(0.95, sum by (le) ({buckets})) >= 0"
+    else:
+        p95 = f"max(kpi:p95_latency_ms{recorded})"
+    total = _selector({"scope": "total", **window})
+    parts = {
+        "messages": f"sum(kpi:messages_total{recorded})",
+        "chat_messages": f"sum(kpi:chat_messages_total{recorded})",
+        "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
+        "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
+        "p95_latency_ms": p95,
+        "coverage": f"max(kpi:coverage_ratio{_selector(window)})",
+        "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
+        "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
+    }
+    return " or ".join(f'label_replace({part}, "kpi", "{name}", "", "")' for name, part in parts.items())
+
+
+def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """The four KPI of the contract, each with what it rests on."""
+    stale = values.get("age_seconds", 0.0) > STALE_SECONDS or values.get("exporter_up", 0.0) < 1
+    messages = values.get("messages")
+    p95 = values.get("p95_latency_ms")
+    return {
+        "messages_total": {
+            "value": messages or 0,
+            "data_status": _status(messages is not None, stale, low=False),
+        },
+        "out_of_scope_rate": _rate(values.get("out_of_scope"), values.get("chat_messages"), stale),
+        "llm_error_rate": _rate(values.get("llm_errors"), messages, stale),
+        "p95_latency_ms": {
+            "value": p95,
+            "denominator": messages or 0,
+            "data_status": _status(p95 is not None, stale, low=(messages or 0) < LOW_SAMPLE_P95),
+        },
+    }
+
+
+def wilson_interval(events: float, total: float) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson, 1927); `total` is above 0.
+
+    Unlike the normal approximation it stays within 0..1 and holds for few or no events.
+    """
+    share = min(events / total, 1.0)
+    centre = share + Z_95**2 / (2 * total)
+    margin = Z_95 * math.sqrt(share * (1 - share) / total + Z_95**2 / (4 * total**2))
+    scale = 1 + Z_95**2 / total
+    return max((centre - margin) / scale, 0.0), min((centre + margin) / scale, 1.0)
+
+
+def _rate(events: float | None, total: float | None, stale: bool) -> dict[str, Any]:
+    if not total:
+        nothing = {"value": None, "numerator": events or 0, "denominator": 0, "low": None, "high": None}
+        return nothing | {"data_status": "no_data"}
+    low, high = wilson_interval(events or 0, total)
+    return {
+        "value": (events or 0) / total,
+        "numerator": events or 0,
+        "denominator": total,
+        "low": low,
+        "high": high,
+        "data_status": _status(True, stale, low=total < LOW_SAMPLE_RATE),
+    }
+
+
+def _status(present: bool, stale: bool, *, low: bool) -> str:
+    if not present:
+        return "no_data"
+    if stale:
+        return "stale"
+    return "low_sample" if low else "ok"
+
+
+def _ask(url: str, query: str) -> dict[str, float]:
+    try:
+        answer = requests.post(
+            url,
+            data={"query": query, "timeout": f"{TOTAL_SECONDS:g}s"},
+            timeout=(CONNECT_SECONDS, TOTAL_SECONDS),
+        )
+        answer.raise_for_status()
+        body = answer.json()
+        if body["status"] != "success":
+            raise MonitoringUnavailableError("Prometheus could not answer the query")
+        values = {row["metric"]["kpi"]: float(row["value"][1]) for row in body["data"]["result"]}
+    except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+        raise MonitoringUnavailableError("Prometheus does not answer") from error
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _selector(labels: dict[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

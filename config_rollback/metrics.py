@@ -1,0 +1,130 @@
+"""The service's own metrics (`/metrics`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from config_rollback.audit import Attempt
+from config_rollback.clock import Clock
+from config_rollback.delivery import Clients, Delivery
+from config_rollback.errors import AuditUnavailableError, UnavailableError
+from config_rollback.store import Store
+
+PREDECESSOR_WITHIN = timedelta(days=8)
+"""Versions activated within this time keep their series: the longest window of the KPI, and a day."""
+
+
+class Metrics:
+    """Counters of this process, and gauges read when they are asked for."""
+
+    def __init__(self, store: Store, delivery: Delivery, clients: Clients, clock: Clock) -> None:
+        self.registry = CollectorRegistry()
+        self.activations = Counter(
+            "config_activations",
+            "Versions activated, by how.",
+            ["persona", "action"],
+            registry=self.registry,
+        )
+        self.rollbacks = Counter(
+            "config_rollbacks",
+            "Rollbacks asked for: done, refused by a rule, or failed.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.audit_failures = Counter(
+            "config_audit_failures",
+            "Attempts that were not carried out because the audit row could not be written.",
+            registry=self.registry,
+        )
+        self.alerts_received = Counter(
+            "config_alerts_received",
+            "Alerts in webhook messages, repetitions included.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.authentication_failures = Counter(
+            "config_authentication_failures",
+            "Requests refused for want of valid credentials, by error code.",
+            ["code"],
+            registry=self.registry,
+        )
+        Gauge(
+            "config_long_polls", "Configuration requests that wait for a change.", registry=self.registry
+        ).set_function(lambda: delivery.waiting)
+        for status in ("succeeded", "refused", "failed"):
+            self.rollbacks.labels(status)
+        for status in ("firing", "resolved"):
+            self.alerts_received.labels(status)
+        self.registry.register(_Versions(store, delivery, clients, clock))
+
+    def know_persona(self, persona: str) -> None:
+        """Exports the persona's counters at 0: a counter that appears at 1 loses its first event."""
+        for action in ("publish", "rollback"):
+            self.activations.labels(persona, action)
+
+    def audited(self, attempt: Attempt) -> None:
+        """Counts an attempt that has its audit row (`attempts.Observer`)."""
+        done = attempt.status == "succeeded"
+        if done and attempt.persona is not None:
+            self.know_persona(attempt.persona)
+            self.activations.labels(attempt.persona, attempt.action).inc()
+        if attempt.action == "rollback":
+            self.rollbacks.labels("succeeded" if done else "refused").inc()
+
+    def unaudited(self, attempt: Attempt, error: UnavailableError) -> None:
+        """Counts an attempt that the database failed (`attempts.Observer`)."""
+        if isinstance(error, AuditUnavailableError):
+            self.audit_failures.inc()
+        if attempt.action == "rollback":
+            self.rollbacks.labels("failed").inc()
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+
+class _Versions(Collector):
+    """Which versions are active, came before, and are served."""
+
+    def __init__(self, store: Store, delivery: Delivery, clients: Clients, clock: Clock) -> None:
+        self._store = store
+        self._delivery = delivery
+        self._clients = clients
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: saves the registry a query when it registers this collector."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """One family per gauge."""
+        active = GaugeMetricFamily(
+            "config_active_version", "The active version's number.", labels=["persona"]
+        )
+        for persona, config in self._delivery.active.items():
+            active.add_metric([persona], config.version)
+        yield active
+        predecessor = GaugeMetricFamily(
+            "config_version_predecessor_info",
+            "1 for a recent version and the one that a rollback from it restores by default.",
+            labels=["persona", "config_version", "predecessor"],
+        )
+        with self._store.read() as transaction:
+            for activation in transaction.recent_activations(self._clock() - PREDECESSOR_WITHIN):
+                target = transaction.default_target(activation)
+                if target is not None:
+                    predecessor.add_metric([activation.persona, str(activation.version), str(target)], 1)
+        yield predecessor
+        serving = GaugeMetricFamily(
+            "config_clients",
+            "Processes that reported within the last minute to serve this version.",
+            labels=["persona", "config_version"],
+        )
+        for (persona, version), count in self._clients.by_version().items():
+            serving.add_metric([persona, str(version)], count)
+        yield serving

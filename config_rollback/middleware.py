@@ -1,0 +1,76 @@
+"""What every request passes: an id, a log line, security headers, and the path as it was sent."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import unquote
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config_rollback.http import json_response, new_request_id
+
+log = structlog.get_logger(__name__)
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: browsers would then send `Origin: null` with the forms.
+    "Referrer-Policy": "same-origin",
+}
+
+_QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+
+
+class RequestContext:
+    """The outermost layer. Answers `internal_error` for what nobody else caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_request_id(Headers(scope=scope).get("x-request-id"))
+        scope["driftback.request_id"] = request_id
+        # Routes match the path undecoded, so that `a%2Fb` is one segment; handlers decode it.
+        scope["path"] = scope.get("raw_path", scope["path"].encode()).decode("ascii", errors="replace")
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.monotonic(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("internal_error")
+            if status:
+                raise  # the answer has begun: the server ends the connection
+            error = {"code": "internal_error", "message": "something went wrong here", "details": {}}
+            response = json_response({"error": error, "request_id": request_id}, 500)
+            await response(scope, receive, send_with_headers)
+        finally:
+            if scope["path"] not in _QUIET:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=unquote(scope["path"], errors="replace"),  # no query: it may hold a login token
+                    status=status,
+                    seconds=round(time.monotonic() - started, 4),
+                )

@@ -1,0 +1,181 @@
+"""Decides what a publication or a rollback does. Knows no HTTP; `attempts.py` makes it a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from config_rollback import persona_config
+from config_rollback.attempts import Attempts, Call
+from config_rollback.audit import Attempt
+from config_rollback.clock import isoformat
+from config_rollback.errors import (
+    ConfigChangedError,
+    NotFoundError,
+    NothingToRollBackError,
+    TargetNotFoundError,
+)
+from config_rollback.models import Activation, Version
+from config_rollback.store import Transaction
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A wish to make `config` the next version; `expected_version` is what must be active (0: nothing)."""
+
+    persona: str
+    config: dict[str, Any]
+    note: str = ""
+    expected_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A wish to leave `expected_version`, for `to_version` or else the last known good one."""
+
+    persona: str
+    expected_version: int
+    to_version: int | None = None
+    reason: str | None = None
+    alert: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A new version that serves from now on."""
+
+    persona: str
+    version: int
+    from_version: int | None
+    content_hash: str
+    activation_id: int
+    audit_id: int
+    activated_at: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """An older version that serves again."""
+
+    persona: str
+    from_version: int
+    to_version: int
+    activation_id: int
+    audit_id: int
+    activated_at: str
+
+
+class Changes:
+    """Publishes and rolls back."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+
+    def publish(self, wish: Publication, call: Call) -> Published:
+        """Adds a version and activates it.
+
+        Raises `InvalidRequestError`, `ConfigChangedError`, and what `Attempts.perform` raises.
+        """
+        persona_config.validate_persona(wish.persona)
+        config_json = persona_config.canonical_json(persona_config.validate_config(wish.config))
+        attempt = self._attempts.begin(call, "publish", wish.persona)
+        attempt = replace(attempt, from_version=wish.expected_version or None, reason=wish.note or None)
+
+        def decide(transaction: Transaction) -> Published:
+            active = transaction.active(wish.persona)
+            leaves = active.version if active else None
+            if wish.expected_version is not None and wish.expected_version != (leaves or 0):
+                raise _changed(wish.expected_version, leaves)
+            version = Version(
+                persona=wish.persona,
+                number=transaction.newest_version_number(wish.persona) + 1,
+                content_hash=persona_config.content_hash(config_json),
+                config_json=config_json,
+                created_at=attempt.at,
+                created_by=attempt.actor,
+                note=wish.note,
+            )
+            transaction.add_version(version)
+            activation = _activate(transaction, attempt, wish.persona, leaves, version.number)
+            return Published(
+                persona=wish.persona,
+                version=version.number,
+                from_version=leaves,
+                content_hash=version.content_hash,
+                activation_id=activation.activation_id,
+                audit_id=activation.audit_id,
+                activated_at=isoformat(activation.activated_at),
+            )
+
+        return self._attempts.perform(call, attempt, decide, asdict(wish), Published)
+
+    def roll_back(self, wish: Rollback, call: Call) -> RolledBack:
+        """Activates an older version.
+
+        Raises `NotFoundError`, `ConfigChangedError`, `TargetNotFoundError`, `NothingToRollBackError`, and
+        what `Attempts.perform` raises.
+        """
+        attempt = replace(
+            self._attempts.begin(call, "rollback", wish.persona),
+            from_version=wish.expected_version,
+            to_version=wish.to_version,
+            reason=wish.reason,
+            alert=wish.alert,
+        )
+
+        def decide(transaction: Transaction) -> RolledBack:
+            active = transaction.active(wish.persona)
+            if active is None:
+                raise NotFoundError("no such persona")
+            if active.version != wish.expected_version:
+                raise _changed(wish.expected_version, active.version)
+            target = _target(transaction, active, wish.to_version)
+            activation = _activate(transaction, attempt, wish.persona, active.version, target)
+            return RolledBack(
+                persona=wish.persona,
+                from_version=active.version,
+                to_version=target,
+                activation_id=activation.activation_id,
+                audit_id=activation.audit_id,
+                activated_at=isoformat(activation.activated_at),
+            )
+
+        return self._attempts.perform(call, attempt, decide, asdict(wish), RolledBack)
+
+
+def _target(transaction: Transaction, active: Activation, wanted: int | None) -> int:
+    if wanted is None:
+        target = transaction.default_target(active)
+        if target is None:
+            raise NothingToRollBackError("no earlier version is known to be good; name one with to_version")
+        return target
+    if wanted == active.version:
+        raise NothingToRollBackError(f"version {wanted} is active already")
+    if transaction.version(active.persona, wanted) is None:
+        raise TargetNotFoundError(f"version {wanted} does not exist")
+    return wanted
+
+
+def _activate(
+    transaction: Transaction, attempt: Attempt, persona: str, leaves: int | None, target: int
+) -> Activation:
+    head = transaction.append_audit(replace(attempt, from_version=leaves, to_version=target))
+    activation = Activation(
+        persona=persona,
+        version=target,
+        from_version=leaves,
+        action=attempt.action,
+        activated_at=attempt.at,
+        activated_by=attempt.actor,
+        audit_id=head.audit_id,
+    )
+    transaction.add_activation(activation)
+    return activation
+
+
+def _changed(expected: int, active: int | None) -> ConfigChangedError:
+    return ConfigChangedError(
+        f"version {expected} is not active any more; nothing was changed",
+        expected_version=expected,
+        active_version=active,
+    )

@@ -1,0 +1,66 @@
+"""The objects that one application is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from config_rollback import database
+from config_rollback.attempts import Attempts
+from config_rollback.auth.sessions import Sessions, cookie_name
+from config_rollback.auth.tokens import TokenVerifier
+from config_rollback.clock import Clock
+from config_rollback.delivery import Clients, Delivery
+from config_rollback.kpis import Kpis
+from config_rollback.metrics import Metrics
+from config_rollback.rollback import Changes
+from config_rollback.settings import Settings
+from config_rollback.store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a request may need."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    attempts: Attempts
+    changes: Changes
+    verifier: TokenVerifier
+    sessions: Sessions
+    delivery: Delivery
+    clients: Clients
+    metrics: Metrics
+    kpis: Kpis
+    cookie_name: str
+
+
+def build(settings: Settings, clock: Clock) -> Services:
+    """Wires the objects; opens no connection yet."""
+    store = Store(database.connect(settings.database_url.get_secret_value()))
+    verifier = TokenVerifier(settings.jwt_secret.get_secret_value(), clock)
+    delivery, clients = Delivery(store), Clients(clock)
+    metrics = Metrics(store, delivery, clients, clock)
+    attempts = Attempts(store, clock, metrics)
+    return Services(
+        settings=settings,
+        clock=clock,
+        store=store,
+        attempts=attempts,
+        changes=Changes(attempts),
+        verifier=verifier,
+        sessions=Sessions(store, verifier, clock),
+        delivery=delivery,
+        clients=clients,
+        metrics=metrics,
+        kpis=Kpis(settings.prometheus_url, clock),
+        cookie_name=cookie_name(settings.external_url),
+    )
+
+
+def services(connection: HTTPConnection) -> Services:
+    """The objects of the application that this request came to."""
+    found: Services = connection.app.state.services
+    return found

@@ -1,0 +1,285 @@
+"""The only module with queries. A `Transaction` is the database as one caller sees it, begin to commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, aliased
+
+from config_rollback import audit
+from config_rollback.errors import StorageBusyError, StorageUnavailableError
+from config_rollback.models import (
+    Activation,
+    Alert,
+    AuditHead,
+    AuditRow,
+    BrowserSession,
+    IdempotencyRecord,
+    UsedToken,
+    Version,
+)
+
+
+class Store:
+    """Opens transactions and turns driver errors into `StorageBusyError` and `StorageUnavailableError`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._readers = engine
+        self._writers = engine.execution_options(driftback_write=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A consistent view; nothing that it does is kept."""
+        with _translated(), Session(self._readers, expire_on_commit=False) as session:
+            yield Transaction(session)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Commits at the end, or on any exception keeps nothing. One writer at a time."""
+        with _translated(), Session(self._writers, expire_on_commit=False) as session, session.begin():
+            yield Transaction(session)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for schema upgrades."""
+        return self._readers
+
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        self._readers.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StorageBusyError("all database connections are in use; try again") from error
+    except DBAPIError as error:
+        cause = str(error.orig)
+        if "database is locked" in cause or "lock timeout" in cause:
+            raise StorageBusyError("another writer holds the database; try again") from error
+        raise StorageUnavailableError("the database failed") from error
+
+
+class Transaction:
+    """Queries, named by what they are for. Rows it returns stay readable after it ends."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # Versions and activations
+
+    def active(self, persona: str) -> Activation | None:
+        """The newest entry of the persona's log."""
+        return self._session.scalar(
+            select(Activation)
+            .where(Activation.persona == persona)
+            .order_by(Activation.activation_id.desc())
+            .limit(1)
+        )
+
+    def all_active(self) -> Sequence[tuple[Activation, Version]]:
+        """What serves now, by persona."""
+        newest = select(func.max(Activation.activation_id)).group_by(Activation.persona)
+        rows = self._session.execute(
+            select(Activation, Version)
+            .join(Version, and_(Version.persona == Activation.persona, Version.number == Activation.version))
+            .where(Activation.activation_id.in_(newest))
+            .order_by(Activation.persona)
+        )
+        return [(activation, version) for activation, version in rows]
+
+    def newest_activation_id(self) -> int:
+        """0 where nothing was ever activated."""
+        return self._session.scalar(select(func.max(Activation.activation_id))) or 0
+
+    def version(self, persona: str, number: int) -> Version | None:
+        """One immutable version."""
+        return self._session.get(Version, (persona, number))
+
+    def versions(self, persona: str) -> Sequence[Version]:
+        """All versions, newest first."""
+        query = select(Version).where(Version.persona == persona).order_by(Version.number.desc())
+        return self._session.scalars(query).all()
+
+    def activations(self, persona: str, limit: int) -> Sequence[Activation]:
+        """The newest entries of the persona's log, newest first."""
+        query = select(Activation).where(Activation.persona == persona)
+        return self._session.scalars(query.order_by(Activation.activation_id.desc()).limit(limit)).all()
+
+    def activation_of_audit(self, audit_id: int) -> Activation | None:
+        """The activation that an audit row tells of."""
+        return self._session.scalar(select(Activation).where(Activation.audit_id == audit_id))
+
+    def default_target(self, activation: Activation) -> int | None:
+        """What a rollback from this activation's version restores: see DESIGN.md, decision 5.
+
+        The newest version active before it that was not itself rolled back since: undoing a rollback
+        rehabilitates a version, so the end of its latest activation decides.
+        """
+        earlier, left = aliased(Activation), aliased(Activation)
+        rolled_back = exists().where(
+            left.persona == earlier.persona,
+            left.action == "rollback",
+            left.from_version == earlier.version,
+            left.activation_id > earlier.activation_id,
+            left.activation_id <= activation.activation_id,
+        )
+        query = (
+            select(earlier.version)
+            .where(
+                earlier.persona == activation.persona,
+                earlier.activation_id < activation.activation_id,
+                earlier.version != activation.version,
+                ~rolled_back,
+            )
+            .order_by(earlier.activation_id.desc())
+            .limit(1)
+        )
+        return self._session.scalar(query)
+
+    def recent_activations(self, since: datetime) -> Sequence[Activation]:
+        """The latest activation of each version that was activated since then or is active now."""
+        newest = select(func.max(Activation.activation_id)).group_by(Activation.persona, Activation.version)
+        active = select(func.max(Activation.activation_id)).group_by(Activation.persona)
+        query = select(Activation).where(
+            Activation.activation_id.in_(newest),
+            or_(Activation.activated_at >= since, Activation.activation_id.in_(active)),
+        )
+        return self._session.scalars(query.order_by(Activation.activation_id)).all()
+
+    def add_version(self, version: Version) -> None:
+        """Adds an immutable version."""
+        self._session.add(version)
+        self._session.flush()
+
+    def newest_version_number(self, persona: str) -> int:
+        """0 where the persona has no version."""
+        query = select(func.max(Version.number)).where(Version.persona == persona)
+        return self._session.scalar(query) or 0
+
+    def add_activation(self, activation: Activation) -> None:
+        """Appends to the log and gives the activation its id."""
+        self._session.add(activation)
+        self._session.flush()
+
+    # Audit
+
+    def lock_audit_head(self) -> audit.Head:
+        """The end of the chain, held until the commit: on PostgreSQL this is what puts writers in line."""
+        row = self._session.scalars(select(AuditHead).with_for_update()).one()
+        return audit.Head(row.audit_id, row.hash)
+
+    def append_audit(self, attempt: audit.Attempt) -> audit.Head:
+        """Adds a row to the chain; returns the new end."""
+        end = self.lock_audit_head()
+        head = audit.Head(end.audit_id + 1, audit.row_hash(end.audit_id + 1, attempt, end.hash))
+        self._session.execute(
+            insert(AuditRow).values(
+                audit_id=head.audit_id, previous_hash=end.hash, hash=head.hash, **vars(attempt)
+            )
+        )
+        self._session.execute(update(AuditHead).values(audit_id=head.audit_id, hash=head.hash))
+        return head
+
+    def audit_rows(
+        self, limit: int, before: int | None = None, persona: str | None = None, actor: str | None = None
+    ) -> Sequence[AuditRow]:
+        """Newest first, older than row `before`."""
+        query = select(AuditRow).order_by(AuditRow.audit_id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(AuditRow.audit_id < before)
+        if persona is not None:
+            query = query.where(AuditRow.persona == persona)
+        if actor is not None:
+            query = query.where(AuditRow.actor == actor)
+        return self._session.scalars(query).all()
+
+    def audit_row(self, audit_id: int) -> AuditRow | None:
+        """One row."""
+        return self._session.get(AuditRow, audit_id)
+
+    def verify_audit(self, known_head: audit.Head | None = None) -> audit.Verification:
+        """Walks the whole chain, in constant memory."""
+        stored = self._session.scalars(select(AuditHead)).one_or_none()
+        head = audit.Head(stored.audit_id, stored.hash) if stored else audit.Head(0, audit.GENESIS)
+        rows = self._session.execute(
+            select(AuditRow.__table__).order_by(AuditRow.audit_id).execution_options(yield_per=1000)
+        )
+        return audit.verify(rows, head, known_head)
+
+    # Idempotency
+
+    def idempotent(self, actor: str, key: str) -> tuple[str, dict[str, Any]] | None:
+        """Fingerprint and outcome of an earlier request with this key."""
+        record = self._session.get(IdempotencyRecord, (actor, key))
+        return (record.fingerprint, json.loads(record.outcome_json)) if record else None
+
+    def remember(self, record: IdempotencyRecord) -> None:
+        """Keeps the outcome of a request for its retries."""
+        self._session.add(record)
+        self._session.flush()
+
+    # Logins
+
+    def use_token(self, jti: str, expires_at: datetime, now: datetime) -> bool:
+        """Uses up a one-time token; False where it was used before."""
+        self._session.execute(delete(UsedToken).where(UsedToken.expires_at < now))
+        try:
+            with self._session.begin_nested():
+                self._session.execute(insert(UsedToken).values(jti=jti, expires_at=expires_at))
+        except IntegrityError:
+            return False
+        return True
+
+    def token_used(self, jti: str) -> bool:
+        """Whether the one-time token was used up."""
+        return self._session.get(UsedToken, jti) is not None
+
+    def add_session(self, browser_session: BrowserSession) -> None:
+        """Keeps a login."""
+        self._session.add(browser_session)
+        self._session.flush()
+
+    def session(self, cookie_hash: str) -> BrowserSession | None:
+        """The login of a cookie, over or not."""
+        return self._session.get(BrowserSession, cookie_hash)
+
+    def revoke_session(self, cookie_hash: str, now: datetime) -> None:
+        """Ends a login."""
+        query = update(BrowserSession).where(BrowserSession.cookie_hash == cookie_hash)
+        self._session.execute(query.where(BrowserSession.revoked_at.is_(None)).values(revoked_at=now))
+
+    # Alerts
+
+    def upsert_alert(self, alert: Alert) -> bool:
+        """Adds the alert, or brings the known one up to date; True where it was new."""
+        known = self._session.scalar(
+            select(Alert).where(Alert.fingerprint == alert.fingerprint, Alert.starts_at == alert.starts_at)
+        )
+        if known is None:
+            self._session.add(alert)
+            self._session.flush()
+            return True
+        if known.status != "resolved":  # a late copy must not bring a resolved alert back
+            known.status, known.ends_at = alert.status, alert.ends_at
+        known.annotations_json, known.updated_at = alert.annotations_json, alert.updated_at
+        self._session.flush()
+        return False
+
+    def alerts(self, limit: int, persona: str | None = None, status: str | None = None) -> Sequence[Alert]:
+        """Newest first."""
+        query = select(Alert).order_by(Alert.starts_at.desc(), Alert.alert_id.desc()).limit(limit)
+        if persona is not None:
+            query = query.where(Alert.persona == persona)
+        if status is not None:
+            query = query.where(Alert.status == status)
+        return self._session.scalars(query).all()
