@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders.common import (
+    GraphThresholdsStyleConfig,
     ReduceDataOptions,
     TableSortByFieldState,
     VizLegendOptions,
@@ -32,7 +33,10 @@ NO_MESSAGES = "no messages in this window"
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table: the field, its heading, and what the cell shows or opens."""
+    """Column of a table: the field, its heading, and what the cell shows or opens.
+
+    `states` maps values to text and colour, `steps` are limits from which on the value has a colour.
+    """
 
     field: str
     title: str
@@ -40,6 +44,7 @@ class Column:
     decimals: int | None = None
     no_value: str | None = None
     states: dict[str, tuple[str, str]] | None = None
+    steps: tuple[tuple[float, str], ...] = ()
     link: tuple[str, str] | None = None
     new_tab: bool = False
 
@@ -83,7 +88,7 @@ def kpi_stat(
         .unit(unit)
         .decimals(decimals)
         .no_value(NO_MESSAGES)
-        .thresholds(_neutral())
+        .thresholds(_thresholds())
         .override_by_query(
             "B",
             [
@@ -109,11 +114,15 @@ def trend(
     legend: str,
     unit: str,
     decimals: int | None = None,
+    no_value: str = NO_MESSAGES,
+    limit: float | None = None,
 ) -> Builder[Panel]:
-    """A KPI over time, one line per group, with the latest and the highest value in the legend.
+    """A number over time, one line per group, with the latest and the highest value in the legend.
 
-    The axis starts at 0, and gaps stay gaps: no messages is not a rate of 0.
+    A `limit` is drawn as a dashed red line. The axis starts at 0; gaps stay gaps: no data is not a rate of 0.
     """
+    steps = () if limit is None else ((limit, "red"),)
+    style = common.GraphThresholdsStyleMode.OFF if limit is None else common.GraphThresholdsStyleMode.DASHED
     panel = (
         timeseries.Panel()
         .id(panel_id)
@@ -123,8 +132,9 @@ def trend(
         .with_target(_query(expr, "A").legend_format(legend).range())
         .unit(unit)
         .min(0)
-        .no_value(NO_MESSAGES)
-        .thresholds(_neutral())
+        .no_value(no_value)
+        .thresholds(_thresholds(*steps))
+        .thresholds_style(GraphThresholdsStyleConfig().mode(style))
         .legend(
             VizLegendOptions()
             .display_mode(common.LegendDisplayMode.TABLE)
@@ -139,6 +149,37 @@ def trend(
         .span_nulls(False)
     )
     return panel if decimals is None else panel.decimals(decimals)
+
+
+def count_stat(
+    panel_id: int,
+    title: str,
+    description: str,
+    *,
+    expr: str,
+    legend: str,
+    unit: str,
+    decimals: int,
+    steps: tuple[tuple[float, str], ...],
+    no_value: str,
+) -> Builder[Panel]:
+    """One number per group, coloured from the given limits on."""
+    return (
+        stat.Panel()
+        .id(panel_id)
+        .title(title)
+        .description(description)
+        .datasource(variables.DATASOURCE)
+        .with_target(_query(expr, "A").legend_format(legend).instant())
+        .unit(unit)
+        .decimals(decimals)
+        .no_value(no_value)
+        .thresholds(_thresholds(*steps))
+        .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+        .text_mode(common.BigValueTextMode.VALUE_AND_NAME)
+        .color_mode(common.BigValueColorMode.VALUE)
+        .graph_mode(common.BigValueGraphMode.NONE)
+    )
 
 
 def facts_table(
@@ -169,7 +210,7 @@ def facts_table(
         .datasource(variables.DATASOURCE)
         .unit("none")
         .no_value(no_value)
-        .thresholds(_neutral())
+        .thresholds(_thresholds())
         .sort_by([TableSortByFieldState().display_name(sort_by).desc(descending)])
         .with_transformation(DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(
@@ -243,9 +284,10 @@ def _query(expr: str, ref_id: str) -> prometheus.Dataquery:
     return prometheus.Dataquery().expr(expr).ref_id(ref_id)
 
 
-def _neutral() -> ThresholdsConfig:
-    """One step without a meaning: the default would paint every value, and a missing one, green."""
-    return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps([Threshold(value=None, color="text")])
+def _thresholds(*steps: tuple[float, str]) -> ThresholdsConfig:
+    """Colours from these values on, none below: Grafana's default paints even a missing value green."""
+    levels = [Threshold(value=None, color="text"), *(Threshold(value, color) for value, color in steps)]
+    return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(levels)
 
 
 def _value_map(states: dict[str, tuple[str, str]]) -> ValueMap:
@@ -267,6 +309,9 @@ def _column_properties(column: Column) -> list[DynamicConfigValue]:
         properties["noValue"] = column.no_value
     if column.states is not None:
         properties["mappings"] = [_value_map(column.states)]
+    if column.steps:
+        properties["thresholds"] = _thresholds(*column.steps).build()
+    if column.states is not None or column.steps:
         properties["custom.cellOptions"] = {"type": "color-text"}
     if column.link is not None:
         title, url = column.link

@@ -17,8 +17,6 @@ MINIMUM_SAMPLE = 30
 _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"
 _CONVERSATION = f"{_JOURNEY},{_PERSONA}"
-_ALERT_LABELS = "severity,journey,persona,config_version,kpi"
-_DRIFT_ALERTS = "OutOfScopeDrift|LlmErrorDrift|LatencyDrift|ConfigVersionRegression"
 
 
 def kpi(name: str, scope: Scope) -> str:
@@ -58,12 +56,12 @@ def conversation_state() -> str:
     )
 
 
-def drift_state(alert: str, kpi_pattern: str) -> str:
+def drift_state(alert: str, kpi_name: str) -> str:
     """2 version worse than its predecessor, 1 drifting from its own past, 0 healthy, -1 too few messages.
 
     The state is that of the alerts, so that a tile and a page never disagree.
     """
-    regression = _firing("ConfigVersionRegression", f'kpi=~"{kpi_pattern}",{_CONVERSATION}')
+    regression = _firing("ConfigVersionRegression", f'kpi="{kpi_name}",{_CONVERSATION}')
     return (
         f"2 * ({regression} > bool 0)\n"
         f"or ({_firing(alert, _CONVERSATION)} > bool 0)\n"
@@ -71,16 +69,30 @@ def drift_state(alert: str, kpi_pattern: str) -> str:
     )
 
 
-def drift_alerts() -> str:
-    """One row per pending or firing drift alert, with the version to leave."""
-    alerts = f'ALERTS{{alertname=~"{_DRIFT_ALERTS}",{_CONVERSATION}}}'
-    return f"max by (alertname,alertstate,{_ALERT_LABELS}) ({alerts})"
+def evidence(limit: int) -> str:
+    """Natural log of the odds, 0 to 6, that a serving version's rate has tripled; the highest `limit`."""
+    return f"topk({limit}, kpi:drift:evidence{{{_CONVERSATION}}})"
 
 
-def drift_alerts_since() -> str:
-    """When each of those alerts became active, in ms since the epoch."""
-    alerts = f'ALERTS_FOR_STATE{{alertname=~"{_DRIFT_ALERTS}",{_CONVERSATION}}}'
-    return f"1000 * max by (alertname,{_ALERT_LABELS}) ({alerts})"
+def evidence_since() -> str:
+    """When that evidence last was zero, in ms since the epoch; absent while it is zero."""
+    drifting = f"kpi:drift:evidence{{{_CONVERSATION}}} > 0"
+    return f"1000 * kpi:drift:since{{{_CONVERSATION}}} and {drifting}"
+
+
+def drift_events() -> str:
+    """Events (out of scope, errors, slow) of each judged version in the last hour."""
+    return f"kpi:drift:events_1h{{{_CONVERSATION}}}"
+
+
+def drift_expected() -> str:
+    """Events that the persona's own past would have given for the same messages."""
+    return f"kpi:drift:expected_1h{{{_CONVERSATION}}}"
+
+
+def against_predecessor() -> str:
+    """Standard deviations by which a version is worse than its predecessor."""
+    return f"kpi:version:z{{{_CONVERSATION}}}"
 
 
 def firing_alerts() -> str:
@@ -146,3 +158,53 @@ def _by(labels: str) -> str:
 def _firing(alert: str, labels: str = "") -> str:
     extra = f",{labels}" if labels else ""
     return f'count(ALERTS{{alertname="{alert}",alertstate="firing"{extra}}})'
+
+
+def coverage() -> str:
+    """Share of the window in which the exporter was really scraped."""
+    return 'kpi:coverage_ratio{window="$window"}'
+
+
+def pushes() -> str:
+    """Pushes per second, by what became of them."""
+    return "sum by (result) (rate(exporter_pushes_total[$__rate_interval]))"
+
+
+def lost_observations() -> str:
+    """Observations per second that the KPI lack or count under another name, by reason."""
+    rejected = "sum by (reason) (rate(exporter_rejected_total[$__rate_interval]))"
+    dropped = "sum(rate(exporter_client_dropped_total[$__rate_interval]))"
+    return f'{rejected} or label_replace({dropped}, "reason", "dropped_by_client", "", "")'
+
+
+def series_share_of_limit() -> str:
+    """Fullness of the exporter's table of label sets; at 1 new label sets become `other`."""
+    return "max by (instance) (exporter_series / exporter_series_limit)"
+
+
+def targets_up() -> str:
+    """1 for each job that Prometheus can scrape, 0 where any target of it is down."""
+    return "min by (job) (up)"
+
+
+def rule_failures() -> str:
+    """Failed rule evaluations per second, by rule group."""
+    return "sum by (rule_group) (rate(prometheus_rule_evaluation_failures_total[$__rate_interval]))"
+
+
+def rule_load() -> str:
+    """Evaluation time of each rule group as a share of its interval; at 1 evaluations are missed."""
+    return (
+        "max by (rule_group) "
+        "(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)"
+    )
+
+
+def rollbacks() -> str:
+    """Rollbacks asked for within the dashboard's time range, by status."""
+    return "sum by (status) (increase(config_rollbacks_total[$__range]))"
+
+
+def audit_failures() -> str:
+    """Acts refused within the dashboard's time range because the audit row could not be written."""
+    return "sum(increase(config_audit_failures_total[$__range]))"

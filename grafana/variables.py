@@ -29,6 +29,7 @@ DEFAULT_ROLLBACK_URL = "http://127.0.0.1:9811"
 
 CONVERSATION_URL = "/d/driftback-conversation"
 PERSONA_URL = "/d/driftback-persona"
+PIPELINE_URL = "/d/driftback-pipeline"
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 

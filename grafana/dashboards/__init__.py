@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.dashboards import conversation, persona
+from grafana.dashboards import conversation, persona, pipeline
 
-DASHBOARDS: tuple[Callable[[], Dashboard], ...] = (conversation.dashboard, persona.dashboard)
+DASHBOARDS: tuple[Callable[[], Dashboard], ...] = (
+    conversation.dashboard,
+    persona.dashboard,
+    pipeline.dashboard,
+)

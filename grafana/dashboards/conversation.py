@@ -19,7 +19,6 @@ _DRIFT_STATES = {
     "2": ("A version is worse than its predecessor", "red"),
     "-1": ("Too few messages to judge", "blue"),
 }
-_ALERT_STATES = {"firing": ("firing", "red"), "pending": ("pending", "orange")}
 
 
 def dashboard() -> Dashboard:
@@ -32,6 +31,7 @@ def dashboard() -> Dashboard:
             variables.dashboard_link(
                 "Persona and versions", variables.PERSONA_URL, "The KPI of one persona, version by version"
             ),
+            variables.dashboard_link("Pipeline", variables.PIPELINE_URL, "Can these numbers be trusted?"),
             variables.rollback_home_link(),
         ],
         variable_list=[
@@ -74,7 +74,7 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
         "Share of chat messages outside the persona's topics. The state is that of the alerts "
         "OutOfScopeDrift and ConfigVersionRegression for the chosen personas.",
         value=queries.out_of_scope_rate(),
-        state=queries.drift_state("OutOfScopeDrift", "out_of_scope.*"),
+        state=queries.drift_state("OutOfScopeDrift", "out_of_scope_rate"),
         unit="percentunit",
         decimals=2,
         states=_DRIFT_STATES,
@@ -88,7 +88,7 @@ def _llm_errors(panel_id: int) -> Builder[Panel]:
         "Share of messages that ended in an LLM error (timeout, rate limit, provider error, invalid output,"
         " content filter). The state is that of the alerts LlmErrorDrift and ConfigVersionRegression.",
         value=queries.llm_error_rate(),
-        state=queries.drift_state("LlmErrorDrift", "llm_error.*"),
+        state=queries.drift_state("LlmErrorDrift", "llm_error_rate"),
         unit="percentunit",
         decimals=2,
         states=_DRIFT_STATES,
@@ -102,7 +102,7 @@ def _latency(panel_id: int) -> Builder[Panel]:
         "95% of the messages in the window were answered within this time (the buckets are exact to about "
         "2%). The state is that of the alerts LatencyDrift and ConfigVersionRegression.",
         value=queries.p95_latency_ms(),
-        state=queries.drift_state("LatencyDrift", ".*latency.*"),
+        state=queries.drift_state("LatencyDrift", "p95_latency_ms"),
         unit="ms",
         decimals=0,
         states=_DRIFT_STATES,
@@ -123,21 +123,34 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
     return panels.facts_table(
         panel_id,
         "Drifting personas",
-        "Drift alerts of the chosen personas, longest first, with the config version they blame. The "
-        "persona opens its versions side by side, the version opens its rollback page.",
-        exprs=[queries.drift_alerts(), queries.drift_alerts_since()],
+        "What is known against each serving version, the strongest evidence first. Evidence of 6 means "
+        "400:1 that the rate has tripled against the persona's own past and raises an alert, 3 ends it; z "
+        "above 3.5 means worse than the predecessor. The persona opens its versions side by side, the "
+        "version its rollback page.",
+        exprs=[
+            queries.evidence(20),
+            queries.evidence_since(),
+            queries.drift_events(),
+            queries.drift_expected(),
+            queries.against_predecessor(),
+        ],
         columns=[
             panels.persona_column(),
             panels.version_column("Version"),
             Column("journey", "Journey"),
-            Column("alertname", "Alert"),
-            Column("kpi", "KPI", no_value="-"),
-            Column("severity", "Severity"),
-            Column("alertstate", "State", states=_ALERT_STATES),
-            Column("Value #B", "Since", unit="dateTimeFromNow"),
+            Column("kpi", "KPI"),
+            Column(
+                "Value #A", "Evidence", decimals=1, no_value="no past yet", steps=((3, "orange"), (6, "red"))
+            ),
+            Column("Value #B", "Since", unit="dateTimeFromNow", no_value="-"),
+            Column("Value #C", "Events, last hour", unit="short", decimals=0, no_value="-"),
+            Column("Value #D", "Expected", unit="short", decimals=1, no_value="-"),
+            Column("Value #E", "z against predecessor", decimals=1, no_value="-", steps=((3.5, "red"),)),
+            Column("predecessor", "Predecessor", no_value="-"),
         ],
-        sort_by="Since",
-        no_value="no persona is drifting",
+        sort_by="Evidence",
+        descending=True,
+        no_value="no version has enough messages to be judged",
     )
 
 

@@ -23,6 +23,7 @@ def dashboard() -> Dashboard:
             variables.dashboard_link(
                 "Conversation quality", variables.CONVERSATION_URL, "All journeys and personas"
             ),
+            variables.dashboard_link("Pipeline", variables.PIPELINE_URL, "Can these numbers be trusted?"),
             variables.rollback_home_link(),
         ],
         variable_list=[

@@ -1,4 +1,4 @@
-"""The SDK warns that it prefers dashboards v2, which Grafana before 12 cannot load: import it once, unwarned."""
+"""Imports the SDK once, without its warning to prefer dashboards v2, which Grafana before 12 cannot load."""
 
 import warnings
 

@@ -71,6 +71,7 @@ def prometheus(folder: Path, personas: tuple[str, ...]) -> Iterator[Prometheus]:
             targets[job] = f"127.0.0.1:{server.server_port}"
         running = Prometheus(stack.enter_context(_process(folder, _config(folder, targets))))
         running.wait_for('kpi:p95_latency_ms{scope="version",window="7d"}', 3 * len(personas))
+        running.wait_for("kpi:version:z", len(personas))
         running.wait_for('ALERTS{alertstate="firing",persona!=""}', len(ALERTS) * len(personas))
         yield running
 
@@ -86,12 +87,17 @@ def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
     llm_errors = metric(Counter, catalogue.LLM_ERRORS)
     created = metric(Gauge, catalogue.CREATED)
     latency = metric(Histogram, catalogue.LATENCY, buckets=catalogue.LATENCY_BOUNDS)
+    metric(Counter, catalogue.PUSHES).labels("accepted").inc()
+    metric(Counter, catalogue.REJECTED).labels("label_not_allowed").inc()
+    metric(Counter, catalogue.CLIENT_DROPPED).inc()
+    metric(Gauge, catalogue.SERIES).set(3 * len(personas))
+    metric(Gauge, catalogue.SERIES_LIMIT).set(1000)
     for persona in personas:
         for journey, version in (("chat", "1"), ("chat", "2"), ("guidance", "2")):
             labels = ("journal-1", journey, persona, version)
             messages.labels(*labels).inc(100)
             if journey in catalogue.OUT_OF_SCOPE_JOURNEYS:
-                out_of_scope.labels(*labels).inc(3)
+                out_of_scope.labels(*labels).inc(30 if version == "2" else 3)
             llm_errors.labels(*labels, "timeout").inc(2)
             created.labels(*labels).set(time.time())
             for n in range(1, 101):
@@ -109,6 +115,8 @@ def _rollback(personas: tuple[str, ...]) -> CollectorRegistry:
     predecessor = gauge("config_version_predecessor_info", "persona", "config_version", "predecessor")
     clients = gauge("config_clients", "persona", "config_version")
     gauge("config_rollback_info", "external_url").labels(ROLLBACK_URL).set(1)
+    Counter("config_rollbacks", "Rollbacks.", ["status"], registry=registry).labels("succeeded").inc()
+    Counter("config_audit_failures", "Audit failures.", registry=registry)
     alerts = gauge("alert_of_the_test", "alert", "kpi", "journey", "persona", "config_version")
     for persona in personas:
         active.labels(persona).set(2)

@@ -55,7 +55,7 @@ def test_writing_removes_a_left_over_dashboard(folder: Path) -> None:
     assert build.differences(folder) == []
 
 
-@pytest.mark.parametrize("uid", ["driftback-conversation", "driftback-persona"])
+@pytest.mark.parametrize("uid", [dashboard["uid"] for dashboard in model.dashboards()])
 def test_nothing_is_lost_when_the_sdk_reads_a_dashboard_back(uid: str) -> None:
     assert _lost(model.dashboard(uid), _round_trip(model.dashboard(uid))) == []
 

@@ -63,6 +63,26 @@ def test_link_reads_only_columns_of_its_table_and_encodes_them(
         assert {name for name, _ in fields} <= columns
 
 
+ALERTS = [rule for rule in model.rules() if "alert" in rule]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_alert_links_to_a_dashboard_variables_and_panel_that_exist(alert: Json) -> None:
+    annotations = alert["annotations"]
+    parts = urlsplit(re.sub(r"\{\{.*?\}\}", "x", annotations["dashboard_url"]))
+    target = model.dashboard(parts.path.split("/d/")[1])
+    assert {name.removeprefix("var-") for name in parse_qs(parts.query)} <= model.variables(target).keys()
+    if "__panelId__" in annotations:
+        assert annotations["__dashboardUid__"] == target["uid"]
+        assert int(annotations["__panelId__"]) in {panel["id"] for panel in target["panels"]}
+
+
+def test_every_alert_that_a_dashboard_names_exists() -> None:
+    named = {name for _, expr in model.all_expressions() for name in re.findall(r'alertname="(\w+)"', expr)}
+    assert named
+    assert named <= {alert["alert"] for alert in ALERTS}
+
+
 @pytest.mark.parametrize("persona", model.ODD_PERSONAS)
 def test_rollback_link_names_exactly_the_row_s_persona_and_version(persona: str) -> None:
     links = [link["url"] for _, _, link in LINKS if "/rollback/" in link["url"]]

@@ -16,8 +16,17 @@ CONFIG_ROLLBACK_METRICS = {
     "config_version_predecessor_info": {"persona", "config_version", "predecessor"},
     "config_clients": {"persona", "config_version"},
     "config_rollback_info": {"external_url"},
+    "config_rollbacks_total": {"status"},
+    "config_audit_failures_total": set(),
 }
-"""The gauges of config_rollback that dashboards use; `config_rollback.metrics` exports them."""
+"""The metrics of config_rollback that dashboards use; `config_rollback.metrics` exports them."""
+
+PROMETHEUS_METRICS: dict[str, set[str]] = {
+    "up": set(),
+    "prometheus_rule_evaluation_failures_total": {"rule_group"},
+    "prometheus_rule_group_last_duration_seconds": {"rule_group"},
+    "prometheus_rule_group_interval_seconds": {"rule_group"},
+}
 
 TARGET_LABELS = {"job", "instance"}
 PLAIN = {"window": "1h", "journey": ".*", "persona": ".*"}
@@ -30,7 +39,8 @@ cases = pytest.mark.parametrize(
 
 def _series_labels() -> dict[str, set[str]]:
     """Labels that each series may carry, by name."""
-    known = {name: labels | TARGET_LABELS for name, labels in CONFIG_ROLLBACK_METRICS.items()}
+    foreign = CONFIG_ROLLBACK_METRICS | PROMETHEUS_METRICS
+    known = {name: labels | TARGET_LABELS for name, labels in foreign.items()}
     for metric in (*catalogue.CONVERSATION_METRICS, *catalogue.SELF_METRICS):
         labels = {*metric.labels, *TARGET_LABELS}
         known[metric.name] = labels
@@ -76,7 +86,7 @@ def test_config_rollback_exports_the_metrics_that_dashboards_use() -> None:
     source = (model.ROOT / "config_rollback" / "metrics.py").read_text(encoding="utf-8")
     # Without config_rollback_info the links lead to config_rollback's default address.
     for name in CONFIG_ROLLBACK_METRICS.keys() - {"config_rollback_info"}:
-        assert f'"{name}"' in source
+        assert f'"{name.removesuffix("_total")}"' in source
 
 
 @cases
@@ -134,4 +144,7 @@ def test_default_escaping_is_never_used_for_label_values() -> None:
 def _kept(expr: str) -> set[str]:
     plain = model.interpolate(expr, PLAIN)
     labels = {label for selector in _selectors(plain) for label in SERIES[selector.name]}
-    return labels | _labels_named(plain) | set(re.findall(r'\("(\w+)", config_active_version', plain))
+    made = re.findall(
+        r'\("(\w+)", config_active_version|label_replace\(.*, "(\w+)", "[^"]*", "", ""\)', plain
+    )
+    return labels | _labels_named(plain) | {label for pair in made for label in pair}
