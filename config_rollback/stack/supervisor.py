@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import requests
 
@@ -43,11 +44,16 @@ class Supervisor:
         config.write_text(self._configuration())
         config.chmod(0o600)
         self._log.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
+        with (self._layout.logs / "supervisord.out").open("w") as output:
+            self._process = self._spawn(config, output)
+
+    def _spawn(self, config: Path, output: IO[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(config)],
+            cwd=self._layout.root,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=output,  # the log again, and what is wrong with the configuration
+            stderr=subprocess.STDOUT,
             # Its own session: a Ctrl-C reaches `driftback up` alone, which then stops all in order.
             start_new_session=True,
             preexec_fn=_end_with_parent,
@@ -64,19 +70,19 @@ class Supervisor:
                 self.require_alive()
                 if time.monotonic() > deadline:
                     late = f"{program.name} is not ready after {timeout_seconds:.0f} s."
-                    raise StackDiedError(f"{late}\n{self._tail(program.name)}")
+                    raise StackDiedError(f"{late}\n{self._tail(program.name + '.log')}")
                 time.sleep(_POLL_SECONDS)
             progress(f"{program.name} is up")
 
     def require_alive(self) -> None:
         """Raises StackDiedError where supervisord has ended or given a program up."""
         if self._process is None or self._process.poll() is not None:
-            raise StackDiedError(f"the supervisor ended.\n{self._tail('supervisord')}")
+            raise StackDiedError(f"the supervisor ended.\n{self._tail('supervisord.out')}")
         if self._log.exists():
             for line in self._log.read_text(errors="replace").splitlines():
                 if "entered FATAL state" in line:
                     name = line.split("gave up: ")[-1].split(" ")[0]
-                    raise StackDiedError(f"{name} does not stay up.\n{self._tail(name)}")
+                    raise StackDiedError(f"{name} does not stay up.\n{self._tail(name + '.log')}")
 
     def stop(self) -> None:
         """Ends every program, then supervisord; returns when all are gone."""
@@ -98,7 +104,7 @@ class Supervisor:
             return False
 
     def _tail(self, name: str) -> str:
-        path = self._layout.logs / f"{name}.log"
+        path = self._layout.logs / name
         lines = path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:] if path.exists() else []
         return "\n".join([f"The end of {path}:", *lines])
 
@@ -125,7 +131,8 @@ class Supervisor:
             f"[program:{program.name}]",
             f"command = {' '.join(_quoted(word) for word in program.command)}",
             f"environment = {environment}",
-            f"stdout_logfile = {_escaped(self._layout.logs / (program.name + '.log'))}",
+            # Relative to the state folder: supervisor expands this one twice, and a path may have a %.
+            f"stdout_logfile = {self._layout.logs.name}/{program.name}.log",
             "redirect_stderr = true",
             "stdout_logfile_maxbytes = 10MB",
             "stdout_logfile_backups = 1",

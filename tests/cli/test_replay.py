@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config_rollback.cli.replay import (
+    Journey,
+    TraceError,
+    exact_p95_ms,
+    messages,
+    read_trace,
+    summary,
+)
+
+HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+ROW = "2023-11-16 18:15:46.6805900,374,44\n"
+
+
+def _trace(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    return path
+
+
+def test_arrivals_are_relative_to_the_first_and_in_order(tmp_path: Path) -> None:
+    arrivals = read_trace(_trace(tmp_path, HEAD + "2023-11-16 18:15:48.1805900,1,2\n" + ROW))
+    assert [(arrival.at_seconds, arrival.output_tokens) for arrival in arrivals] == [(0.0, 44), (1.5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("a,b\n1,2\n", "line 1 lacks the column TIMESTAMP, ContextTokens", id="no header"),
+        pytest.param(HEAD, "holds no messages", id="empty"),
+        pytest.param(HEAD + ROW + "soon,1,2\n", "line 3: TIMESTAMP is not a time: 'soon'", id="bad time"),
+        pytest.param(HEAD + ROW.replace("44", "-4"), "line 2: GeneratedTokens is not a whole", id="negative"),
+        pytest.param(HEAD + "2023-11-16 18:15:46\n", "line 2: ContextTokens is not a whole", id="cut row"),
+    ],
+)
+def test_a_bad_trace_names_the_line_and_the_column(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        read_trace(_trace(tmp_path, text))
+
+
+def test_an_absent_trace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"nowhere\.csv"):
+        read_trace(tmp_path / "nowhere.csv")
+
+
+def test_the_same_seed_sends_the_same(tmp_path: Path) -> None:
+    arrivals = read_trace(_trace(tmp_path, HEAD + ROW * 50))
+    first, second, other = (list(messages(arrivals, Journey.CHAT, 0.1, 0.1, seed)) for seed in (1, 1, 2))
+    assert first == second != other
+
+
+def test_guidance_is_never_out_of_scope(tmp_path: Path) -> None:
+    sent = list(messages(read_trace(_trace(tmp_path, HEAD + ROW * 50)), Journey.GUIDANCE, 1.0, 0.0, 1))
+    assert {message.outcome for message in sent} == {"ok"}
+    assert "out_of_scope_rate" not in summary(sent, Journey.GUIDANCE)
+
+
+def test_the_summary_counts_what_was_sent(tmp_path: Path) -> None:
+    sent = list(messages(read_trace(_trace(tmp_path, HEAD + ROW * 200)), Journey.CHAT, 0.2, 0.1, 1))
+    result = summary(sent, Journey.CHAT)
+    assert result["messages_total"] == 200
+    assert result["out_of_scope_total"] == sum(message.outcome == "out_of_scope" for message in sent)
+    assert result["llm_error_rate"] == sum(message.outcome == "llm_error" for message in sent) / 200
+    assert result["output_tokens"] == 200 * 44
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1000.0), (20, 19_000.0), (100, 95_000.0)])
+def test_p95_is_the_nearest_rank(count: int, expected: float) -> None:
+    assert exact_p95_ms([float(value) for value in range(count, 0, -1)]) == expected

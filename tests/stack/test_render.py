@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from config_rollback.stack.layout import Layout, assets_dir
+from config_rollback.stack.ports import Ports
+from config_rollback.stack.render import render
+from config_rollback.stack.secrets import SecretFiles
+
+PORTS = Ports().shifted(20_000)
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> dict[str, Any]:
+    layout = Layout(tmp_path)
+    layout.create()
+    render(layout, PORTS, SecretFiles.create(layout.secrets), assets_dir(), "5s", None)
+    return {
+        name: yaml.safe_load((layout.config / f"{name}.yml").read_text())
+        for name in ("prometheus", "alertmanager")
+    }
+
+
+def test_every_target_is_on_loopback_at_the_stacks_ports(rendered: dict[str, Any]) -> None:
+    targets = {
+        job["job_name"]: target
+        for job in rendered["prometheus"]["scrape_configs"]
+        for config in job["static_configs"]
+        for target in config["targets"]
+    }
+    assert targets == {
+        "exporter": "127.0.0.1:29810",
+        "config_rollback": "127.0.0.1:29811",
+        "prometheus": "127.0.0.1:29090",
+        "alertmanager": "127.0.0.1:29093",
+    }
+
+
+def test_links_lead_to_the_stacks_own_service(rendered: dict[str, Any]) -> None:
+    assert rendered["prometheus"]["global"]["external_labels"]["driftback_url"] == "http://127.0.0.1:29811"
+
+
+def test_an_interval_is_overridden_only_where_one_is_given(rendered: dict[str, Any]) -> None:
+    shipped = yaml.safe_load((assets_dir() / "prometheus" / "prometheus.yml").read_text())["global"]
+    assert rendered["prometheus"]["global"]["scrape_interval"] == "5s"
+    assert rendered["prometheus"]["global"]["evaluation_interval"] == shipped["evaluation_interval"]
+
+
+def test_the_webhook_goes_to_the_stack_with_its_token(rendered: dict[str, Any], tmp_path: Path) -> None:
+    hooks = [
+        hook
+        for receiver in rendered["alertmanager"]["receivers"]
+        for hook in receiver.get("webhook_configs", [])
+    ]
+    assert [hook["url"] for hook in hooks] == ["http://127.0.0.1:29811/v1/alerts"]
+    path = hooks[0]["http_config"]["authorization"]["credentials_file"]
+    assert path == str(tmp_path / "secrets" / "alertmanager_token")
