@@ -1,0 +1,89 @@
+"""`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT."""
+
+import logging
+import socket
+import sys
+import time
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from exporter.app import create_app
+from exporter.errors import StartError
+from exporter.settings import load_settings
+
+GRACE_SECONDS = 10
+
+_log = structlog.get_logger("exporter")
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            _log.info("exporter_listening", host=host, port=port)
+
+
+def main() -> int:
+    """Run the exporter. Returns 0 after a signal, 1 when it cannot start."""
+    _configure_logs()
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    try:
+        settings = load_settings()
+        app = create_app(settings, registry, time.time)
+    except StartError as error:
+        _log.error("exporter_cannot_start", reason=error.message)
+        return 1
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http="h11",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful stop
+        pass
+    return 0 if server.started else 1
+
+
+def _configure_logs() -> None:
+    """One JSON object per line on standard error, for our events and for those of libraries."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.dict_tracebacks,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

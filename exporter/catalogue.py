@@ -1,0 +1,126 @@
+"""The only definition of metric names, labels, bucket bounds and allowed label values.
+
+Everything that names a metric (the renderer, rules, dashboards, documentation) takes the name from here or is
+tested against it. Standard library only, because `exporter.client` imports it too.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric family as Prometheus sees it (a counter's name includes `_total`)."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+LABEL_SET: Final = ("journey", "persona", "config_version")
+"""What a client sends to say where a message belongs. Every conversation series carries these and `journal`."""
+
+CONVERSATION_LABELS: Final = ("journal", *LABEL_SET)
+
+JOURNEYS: Final = ("chat", "guidance")
+OUT_OF_SCOPE_JOURNEYS: Final = ("chat",)
+"""Journeys whose messages can be out of scope: the denominator of the out-of-scope rate."""
+
+REASONS: Final = ("timeout", "rate_limited", "provider_error", "invalid_output", "content_filter", "other")
+DIRECTIONS: Final = ("input", "output")
+OUTCOMES: Final = ("ok", "out_of_scope", "llm_error")
+
+OTHER: Final = "other"
+"""The label value that takes what is past a cardinality bound."""
+
+
+def _bounds(first: float, last: float, ratio: float) -> tuple[float, ...]:
+    """Geometric bounds, rounded to three significant digits so that `le` stays readable, closed by `last`."""
+    bounds = []
+    bound = first
+    while bound < last:
+        bounds.append(float(f"{bound:.3g}"))
+        bound *= ratio
+    return (*bounds, last)
+
+
+LATENCY_BOUNDS: Final = _bounds(first=0.05, last=120.0, ratio=1.2)
+"""Upper bounds in seconds, without +Inf. A ratio of 1.2 keeps the error of a p95 near 2% of its value."""
+
+BUCKETS: Final = len(LATENCY_BOUNDS) + 1
+"""Buckets of a histogram with +Inf: the valid bucket indexes are 0 to BUCKETS - 1."""
+
+MESSAGES: Final = Metric(
+    "conversation_messages_total",
+    "counter",
+    CONVERSATION_LABELS,
+    "Messages that ended, whatever their outcome.",
+)
+OUT_OF_SCOPE: Final = Metric(
+    "conversation_out_of_scope_total", "counter", CONVERSATION_LABELS, "Messages answered as out of scope."
+)
+LLM_ERRORS: Final = Metric(
+    "conversation_llm_errors_total",
+    "counter",
+    (*CONVERSATION_LABELS, "reason"),
+    "Messages that ended in an error of the language model.",
+)
+LATENCY: Final = Metric(
+    "conversation_latency_seconds",
+    "histogram",
+    CONVERSATION_LABELS,
+    "Time from a message to the end of its answer, errors included.",
+)
+TIME_TO_FIRST_TOKEN: Final = Metric(
+    "conversation_time_to_first_token_seconds",
+    "histogram",
+    CONVERSATION_LABELS,
+    "Time from a message to the first token of its streamed answer.",
+)
+TOKENS: Final = Metric(
+    "conversation_tokens_total",
+    "counter",
+    (*CONVERSATION_LABELS, "direction"),
+    "Tokens read and written by the model.",
+)
+CREATED: Final = Metric(
+    "conversation_created_timestamp_seconds",
+    "gauge",
+    CONVERSATION_LABELS,
+    "When the counters of this label set were at zero, in Unix time.",
+)
+
+CONVERSATION_METRICS: Final = (
+    MESSAGES,
+    OUT_OF_SCOPE,
+    LLM_ERRORS,
+    LATENCY,
+    TIME_TO_FIRST_TOKEN,
+    TOKENS,
+    CREATED,
+)
+
+PUSHES: Final = Metric(
+    "exporter_pushes_total", "counter", ("result",), "Pushes and observation batches received, by result."
+)
+REJECTED: Final = Metric(
+    "exporter_rejected_total",
+    "counter",
+    ("reason",),
+    "Requests refused, by error code, and label sets put under 'other', by the bound that was reached.",
+)
+CLIENT_DROPPED: Final = Metric(
+    "exporter_client_dropped_total",
+    "counter",
+    (),
+    "Messages that clients report to have dropped before sending.",
+)
+SERIES: Final = Metric("exporter_series", "gauge", (), "Label sets (journey, persona, config_version) held.")
+SERIES_LIMIT: Final = Metric(
+    "exporter_series_limit", "gauge", (), "Label sets allowed before new ones become 'other'."
+)
+BUILD_INFO: Final = Metric("exporter_build_info", "gauge", ("version",), "Version of the running exporter.")
+
+SELF_METRICS: Final = (PUSHES, REJECTED, CLIENT_DROPPED, SERIES, SERIES_LIMIT, BUILD_INFO)
+
+PUSH_RESULTS: Final = ("accepted", "duplicate", "rejected", "failed")
+OVERFLOWS: Final = ("persona_overflow", "version_overflow", "series_overflow")

@@ -1,0 +1,143 @@
+"""Counts messages in the caller's thread, without a lock.
+
+Each thread has its own cumulative counts and is their only writer, and a count goes up by one list operation.
+The flush thread copies a list in one step (atomic in CPython) and sends the difference to the last copy. So
+nothing is ever set back or swapped under a writer, a message is either in a copy or in the next one, and
+memory does not grow while the exporter is away.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, REASONS
+
+MAX_LABEL_SETS: Final = 1000
+"""Label sets that one recorder holds; further ones are counted under persona and config_version `other`."""
+
+MAX_LABEL_LENGTH: Final = 128
+
+# A cell is a list: latency counts by outcome and bucket (so that a message is one increment), then the rest.
+OUTCOME_OFFSETS: Final = {"ok": 0, "out_of_scope": BUCKETS, "llm_error": BUCKETS * (2 + REASONS.index(OTHER))}
+REASON_OFFSETS: Final = {reason: BUCKETS * (2 + index) for index, reason in enumerate(REASONS)}
+TTFT: Final = BUCKETS * (2 + len(REASONS))
+INPUT: Final = TTFT + BUCKETS
+OUTPUT: Final = INPUT + 1
+LATENCY_SUM: Final = OUTPUT + 1
+TTFT_SUM: Final = LATENCY_SUM + 1
+_EMPTY: Final = (0,) * LATENCY_SUM + (0.0, 0.0)
+
+Cell = list[Any]
+Key = tuple[str, str, str]
+Item = dict[str, Any]
+"""An element of `series` in the body of a push."""
+
+
+class _ThreadCells:
+    """The cells of one thread, and what of them was taken already."""
+
+    def __init__(self) -> None:
+        self.owner = threading.current_thread()
+        self.cells: dict[Key, Cell] = {}
+        self.taken: dict[Key, Cell] = {}
+
+
+class Local(threading.local):
+    """The cells of the current thread under the labels as the caller gives them (a version may be a number)."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str, str | int], Cell] = {}
+        self.owned: _ThreadCells | None = None
+
+
+class Buffer:
+    """All cells of a recorder. Cells are made by any thread, and taken by one."""
+
+    def __init__(self) -> None:
+        self.local = Local()
+        self._threads: list[_ThreadCells] = []
+        self._lock = threading.Lock()
+        self._known: set[Key] = set()
+        self._undeclared: set[Key] = set()
+
+    def declare(self, journey: str, persona: str, config_version: str | int) -> Key:
+        """Make a label set known, so that it is exported at zero. Raises ValueError for labels nobody would take."""
+        key = (journey, persona, str(config_version))
+        if not all(isinstance(label, str) and 0 < len(label) <= MAX_LABEL_LENGTH for label in key):
+            raise ValueError("a label is a text of 1 to 128 characters")
+        "".join(key).encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+        if "\0" in "".join(key):
+            raise ValueError("a label holds a NUL character")
+        with self._lock:
+            if key not in self._known and len(self._known) >= MAX_LABEL_SETS:
+                key = (journey, OTHER, OTHER)
+            if key not in self._known:
+                self._known.add(key)
+                self._undeclared.add(key)
+        return key
+
+    def declare_again(self) -> None:
+        """Declare all label sets anew: the exporter does not know them any more."""
+        with self._lock:
+            self._undeclared |= self._known
+
+    def make_cell(self, journey: str, persona: str, config_version: str | int) -> None:
+        """Make the current thread's cell, which it then finds in `local.cells`. Raises ValueError for bad labels."""
+        key = self.declare(journey, persona, config_version)
+        owned = self.local.owned
+        if owned is None:
+            owned = self.local.owned = _ThreadCells()
+            with self._lock:
+                self._threads.append(owned)
+        if len(self.local.cells) >= 2 * MAX_LABEL_SETS:
+            self.local.cells.clear()  # only the way to the cells, which `owned` keeps
+        self.local.cells[journey, persona, config_version] = owned.cells.setdefault(key, list(_EMPTY))
+
+    def take(self) -> list[Item]:
+        """Everything counted or declared since the last call, one item per label set."""
+        with self._lock:
+            threads = list(self._threads)
+            undeclared, self._undeclared = self._undeclared, set()
+        deltas: dict[Key, Cell] = {}
+        for thread in threads:
+            ended = not thread.owner.is_alive()  # asked before the copy: then the copy is the last one
+            for key, delta in _take_thread(thread):
+                known = deltas.setdefault(key, delta)
+                if known is not delta:
+                    deltas[key] = [a + b for a, b in zip(known, delta, strict=True)]
+            if ended:
+                with self._lock:
+                    self._threads.remove(thread)
+        items = [_item(key, delta) for key, delta in deltas.items()]
+        return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
+
+
+def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Cell]]:
+    for key, cell in list(thread.cells.items()):
+        now = cell[:]
+        before = thread.taken.get(key, _EMPTY)
+        if now != before:
+            thread.taken[key] = now
+            yield key, [a - b for a, b in zip(now, before, strict=True)]
+
+
+def _item(key: Key, delta: Cell) -> Item:
+    by_outcome = [sum(delta[start : start + BUCKETS]) for start in range(0, TTFT, BUCKETS)]
+    latency = [sum(delta[bucket:TTFT:BUCKETS]) for bucket in range(BUCKETS)]
+    item = _labels(key)
+    item["messages"] = sum(by_outcome)
+    item["out_of_scope"] = by_outcome[1]
+    item["llm_errors"] = {reason: n for reason, n in zip(REASONS, by_outcome[2:], strict=True) if n}
+    item["latency"] = _histogram(delta[LATENCY_SUM], latency)
+    item["ttft"] = _histogram(delta[TTFT_SUM], delta[TTFT:INPUT])
+    item["tokens"] = {name: n for name, n in (("input", delta[INPUT]), ("output", delta[OUTPUT])) if n}
+    return {name: value for name, value in item.items() if value}
+
+
+def _histogram(total: float, counts: list[int]) -> dict[str, Any]:
+    buckets = {str(index): n for index, n in enumerate(counts) if n}
+    return {"sum": float(total), "buckets": buckets} if buckets or total else {}
+
+
+def _labels(key: Key) -> Item:
+    return dict(zip(LABEL_SET, key, strict=True))

@@ -1,0 +1,263 @@
+"""The Recorder: counts finished messages and sends what was counted to an exporter, each message exactly once."""
+
+import atexit
+import logging
+import os
+import random
+import threading
+import weakref
+from bisect import bisect_left
+from types import TracebackType
+from typing import Final, Self
+
+from exporter.catalogue import LATENCY_BOUNDS, OTHER
+from exporter.client import buffer
+from exporter.client.buffer import (
+    INPUT,
+    LATENCY_SUM,
+    OUTCOME_OFFSETS,
+    OUTPUT,
+    REASON_OFFSETS,
+    TTFT,
+    TTFT_SUM,
+    Buffer,
+)
+from exporter.client.sender import Sender
+
+MAX_MILLISECONDS: Final = 1e12
+MAX_TOKENS: Final = 10**9
+FIRST_BACK_OFF_SECONDS: Final = 0.25
+LONGEST_BACK_OFF_SECONDS: Final = 30.0
+EXIT_SECONDS: Final = 2.0
+
+_Labels = tuple[str, str, str | int]
+_Message = tuple[float, str, str | None, float | None, int | None, int | None]
+
+_log = logging.getLogger("exporter.client")
+
+
+class Recorder:
+    """Counts messages in the caller's thread and sends them from a background thread.
+
+    No method but the constructor raises, and `record` and `declare` never wait. What the exporter has not
+    acknowledged is sent again under the same sequence number, so it is counted once however often it arrives.
+    While the exporter is away counts add up in place: nothing is dropped and memory stays as it is. Safe
+    under threads, asyncio and fork. The thread starts with the first message; what is left is sent when the
+    process ends.
+
+    `url` is the exporter's base URL, `token` one of its ingest tokens, `flush_interval` in seconds.
+    """
+
+    def __init__(self, url: str, token: str, flush_interval: float = 1.0) -> None:
+        if not flush_interval > 0:
+            raise ValueError("flush_interval must be above 0 seconds")
+        self._url = url
+        self._token = token
+        self._flush_interval = flush_interval
+        self._begin()
+        itself = weakref.ref(self)
+        atexit.register(_close_at_exit, itself)
+        os.register_at_fork(after_in_child=lambda: _begin_in_child(itself))
+
+    def _begin(self) -> None:
+        """Start empty: at first, and in the child of a fork, whose counts so far are the parent's to send."""
+        self._buffer = Buffer()
+        self._local = self._buffer.local
+        self._sender = Sender(self._url, self._token, self._buffer)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._stopping = False
+        self._poked = False
+        self._requested = 0
+        self._completed = 0
+        self._warnings: set[str] = set()
+
+    def declare(self, *, journey: str, persona: str, config_version: str | int) -> None:
+        """Make a label set known, so that it is exported at zero before its first message."""
+        try:
+            self._buffer.declare(journey, persona, config_version)
+            self._start()
+        except Exception as error:  # noqa: BLE001 (metrics must not break the service)
+            self._warn_once("a label set was not declared", error)
+
+    def record(
+        self,
+        *,
+        journey: str,
+        persona: str,
+        config_version: str | int,
+        latency_ms: float,
+        outcome: str = "ok",
+        reason: str | None = None,
+        ttft_ms: float | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> None:
+        """Count a finished message: `outcome` is `ok`, `out_of_scope` or `llm_error` (then with a `reason`), times in milliseconds.
+
+        A message that makes no sense (a negative latency, an unknown outcome) is dropped and counted as
+        dropped.
+        """
+        try:
+            cell = self._local.cells[journey, persona, config_version]
+            if reason is None:
+                offset = OUTCOME_OFFSETS[outcome]
+            else:
+                offset = REASON_OFFSETS[reason]
+                if outcome != "llm_error":
+                    raise ValueError(outcome)
+            # Everything that can fail comes before the first change: a message counts whole or not at all.
+            if not 0 <= latency_ms <= MAX_MILLISECONDS:
+                raise ValueError(latency_ms)
+            seconds = latency_ms / 1000.0
+            bucket = offset + bisect_left(LATENCY_BOUNDS, seconds)
+            if ttft_ms is not None or input_tokens is not None or output_tokens is not None:
+                _add_details(cell, ttft_ms, input_tokens, output_tokens)
+            cell[LATENCY_SUM] += seconds
+            cell[bucket] += 1
+        except Exception as error:  # noqa: BLE001 (the first message of a label set, or one that makes no sense)
+            labels = (journey, persona, config_version)
+            message = (latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens)
+            self._record_slowly(labels, message, error)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until everything recorded so far is acknowledged, at most `timeout` seconds. True if it is."""
+        with self._changed:
+            if self._thread is None:
+                return True
+            self._requested += 1
+            mine = self._requested
+            self._poked = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._completed >= mine, timeout)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Flush and end the background thread. True if everything was acknowledged. Later messages are dropped."""
+        with self._changed:
+            if self._closing:
+                return self._thread is None
+            self._closing = True
+        self._local = buffer.Local()  # from here on `record` finds no cell
+        flushed = self.flush(timeout)
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._stopping = self._poked = True
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(timeout)
+        return flushed
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close at the end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _record_slowly(self, labels: _Labels, message: _Message, error: Exception) -> None:
+        """Take away what stood in the way of a message and record it again, or drop it. It comes here once per obstacle."""
+        journey, persona, config_version = labels
+        latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens = message
+        try:
+            if isinstance(error, KeyError) and not self._closing and error.args[0] in (labels, reason):
+                if error.args[0] == labels:
+                    self._buffer.make_cell(journey, persona, config_version)
+                    self._start()
+                else:
+                    self._warn_once("an unknown reason is counted as 'other'", reason)
+                    reason = OTHER
+                self.record(
+                    journey=journey,
+                    persona=persona,
+                    config_version=config_version,
+                    latency_ms=latency_ms,
+                    outcome=outcome,
+                    reason=reason,
+                    ttft_ms=ttft_ms,
+                    input_tokens=input_tokens,
+                    output_tokens=output_tokens,
+                )
+                return
+        except Exception as unusable:  # noqa: BLE001 (labels nobody would take)
+            error = unusable
+        self._sender.drop(1)
+        self._warn_once("a message was dropped", error)
+
+    def _start(self) -> None:
+        """Start the background thread, if there is none yet."""
+        with self._changed:
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        """Deliver once per interval, at once when asked, and after failures with more and more time in between."""
+        failures = 0
+        while True:
+            with self._changed:
+                if not self._poked:
+                    self._changed.wait(self._pause(failures))
+                self._poked = False
+                requested, stopping = self._requested, self._stopping
+            delivered = not stopping and self._deliver()
+            failures = 0 if delivered else failures + 1
+            with self._changed:
+                if delivered:
+                    self._completed = requested
+                    self._changed.notify_all()
+            if stopping:
+                self._sender.close()
+                return
+
+    def _deliver(self) -> bool:
+        try:
+            return self._sender.deliver()
+        except Exception as error:  # noqa: BLE001 (a thread that died would lose everything from then on)
+            self._warn_once("a delivery failed", error)
+            return False
+
+    def _pause(self, failures: int) -> float:
+        """Seconds to the next attempt: exponential back-off with full jitter, so that clients do not come back as one."""
+        if not failures:
+            return self._flush_interval
+        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 16))
+        return random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
+
+    def _warn_once(self, what: str, detail: object) -> None:
+        """Log a kind of mistake the first time; the count of dropped messages tells the rest."""
+        if what not in self._warnings:
+            self._warnings.add(what)
+            _log.warning("%s: %r (said once)", what, detail)
+
+
+def _add_details(
+    cell: buffer.Cell, ttft_ms: float | None, input_tokens: int | None, output_tokens: int | None
+) -> None:
+    """Add time to first token and tokens, all or nothing. Raises ValueError or TypeError."""
+    read, written = int(input_tokens or 0), int(output_tokens or 0)
+    if not (0 <= read <= MAX_TOKENS and 0 <= written <= MAX_TOKENS):
+        raise ValueError((input_tokens, output_tokens))
+    if ttft_ms is not None:
+        if not 0 <= ttft_ms <= MAX_MILLISECONDS:
+            raise ValueError(ttft_ms)
+        seconds = ttft_ms / 1000.0
+        cell[TTFT + bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        cell[TTFT_SUM] += seconds
+    cell[INPUT] += read
+    cell[OUTPUT] += written
+
+
+def _close_at_exit(reference: "weakref.ref[Recorder]") -> None:
+    recorder = reference()
+    if recorder is not None:
+        recorder.close(EXIT_SECONDS)
+
+
+def _begin_in_child(reference: "weakref.ref[Recorder]") -> None:
+    recorder = reference()
+    if recorder is not None:
+        recorder._begin()

@@ -1,0 +1,196 @@
+"""From a request body to counted messages: decode, recognise a retry, check, commit. A batch counts whole or not at all."""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from exporter import catalogue
+from exporter.commit import GroupCommit
+from exporter.errors import IdempotencyKeyReused, InvalidRequest, RequestRefused
+from exporter.journal import Record
+from exporter.limits import Limits
+from exporter.series import Key
+from exporter.state import EXPIRY, EXPIRY_SECONDS, OBSERVATIONS, PUSH, Expiry, ObservationsBatch, State
+from exporter.wire import (
+    HistogramDelta,
+    Observation,
+    Push,
+    SeriesDelta,
+    TokensDelta,
+    decode_observations,
+    decode_push,
+)
+
+T = TypeVar("T")
+
+
+class Outcome(NamedTuple):
+    """What became of a batch that was not refused."""
+
+    duplicate: bool
+    dropped: int = 0
+    """Messages that the client dropped before, as reported for the first time by this batch."""
+
+
+class Ingest:
+    """The way into the state. Keeps what is on its way to the disk, so that a retry of it is recognised too."""
+
+    def __init__(self, state: State, limits: Limits) -> None:
+        self._state = state
+        self._limits = limits
+        self._commit: GroupCommit
+        self._pushes: dict[tuple[str, int], int] = {}
+        self._keys: dict[str, str] = {}
+
+    def connect(self, commit: GroupCommit) -> None:
+        """Say where batches are committed."""
+        self._commit = commit
+
+    def forget_pending(self) -> None:
+        """What was on its way to the disk did not get there."""
+        self._pushes.clear()
+        self._keys.clear()
+        self._limits.reset(self._state.table.keys())
+
+    async def push(self, body: bytes) -> Outcome:
+        """Count a push. Raises RequestRefused or StorageError; then nothing of it was counted."""
+        push = decode_push(body)
+        name = (push.client, push.epoch)
+        if push.seq <= self._state.last_seq(*name):
+            return Outcome(duplicate=True)
+        if push.seq <= self._pushes.get(name, 0):
+            await self._commit.settled()
+            return Outcome(duplicate=True)
+        moved = self._admit(push.series)
+        record = Record(PUSH, msgspec.json.encode(push) if moved else body)
+        self._pushes[name] = push.seq
+        await self._commit.commit(record, lambda now: self._count_push(push, now))
+        return Outcome(duplicate=False, dropped=push.dropped)
+
+    async def observe(self, key: str, body: bytes) -> Outcome:
+        """Count a batch of observations under an idempotency key. Raises as `push`, and IdempotencyKeyReused."""
+        digest = hashlib.sha256(body).hexdigest()
+        known = self._state.digest(key)
+        if known is not None or key in self._keys:
+            if (known or self._keys[key]) != digest:
+                raise IdempotencyKeyReused("This Idempotency-Key was used for another batch")
+            if known is None:
+                await self._commit.settled()
+            return Outcome(duplicate=True)
+        observations = decode_observations(body)
+        _raise_first(_refusals(observations, _check_observation))
+        series = _sum_up(observations)
+        self._admit(series)
+        batch = ObservationsBatch(key, digest, series)
+        self._keys[key] = digest
+        await self._commit.commit(
+            Record(OBSERVATIONS, msgspec.json.encode(batch)), lambda now: self._count_observations(batch, now)
+        )
+        return Outcome(duplicate=False)
+
+    async def expire(self, now: float) -> None:
+        """Drop label sets untouched for 8 days. Raises StorageError."""
+        expiry = Expiry(before=now - EXPIRY_SECONDS)
+        if self._state.table.untouched_since(expiry.before):
+            record = Record(EXPIRY, msgspec.json.encode(expiry))
+            await self._commit.commit(record, lambda now: self._expire(expiry, now))
+
+    def _count_push(self, push: Push, now: float) -> None:
+        self._state.apply_push(push, now)
+        name = (push.client, push.epoch)
+        if self._pushes.get(name) == push.seq:
+            del self._pushes[name]
+
+    def _count_observations(self, batch: ObservationsBatch, now: float) -> None:
+        self._state.apply_observations(batch, now)
+        self._keys.pop(batch.key, None)
+
+    def _expire(self, expiry: Expiry, now: float) -> None:
+        self._state.apply_expiry(expiry, now)
+        self._limits.reset(self._state.table.keys())
+
+    def _admit(self, series: list[SeriesDelta]) -> bool:
+        """Check every item before any is admitted, then settle their labels. True if a label became `other`."""
+        _raise_first(_refusals(series, self._check))
+        moved = False
+        for delta in series:
+            key = (delta.journey, delta.persona, delta.config_version)
+            admitted = self._limits.admit(key)
+            if admitted is not key:
+                _, delta.persona, delta.config_version = admitted
+                moved = True
+        return moved
+
+    def _check(self, delta: SeriesDelta) -> None:
+        if "\0" in delta.persona or "\0" in delta.config_version:
+            raise InvalidRequest("A label value holds a NUL character, which the text format cannot carry")
+        self._limits.check(delta.journey, delta.out_of_scope, delta.llm_errors)
+        timed = sum(delta.latency.buckets.values()) if delta.latency is not None else 0
+        if timed != delta.messages:
+            raise InvalidRequest(f"{delta.messages} messages, but {timed} latencies: every message has one")
+        failed = sum(delta.llm_errors.values())
+        if delta.out_of_scope + failed > delta.messages:
+            raise InvalidRequest("More messages out of scope or in error than messages")
+
+
+def _check_observation(observation: Observation) -> None:
+    if observation.reason is not None and observation.outcome != "llm_error":
+        raise InvalidRequest(f"A reason belongs to the outcome llm_error, not to {observation.outcome}")
+
+
+def _refusals(items: Iterable[T], check: Callable[[T], None]) -> list[tuple[int, RequestRefused]]:
+    refusals = []
+    for position, item in enumerate(items):
+        try:
+            check(item)
+        except RequestRefused as refusal:
+            refusals.append((position, refusal))
+    return refusals
+
+
+def _raise_first(refusals: list[tuple[int, RequestRefused]]) -> None:
+    """Raise the first refusal, with the positions of all refused items, so that a client can send the others."""
+    if refusals:
+        _, first = refusals[0]
+        first.details["items"] = [position for position, _ in refusals]
+        raise first
+
+
+def _sum_up(observations: Iterable[Observation]) -> list[SeriesDelta]:
+    """One delta per label set."""
+    deltas: dict[Key, SeriesDelta] = {}
+    for observation in observations:
+        key = (observation.journey, observation.persona, observation.config_version)
+        delta = deltas.get(key)
+        if delta is None:
+            delta = deltas[key] = SeriesDelta(*key, latency=HistogramDelta())
+        _add(delta, observation)
+    return list(deltas.values())
+
+
+def _add(delta: SeriesDelta, observation: Observation) -> None:
+    delta.messages += 1
+    if observation.outcome == "out_of_scope":
+        delta.out_of_scope += 1
+    elif observation.outcome == "llm_error":
+        reason = observation.reason or catalogue.OTHER
+        delta.llm_errors[reason] = delta.llm_errors.get(reason, 0) + 1
+    delta.latency = _observe(delta.latency, observation.latency_ms)
+    if observation.ttft_ms is not None:
+        delta.ttft = _observe(delta.ttft, observation.ttft_ms)
+    if observation.input_tokens or observation.output_tokens:
+        delta.tokens = delta.tokens or TokensDelta()
+        delta.tokens.input += observation.input_tokens or 0
+        delta.tokens.output += observation.output_tokens or 0
+
+
+def _observe(histogram: HistogramDelta | None, milliseconds: float) -> HistogramDelta:
+    histogram = histogram or HistogramDelta()
+    seconds = milliseconds / 1000
+    index = bisect_left(catalogue.LATENCY_BOUNDS, seconds)
+    histogram.sum += seconds
+    histogram.buckets[index] = histogram.buckets.get(index, 0) + 1
+    return histogram

@@ -1,0 +1,265 @@
+"""Durable records: an append-only file in which every group of records has a checksum and one fsync.
+
+The file is a sequence of frames. Each has a header (magic, length, checksum of the payload, checksum of the
+header), all little-endian, and a payload: a time (double, Unix seconds) and records of (kind, length, bytes).
+A payload's checksum starts from the one before it, so that frames cannot be swapped, and a frame is on disk
+before the next one is written. The first record names the format, the journal id and the file's inode; the
+second is a snapshot. `rewrite` makes a new such file and puts it in place with one rename.
+
+A frame cut short by the end of the file is the trace of a crash during a write that nobody was told had
+succeeded: it is cut off, and the journal goes on. Any other damage means that acknowledged records are gone.
+So does a file whose inode is not the one it was written with: it is a copy, perhaps an old one. Both are
+reported, and the caller starts a new journal id.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from exporter.errors import StateLocked, StateUnusable
+
+FORMAT = 1
+MAGIC = b"DBJ1"
+_FRAME = struct.Struct("<4sII")
+_CHECKSUM = struct.Struct("<I")
+_FRAME_LENGTH = _FRAME.size + _CHECKSUM.size
+_TIME = struct.Struct("<d")
+_RECORD = struct.Struct("<cI")
+_KIND_HEADER = b"H"
+
+
+class Record(NamedTuple):
+    """A kind (one byte, the caller's) and its content."""
+
+    kind: bytes
+    body: bytes
+
+
+class Fault(Enum):
+    """What was found wrong with a journal when it was read."""
+
+    MISSING = "missing"
+    TORN = "torn"
+    DAMAGED = "damaged"
+    COPIED = "copied"
+
+    @property
+    def lost_records(self) -> bool:
+        """Whether acknowledged records may be gone."""
+        return self is not Fault.TORN
+
+
+class Recovery(NamedTuple):
+    """What `recover` read: the records in order with their times, and how far they could be trusted."""
+
+    journal_id: str
+    records: list[tuple[float, Record]]
+    fault: Fault | None
+    bytes_dropped: int
+
+
+class _Header(msgspec.Struct, frozen=True):
+    format: int
+    journal: str
+    inode: int
+
+
+class Journal:
+    """The journal file of a state folder, held by a lock for as long as this object lives.
+
+    Not thread-safe: one caller at a time. Raises StateLocked or StateUnusable on opening, OSError from
+    `append` and `rewrite`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal"
+        self._folder = folder
+        self._fd: int | None = None
+        self._end = 0
+        self._checksum = 0
+        self._tail_is_dirty = False
+        self._folder_is_dirty = False
+        self.grown = 0
+        """Bytes appended since the snapshot at the file's beginning."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateUnusable(f"Cannot use the state folder {folder}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StateLocked(f"Another exporter runs on the state folder {folder}") from None
+
+    def recover(self) -> Recovery:
+        """Read the journal. With no fault or a torn tail it can be appended to; else call `rewrite` first."""
+        try:
+            content = self._path.read_bytes()
+            inode = self._path.stat().st_ino
+        except FileNotFoundError:
+            return Recovery("", [], Fault.MISSING, 0)
+        except OSError as error:
+            raise StateUnusable(f"Cannot read {self._path}: {error.strerror}") from None
+        records, end, checksum, fault = _parse(content)
+        header = _decode_header(records, self._path)
+        if header is None:
+            return self._set_aside(Recovery("", [], Fault.DAMAGED, len(content)))
+        recovery = Recovery(header.journal, records[1:], fault, len(content) - end)
+        if fault is Fault.DAMAGED:
+            return self._set_aside(recovery)
+        if header.inode != inode:
+            return self._set_aside(recovery._replace(fault=Fault.COPIED))
+        try:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateUnusable(f"Cannot write {self._path}: {error.strerror}") from None
+        self._end, self._checksum = end, checksum
+        self._tail_is_dirty = fault is Fault.TORN
+        self.grown = end
+        return recovery
+
+    def append(self, records: Sequence[Record], now: float) -> None:
+        """Write one group of records and return when it is on disk. On OSError none of it counts as written."""
+        if self._fd is None:
+            raise StateUnusable("The journal has not been recovered or rewritten")
+        self._repair()
+        frame, checksum = _frame(records, now, self._checksum)
+        try:
+            _write(self._fd, frame, self._end)
+            os.fdatasync(self._fd)
+        except OSError:
+            self._tail_is_dirty = True
+            with contextlib.suppress(OSError):
+                self._repair()
+            raise
+        self._end += len(frame)
+        self._checksum = checksum
+        self.grown += len(frame)
+
+    def rewrite(self, journal_id: str, snapshot: Record, now: float) -> None:
+        """Replace the file by one that holds only `snapshot`. On OSError the old file is still in use."""
+        temporary = self._path.with_suffix(".new")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            header = _Header(FORMAT, journal_id, os.fstat(fd).st_ino)
+            first, checksum = _frame([Record(_KIND_HEADER, msgspec.json.encode(header))], now, 0)
+            second, checksum = _frame([snapshot], now, checksum)
+            _write(fd, first + second, 0)
+            os.fsync(fd)
+            temporary.replace(self._path)
+        except OSError:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = fd
+        self._end, self._checksum = len(first) + len(second), checksum
+        self._tail_is_dirty = False
+        self._folder_is_dirty = True
+        self.grown = 0
+        self._repair()
+
+    def close(self) -> None:
+        """Close the file and release the lock."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        os.close(self._lock)
+
+    def _repair(self) -> None:
+        """Make good what an earlier failure left: a tail that nobody was told about, a rename not yet on disk."""
+        if self._tail_is_dirty and self._fd is not None:
+            os.ftruncate(self._fd, self._end)
+            os.fdatasync(self._fd)
+            self._tail_is_dirty = False
+        if self._folder_is_dirty:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._folder_is_dirty = False
+
+    def _set_aside(self, recovery: Recovery) -> Recovery:
+        """Keep a file that cannot be trusted, for whoever wants to look at it."""
+        kept = self._path.with_name(
+            f"journal.{recovery.fault.value if recovery.fault else ''}-{time.time_ns()}"
+        )
+        try:
+            self._path.replace(kept)
+        except OSError as error:
+            raise StateUnusable(f"Cannot rename {self._path}: {error.strerror}") from None
+        return recovery
+
+
+def _frame(records: Sequence[Record], now: float, previous: int) -> tuple[bytes, int]:
+    parts = [_TIME.pack(now)]
+    for kind, body in records:
+        parts.append(_RECORD.pack(kind, len(body)))
+        parts.append(body)
+    payload = b"".join(parts)
+    checksum = zlib.crc32(payload, previous)
+    head = _FRAME.pack(MAGIC, len(payload), checksum)
+    return head + _CHECKSUM.pack(zlib.crc32(head)) + payload, checksum
+
+
+def _parse(content: bytes) -> tuple[list[tuple[float, Record]], int, int, Fault | None]:
+    """All sound records, the offset after them, the checksum to go on from, and what is wrong with the rest."""
+    records: list[tuple[float, Record]] = []
+    offset = checksum = 0
+    while offset < len(content):
+        start = offset + _FRAME_LENGTH
+        head = content[offset : offset + _FRAME.size]
+        if start > len(content) or not content[offset:].strip(b"\0"):
+            return records, offset, checksum, Fault.TORN
+        magic, length, expected = _FRAME.unpack(head)
+        (of_head,) = _CHECKSUM.unpack_from(content, offset + _FRAME.size)
+        if magic != MAGIC or zlib.crc32(head) != of_head:
+            return records, offset, checksum, Fault.DAMAGED
+        payload = content[start : start + length]
+        if len(payload) < length:
+            return records, offset, checksum, Fault.TORN
+        if zlib.crc32(payload, checksum) != expected:
+            return records, offset, checksum, Fault.DAMAGED
+        records += _records(payload)
+        offset, checksum = start + length, expected
+    return records, offset, checksum, None
+
+
+def _records(payload: bytes) -> list[tuple[float, Record]]:
+    (now,) = _TIME.unpack_from(payload)
+    offset = _TIME.size
+    records = []
+    while offset < len(payload):
+        kind, length = _RECORD.unpack_from(payload, offset)
+        offset += _RECORD.size
+        records.append((now, Record(kind, payload[offset : offset + length])))
+        offset += length
+    return records
+
+
+def _decode_header(records: Sequence[tuple[float, Record]], path: Path) -> _Header | None:
+    if not records or records[0][1].kind != _KIND_HEADER:
+        return None
+    header = msgspec.json.decode(records[0][1].body, type=_Header)
+    if header.format != FORMAT:
+        raise StateUnusable(f"{path} has format {header.format}; this exporter reads format {FORMAT}")
+    return header
+
+
+def _write(fd: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

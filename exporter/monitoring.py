@@ -1,0 +1,48 @@
+"""What the exporter says about itself, through prometheus_client."""
+
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from exporter import catalogue
+from exporter.catalogue import Metric
+from exporter.series import SeriesTable
+
+
+class SelfMonitoring:
+    """The exporter's own metrics, each known value of a label at 0 from the start."""
+
+    def __init__(self, registry: CollectorRegistry, error_codes: tuple[str, ...]) -> None:
+        def counter(metric: Metric) -> Counter:
+            return Counter(metric.name, metric.help, metric.labels, registry=registry)
+
+        def gauge(metric: Metric) -> Gauge:
+            return Gauge(metric.name, metric.help, metric.labels, registry=registry)
+
+        self._pushes = counter(catalogue.PUSHES)
+        self._rejected = counter(catalogue.REJECTED)
+        self._dropped = counter(catalogue.CLIENT_DROPPED)
+        self._series = gauge(catalogue.SERIES)
+        self._limit = gauge(catalogue.SERIES_LIMIT)
+        for result in catalogue.PUSH_RESULTS:
+            self._pushes.labels(result)
+        for reason in (*error_codes, *catalogue.OVERFLOWS):
+            self._rejected.labels(reason)
+        gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
+
+    def watch(self, table: SeriesTable, limit: int) -> None:
+        """Say which label sets to count, and how many there may be."""
+        self._series.set_function(lambda: len(table))
+        self._limit.set(limit)
+
+    def pushed(self, result: str) -> None:
+        """Count a push or a batch of observations; `result` is one of `catalogue.PUSH_RESULTS`."""
+        self._pushes.labels(result).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a refused request, by its error code, or a label set put under `other`, by the bound reached."""
+        self._rejected.labels(reason).inc()
+
+    def dropped(self, messages: int) -> None:
+        """Count messages that a client dropped before it could send them."""
+        self._dropped.inc(messages)

@@ -1,0 +1,156 @@
+"""Text exposition of the conversation series, byte for byte what `prometheus_client.generate_latest` writes for them.
+
+All lines of a label set in one family are a template: `%` puts in the counts, `replace` the labels. So
+nothing is kept per series and a line costs a fraction of a microsecond. Label values never hold NUL (`ingest`
+refuses it): NUL marks the places.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+from prometheus_client import utils
+
+from exporter import catalogue
+from exporter.catalogue import Metric
+from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, label_pair
+
+LABEL_SETS_PER_CHUNK = 64
+"""How many label sets are rendered before other work may run."""
+
+_FIRST_WITH_EXPONENT = 1_000_000
+"""Go's shortest float format, which the exposition follows, writes integers from here on as 1e+06."""
+
+_HEAD, _TAIL, _CREATED = "\0h", "\0t", "\0c"
+
+Numbers = tuple[int, tuple[int | str, ...]]
+"""The largest integer among the values, and the values in the order of the lines."""
+
+
+class View(NamedTuple):
+    """What is rendered: the label sets in order, the reasons in the order of their counts, the journeys that have a scope."""
+
+    label_sets: Sequence[LabelSet]
+    reasons: Sequence[str]
+    out_of_scope_journeys: Collection[str]
+
+
+class _Family(NamedTuple):
+    metric: Metric
+    numbers: Callable[[LabelSet], Numbers]
+    extra_label: str | None
+    children: Sequence[tuple[str, str]]
+    """Per child (one per value of the extra label, or one) the template of its lines and that of its `_created` line."""
+    included: Callable[[LabelSet], bool] = lambda _: True
+
+
+def render(view: View, openmetrics: bool) -> Iterator[str]:
+    """The exposition, in chunks of a bounded amount of work; without OpenMetrics' closing `# EOF`."""
+    for family in _families(view):
+        yield from _render_family(family, [s for s in view.label_sets if family.included(s)], openmetrics)
+
+
+def _families(view: View) -> tuple[_Family, ...]:
+    def in_scope(label_set: LabelSet) -> bool:
+        return label_set.key[0] in view.out_of_scope_journeys or label_set.counts[OUT_OF_SCOPE] > 0
+
+    return (
+        _counter(catalogue.MESSAGES, slice(MESSAGES, MESSAGES + 1)),
+        _counter(catalogue.OUT_OF_SCOPE, slice(OUT_OF_SCOPE, OUT_OF_SCOPE + 1))._replace(included=in_scope),
+        _counter(catalogue.LLM_ERRORS, ERRORS, "reason", view.reasons),
+        _histogram(catalogue.LATENCY, LATENCY, lambda label_set: label_set.latency_sum),
+        _histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda label_set: label_set.ttft_sum),
+        _counter(catalogue.TOKENS, TOKENS, "direction", catalogue.DIRECTIONS),
+        _Family(
+            catalogue.CREATED,
+            lambda _: (0, ()),
+            None,
+            [(f"{catalogue.CREATED.name}{{{_labels()}}} {_CREATED}\n", "")],
+        ),
+    )
+
+
+def _counter(
+    metric: Metric, where: slice, extra_label: str | None = None, values: Iterable[str] = ("",)
+) -> _Family:
+    base = metric.name.removesuffix("_total")
+    children = []
+    for value in values:
+        labels = _labels(extra_label, value)
+        children.append((f"{metric.name}{{{labels}}} %d.0\n", f"{base}_created{{{labels}}} {_CREATED}\n"))
+
+    def numbers(label_set: LabelSet) -> Numbers:
+        counts = tuple(label_set.counts[where])
+        return max(counts), counts
+
+    return _Family(metric, numbers, extra_label, children)
+
+
+def _histogram(metric: Metric, where: slice, total: Callable[[LabelSet], float]) -> _Family:
+    bounds = (*map(_number, catalogue.LATENCY_BOUNDS), "+Inf")
+    lines = [f"{metric.name}_bucket{{{_labels('le', bound)}}} %d.0\n" for bound in bounds]
+    labels = f"{_HEAD},{_TAIL}"
+    lines += [f"{metric.name}_count{{{labels}}} %d.0\n", f"{metric.name}_sum{{{labels}}} %s\n"]
+    created = f"{metric.name}_created{{{labels}}} {_CREATED}\n"
+
+    def numbers(label_set: LabelSet) -> Numbers:
+        cumulative = tuple(accumulate(label_set.counts[where]))
+        count = cumulative[-1]
+        return count, (*cumulative, count, _number(total(label_set)))
+
+    return _Family(metric, numbers, "le", [("".join(lines), created)])
+
+
+def _render_family(family: _Family, label_sets: Sequence[LabelSet], openmetrics: bool) -> Iterator[str]:
+    metric = family.metric
+    base = metric.name.removesuffix("_total")
+    lines = "".join(line for line, _ in family.children)
+    created = "".join(created for _, created in family.children)
+    if openmetrics:
+        yield f"# HELP {base} {metric.help}\n# TYPE {base} {metric.kind}\n"
+        yield from _blocks(family, "".join(chain.from_iterable(family.children)), label_sets)
+        return
+    yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
+    yield from _blocks(family, lines, label_sets)
+    if created and label_sets:
+        yield f"# HELP {base}_created {metric.help}\n# TYPE {base}_created gauge\n"
+        yield from _blocks(family._replace(numbers=lambda _: (0, ())), created, label_sets)
+
+
+def _blocks(family: _Family, template: str, label_sets: Sequence[LabelSet]) -> Iterator[str]:
+    """The filled template for each label set, LABEL_SETS_PER_CHUNK at a time."""
+    split = _split(family.extra_label)
+    with_exponents = template.replace("%d.0", "%s")
+    for start in range(0, len(label_sets), LABEL_SETS_PER_CHUNK):
+        blocks = []
+        for label_set in label_sets[start : start + LABEL_SETS_PER_CHUNK]:
+            largest, values = family.numbers(label_set)
+            if largest < _FIRST_WITH_EXPONENT:
+                block = template % values
+            else:
+                block = with_exponents % tuple(v if isinstance(v, str) else _number(v) for v in values)
+            pairs = label_set.label_pairs
+            block = block.replace(_HEAD, ",".join(pairs[:split])).replace(_TAIL, ",".join(pairs[split:]))
+            blocks.append(block.replace(_CREATED, _number(label_set.created)))
+        yield "".join(blocks)
+
+
+def _labels(extra_label: str | None = None, value: str = "") -> str:
+    """The labels of a line in a template. `%` in a value is doubled: templates are formatted."""
+    if extra_label is None:
+        return _HEAD
+    extra = label_pair(extra_label, value).replace("%", "%%")
+    return (
+        f"{_HEAD},{extra}"
+        if _split(extra_label) == len(catalogue.CONVERSATION_LABELS)
+        else f"{_HEAD},{extra},{_TAIL}"
+    )
+
+
+def _split(extra_label: str | None) -> int:
+    """How many of the common labels come before the extra one: lines have their labels in alphabetical order."""
+    return sum(extra_label is None or label < extra_label for label in catalogue.CONVERSATION_LABELS)
+
+
+def _number(value: float) -> str:
+    return str(utils.floatToGoString(value))  # type: ignore[no-untyped-call]

@@ -1,0 +1,152 @@
+"""The counters of conversations: one flat array of integers per label set instead of an object per series.
+
+A label set with two histograms is about 120 series in an exposition. Here it is one `array('q')` of about 100
+counts and two floats, near 10 bytes per series.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from exporter import catalogue
+from exporter.wire import HistogramDelta, SeriesDelta
+
+MESSAGES, OUT_OF_SCOPE = range(2)
+TOKENS = slice(2, 2 + len(catalogue.DIRECTIONS))
+LATENCY = slice(TOKENS.stop, TOKENS.stop + catalogue.BUCKETS)
+TTFT = slice(LATENCY.stop, LATENCY.stop + catalogue.BUCKETS)
+ERRORS = slice(TTFT.stop, None)
+"""Where each metric lives in `LabelSet.counts`. Errors come last, one count per reason, so that reasons can be added."""
+
+Key = tuple[str, str, str]
+"""(journey, persona, config_version)"""
+
+
+class SavedLabelSet(NamedTuple):
+    """A label set as the journal keeps it. `counts` is in the order above, with `reasons` naming its tail."""
+
+    key: Key
+    created: float
+    touched: float
+    latency_sum: float
+    ttft_sum: float
+    counts: Sequence[int]
+
+
+def label_pair(name: str, value: str) -> str:
+    """A label as the text formats write it, with the three characters escaped that they give a meaning."""
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{name}="{escaped}"'
+
+
+class LabelSet:
+    """All counters of one (journey, persona, config_version). Times are Unix seconds."""
+
+    __slots__ = ("counts", "created", "key", "label_pairs", "latency_sum", "touched", "ttft_sum")
+
+    def __init__(self, key: Key, created: float, journal: str, reasons: int) -> None:
+        labels = {**dict(zip(catalogue.LABEL_SET, key, strict=True)), "journal": journal}
+        self.key = key
+        self.label_pairs = tuple(label_pair(name, labels[name]) for name in sorted(labels))
+        self.created = created
+        self.touched = created
+        self.latency_sum = 0.0
+        self.ttft_sum = 0.0
+        self.counts = array("q", bytes(8 * (ERRORS.start + reasons)))
+
+
+class SeriesTable:
+    """Every label set, in the order in which they became known."""
+
+    def __init__(self, reasons: Iterable[str] = catalogue.REASONS) -> None:
+        self.journal = ""
+        """Label value that all series carry."""
+        self._reasons = {reason: index for index, reason in enumerate(reasons, start=ERRORS.start)}
+        self._label_sets: dict[Key, LabelSet] = {}
+
+    def __len__(self) -> int:
+        return len(self._label_sets)
+
+    def __iter__(self) -> Iterator[LabelSet]:
+        return iter(self._label_sets.values())
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons, in the order of the tail of `LabelSet.counts`."""
+        return tuple(self._reasons)
+
+    def keys(self) -> Iterable[Key]:
+        """The keys of all label sets."""
+        return self._label_sets.keys()
+
+    def add(self, delta: SeriesDelta, now: float) -> None:
+        """Add increments, making the label set known at zero if it was not. Nothing here can fail half-way."""
+        key = (delta.journey, delta.persona, delta.config_version)
+        label_set = self._label_sets.get(key)
+        if label_set is None:
+            label_set = self._label_sets[key] = self._new(key, now)
+        label_set.touched = now
+        counts = label_set.counts
+        counts[MESSAGES] += delta.messages
+        counts[OUT_OF_SCOPE] += delta.out_of_scope
+        for reason, count in delta.llm_errors.items():
+            counts[self._reason_index(reason)] += count
+        if delta.latency is not None:
+            label_set.latency_sum += _add_buckets(counts, LATENCY.start, delta.latency)
+        if delta.ttft is not None:
+            label_set.ttft_sum += _add_buckets(counts, TTFT.start, delta.ttft)
+        if delta.tokens is not None:
+            counts[TOKENS.start] += delta.tokens.input
+            counts[TOKENS.start + 1] += delta.tokens.output
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Forget label sets."""
+        for key in keys:
+            self._label_sets.pop(key, None)
+
+    def untouched_since(self, time: float) -> list[Key]:
+        """The keys of label sets without an increment or declaration since `time`."""
+        return [label_set.key for label_set in self if label_set.touched < time]
+
+    def reset(self, journal: str, now: float) -> None:
+        """Set every known label set to zero, as created `now`, under another journal id."""
+        self.journal = journal
+        self._label_sets = {key: self._new(key, now) for key in self._label_sets}
+
+    def save(self) -> list[SavedLabelSet]:
+        """All label sets as plain values, for the journal."""
+        return [
+            SavedLabelSet(s.key, s.created, s.touched, s.latency_sum, s.ttft_sum, s.counts.tolist())
+            for s in self
+        ]
+
+    def restore(self, saved: Iterable[SavedLabelSet], reasons: Iterable[str]) -> None:
+        """Take over what `save` wrote, when `reasons` were those of the table that wrote it."""
+        indexes = [self._reason_index(reason) for reason in reasons]
+        for entry in saved:
+            label_set = self._new(entry.key, entry.created)
+            label_set.touched = entry.touched
+            label_set.latency_sum = entry.latency_sum
+            label_set.ttft_sum = entry.ttft_sum
+            label_set.counts[: ERRORS.start] = array("q", entry.counts[: ERRORS.start])
+            for index, count in zip(indexes, entry.counts[ERRORS], strict=True):
+                label_set.counts[index] = count
+            self._label_sets[entry.key] = label_set
+
+    def _new(self, key: Key, created: float) -> LabelSet:
+        return LabelSet(key, created, self.journal, len(self._reasons))
+
+    def _reason_index(self, reason: str) -> int:
+        """Index of a reason. One that the policy no longer knows still counts: it was acknowledged."""
+        index = self._reasons.get(reason)
+        if index is None:
+            index = self._reasons[reason] = ERRORS.start + len(self._reasons)
+            for label_set in self:
+                label_set.counts.append(0)
+        return index
+
+
+def _add_buckets(counts: "array[int]", start: int, delta: HistogramDelta) -> float:
+    for index, count in delta.buckets.items():
+        counts[start + index] += count
+    return delta.sum

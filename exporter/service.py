@@ -1,0 +1,98 @@
+"""The exporter without HTTP: state, journal, commit and ingest, put together in the order in which they depend on each other."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from exporter.commit import GroupCommit
+from exporter.errors import StateUnusable, StorageError
+from exporter.ingest import Ingest
+from exporter.journal import Journal, Record
+from exporter.limits import Limits, load_policy
+from exporter.monitoring import SelfMonitoring
+from exporter.render import View
+from exporter.settings import Settings
+from exporter.state import State
+
+EXPIRY_INTERVAL_SECONDS = 3600.0
+
+_log = structlog.get_logger("exporter.service")
+
+
+class Service:
+    """Holds the state folder from its creation to the end of `stop`."""
+
+    def __init__(self, settings: Settings, monitoring: SelfMonitoring, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._policy = load_policy(settings.policy_file)
+        self._state = State(self._policy.reasons)
+        limits = Limits(self._policy, monitoring.rejected)
+        journal = Journal(settings.state_dir)
+        try:
+            _recover(journal, self._state, clock())
+        except BaseException:
+            journal.close()
+            raise
+        self.ingest = Ingest(self._state, limits)
+        self._commit = GroupCommit(
+            journal, clock, self._snapshot, self.ingest.forget_pending, settings.compact_bytes
+        )
+        self.ingest.connect(self._commit)
+        monitoring.watch(self._state.table, self._policy.max_series)
+
+    @property
+    def journal(self) -> str:
+        """Random id of the durable state: the label `journal` of every conversation series."""
+        return self._state.table.journal
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last write succeeded, so that pushes can be expected to."""
+        return self._commit.healthy
+
+    def view(self) -> View:
+        """What a scrape shows now."""
+        scoped = [journey for journey, policy in self._policy.journeys.items() if policy.out_of_scope]
+        return View(tuple(self._state.table), self._state.table.reasons, scoped)
+
+    def start(self) -> None:
+        """Begin to take pushes. Call in the event loop."""
+        self._commit.start()
+        self._expiry = asyncio.create_task(self._expire_regularly())
+
+    async def stop(self) -> None:
+        """Write what waits and let go of the state folder."""
+        self._expiry.cancel()
+        await self._commit.stop()
+
+    def _snapshot(self) -> tuple[str, Record]:
+        return self._state.table.journal, self._state.snapshot()
+
+    async def _expire_regularly(self) -> None:
+        while True:
+            try:
+                await self.ingest.expire(self._clock())
+            except StorageError as error:
+                _log.warning("expiry_postponed", error=error.message)
+            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
+
+
+def _recover(journal: Journal, state: State, now: float) -> None:
+    recovery = journal.recover()
+    state.recover(recovery, now)
+    if recovery.fault is not None:
+        report = _log.warning if recovery.bytes_dropped else _log.info
+        report(
+            "journal_recovered",
+            fault=recovery.fault.value,
+            records_kept=len(recovery.records),
+            bytes_dropped=recovery.bytes_dropped,
+            journal=state.table.journal,
+            journal_before=recovery.journal_id,
+        )
+        if recovery.fault.lost_records:
+            try:
+                journal.rewrite(state.table.journal, state.snapshot(), now)
+            except OSError as error:
+                raise StateUnusable(f"Cannot write the journal: {error}") from None

@@ -1,0 +1,80 @@
+"""The exporter's settings: environment variables with the prefix EXPORTER_, validated once, then frozen."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from exporter.errors import SettingsError
+
+PREFIX = "EXPORTER_"
+MIN_TOKEN_LENGTH = 16
+
+
+class Settings(BaseSettings):
+    """All settings. Tokens are given inline or as a file, one per line or separated by commas; all of them are valid."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9810, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    state_dir: Path = Field(description="Folder of the durable journal; one exporter at a time.")
+    ingest_tokens: SecretStr | None = Field(None, description="Bearer tokens that may push.")
+    ingest_tokens_file: Path | None = Field(None, description="File with those tokens, instead.")
+    policy_file: Path | None = Field(None, description="Label policy (YAML).")
+    max_body_bytes: int = Field(
+        4 * 1024**2, ge=1024, le=64 * 1024**2, description="Longest body taken, in bytes."
+    )
+    body_timeout_seconds: float = Field(10, gt=0, le=300, description="Time in which a body must arrive.")
+    compact_bytes: int = Field(
+        64 * 1024**2,
+        ge=4096,
+        description="Growth of the journal after which it is replaced by a snapshot, in bytes.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_tokens(self) -> Self:
+        if (self.ingest_tokens is None) == (self.ingest_tokens_file is None):
+            raise ValueError("set exactly one of EXPORTER_INGEST_TOKENS and EXPORTER_INGEST_TOKENS_FILE")
+        return self
+
+    def read_tokens(self) -> tuple[SecretStr, ...]:
+        """The ingest tokens in order. Raises SettingsError."""
+        if self.ingest_tokens is not None:
+            variable, text = "EXPORTER_INGEST_TOKENS", self.ingest_tokens.get_secret_value()
+        else:
+            assert self.ingest_tokens_file is not None  # noqa: S101 (validated above; for the type checker)
+            variable = "EXPORTER_INGEST_TOKENS_FILE"
+            text = _read(variable, self.ingest_tokens_file)
+        tokens = [token.strip() for token in text.replace("\n", ",").split(",") if token.strip()]
+        if not tokens:
+            raise SettingsError(f"{variable}: holds no token")
+        if any(len(token) < MIN_TOKEN_LENGTH or not token.isascii() for token in tokens):
+            raise SettingsError(f"{variable}: a token has at least {MIN_TOKEN_LENGTH} characters, all ASCII")
+        return tuple(SecretStr(token) for token in tokens)
+
+
+def load_settings() -> Settings:
+    """Settings from the environment. Raises SettingsError, which names the variables and no values."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # from the environment
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(_explain(e["loc"], e["msg"]) for e in error.errors(include_input=False))
+        ) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(location[0]).upper()}: {message}"
+
+
+def _read(variable: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: cannot read {path}: {error}") from None

@@ -1,0 +1,150 @@
+"""What the exporter must not forget: the counts, and the names of the batches that are in them.
+
+Both live in one object and change in one step, because a count without the name of its batch would be counted
+again by the retry, and a name without its count would swallow it. The same `apply` serves the live path and
+the replay of the journal.
+"""
+
+import secrets
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from exporter import catalogue
+from exporter.errors import StateUnusable
+from exporter.journal import Record, Recovery
+from exporter.series import SavedLabelSet, SeriesTable
+from exporter.wire import Push, SeriesDelta, decode_push
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+DAY = 86_400.0
+EXPIRY_SECONDS = 8 * DAY
+"""A label set untouched for longer is dropped: one day after the longest window has forgotten it."""
+REMEMBER_SECONDS = 8 * DAY
+"""How long a client may be away and still retry a push without its being counted twice."""
+MAX_REMEMBERED = 100_000
+"""Clients, and idempotency keys, remembered at most."""
+
+PUSH, OBSERVATIONS, EXPIRY, SNAPSHOT = b"P", b"O", b"X", b"S"
+"""The kinds of journal records."""
+
+
+class ObservationsBatch(msgspec.Struct, omit_defaults=True, gc=False):
+    """A batch of observations as the journal keeps it: summed up, under its key and the digest of its body."""
+
+    key: str
+    digest: str
+    series: list[SeriesDelta]
+
+
+class Expiry(msgspec.Struct, gc=False):
+    """Label sets untouched since `before` (Unix seconds) are dropped."""
+
+    before: float
+
+
+class _Snapshot(msgspec.Struct):
+    reasons: tuple[str, ...]
+    label_sets: list[SavedLabelSet]
+    clients: list[tuple[str, int, int, float]]
+    keys: list[tuple[str, str, float]]
+
+
+class State:
+    """Counts and names of counted batches. Every change is deterministic, so a replay ends where the live run was."""
+
+    def __init__(self, reasons: Iterable[str] = catalogue.REASONS) -> None:
+        self.table = SeriesTable(reasons)
+        self._clients: dict[tuple[str, int], tuple[int, float]] = {}
+        self._keys: dict[str, tuple[str, float]] = {}
+
+    def last_seq(self, client: str, epoch: int) -> int:
+        """The highest sequence number counted for this client and epoch, 0 if none."""
+        return self._clients.get((client, epoch), (0, 0.0))[0]
+
+    def digest(self, key: str) -> str | None:
+        """Digest of the batch that was counted under this idempotency key, if any."""
+        entry = self._keys.get(key)
+        return entry[0] if entry else None
+
+    def apply_push(self, push: Push, now: float) -> None:
+        """Count a push, once."""
+        if push.seq <= self.last_seq(push.client, push.epoch):
+            return
+        for delta in push.series:
+            self.table.add(delta, now)
+        self._clients.pop((push.client, push.epoch), None)
+        self._clients[push.client, push.epoch] = (push.seq, now)
+        _forget(self._clients, now)
+
+    def apply_observations(self, batch: ObservationsBatch, now: float) -> None:
+        """Count a batch of observations, once."""
+        if batch.key in self._keys:
+            return
+        for delta in batch.series:
+            self.table.add(delta, now)
+        self._keys[batch.key] = (batch.digest, now)
+        _forget(self._keys, now)
+
+    def apply_expiry(self, expiry: Expiry, now: float) -> None:  # noqa: ARG002 (the shape of every apply)
+        """Drop label sets nobody touched."""
+        self.table.remove(self.table.untouched_since(expiry.before))
+
+    def begin_anew(self, now: float) -> None:
+        """Take a new journal id and count from zero, as after lost records: see FACTS on `journal`.
+
+        Known label sets stay known, and counted batches stay counted: their counts are in the old journal's
+        series.
+        """
+        self.table.reset(secrets.token_hex(8), now)
+
+    def recover(self, recovery: Recovery, now: float) -> None:
+        """Take over what a journal held. Raises StateUnusable for records that this version cannot read."""
+        self.table.journal = recovery.journal_id
+        try:
+            for time, record in recovery.records:
+                self._replay(record, time)
+        except (msgspec.MsgspecError, KeyError, ValueError) as error:
+            raise StateUnusable(f"The journal holds a record that cannot be read: {error!r}") from error
+        if recovery.fault is not None and recovery.fault.lost_records:
+            self.begin_anew(now)
+
+    def snapshot(self) -> Record:
+        """Everything, as the record that begins a journal."""
+        content = _Snapshot(
+            reasons=self.table.reasons,
+            label_sets=self.table.save(),
+            clients=[(*name, *value) for name, value in self._clients.items()],
+            keys=[(key, *value) for key, value in self._keys.items()],
+        )
+        return Record(SNAPSHOT, msgspec.msgpack.encode(content))
+
+    def _replay(self, record: Record, time: float) -> None:
+        match record.kind:
+            case b"P":
+                self.apply_push(decode_push(record.body), time)
+            case b"O":
+                self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), time)
+            case b"X":
+                self.apply_expiry(msgspec.json.decode(record.body, type=Expiry), time)
+            case b"S":
+                self._restore(msgspec.msgpack.decode(record.body, type=_Snapshot))
+            case unknown:
+                raise KeyError(unknown)
+
+    def _restore(self, snapshot: _Snapshot) -> None:
+        self.table.restore(snapshot.label_sets, snapshot.reasons)
+        self._clients = {(client, epoch): (seq, seen) for client, epoch, seq, seen in snapshot.clients}
+        self._keys = {key: (digest, seen) for key, digest, seen in snapshot.keys}
+
+
+def _forget(entries: dict[K, tuple[V, float]], now: float) -> None:
+    """Drop the oldest entries, which come first because a renewed one is put in again."""
+    while entries:
+        oldest = next(iter(entries))
+        if len(entries) <= MAX_REMEMBERED and entries[oldest][1] >= now - REMEMBER_SECONDS:
+            return
+        del entries[oldest]

@@ -1,0 +1,114 @@
+"""The bodies that clients send, as types. Decoding checks shapes, types and ranges; meaning is checked by `ingest`.
+
+A lone surrogate, NaN, a bool for a number, an unknown field: each is refused by the decoder, before anything
+is counted.
+"""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from exporter import catalogue
+from exporter.errors import InvalidJson, InvalidRequest
+
+MAX_LABEL_LENGTH = 128
+MAX_COUNT = 10**12
+MAX_SECONDS = 10**12
+
+Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_LENGTH)]
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+BucketIndex = Annotated[int, Meta(ge=0, lt=catalogue.BUCKETS)]
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+Milliseconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS * 1000)]
+
+
+class HistogramDelta(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Increments of a histogram: `buckets` maps a bucket index (not cumulative) to a count, `sum` is in seconds."""
+
+    sum: Seconds = 0.0
+    buckets: dict[BucketIndex, Count] = {}
+
+
+class TokensDelta(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Increments of the token counters."""
+
+    input: Count = 0
+    output: Count = 0
+
+
+class SeriesDelta(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Increments of one label set. With the labels alone it only makes the label set known, at zero."""
+
+    journey: Label
+    persona: Label
+    config_version: Label
+    messages: Count = 0
+    out_of_scope: Count = 0
+    llm_errors: dict[Label, Count] = {}
+    latency: HistogramDelta | None = None
+    ttft: HistogramDelta | None = None
+    tokens: TokensDelta | None = None
+
+
+class Push(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Body of `POST /v1/push`. (client, epoch, seq) names it: what was counted once is not counted again."""
+
+    client: Label
+    epoch: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    seq: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    dropped: Count = 0
+    series: list[SeriesDelta] = []
+
+
+class Observation(Struct, forbid_unknown_fields=True, gc=False):
+    """One finished message, element of the array that `POST /v1/observations` takes."""
+
+    journey: Label
+    persona: Label
+    config_version: Label
+    outcome: Literal["ok", "out_of_scope", "llm_error"]
+    latency_ms: Milliseconds
+    reason: Label | None = None
+    ttft_ms: Milliseconds | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+
+
+T = TypeVar("T")
+
+_push_decoder = msgspec.json.Decoder(Push)
+_observations_decoder = msgspec.json.Decoder(list[Observation])
+_POSITION = re.compile(r"\$(?:\.series)?\[(\d+)\]")
+
+
+def decode_push(body: bytes) -> Push:
+    """Decode a push. Raises InvalidJson or InvalidRequest."""
+    return _decode(_push_decoder, body)
+
+
+def decode_observations(body: bytes) -> list[Observation]:
+    """Decode a batch of observations. Raises InvalidJson or InvalidRequest."""
+    return _decode(_observations_decoder, body)
+
+
+def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _refuse_malformed(body)
+        position = _POSITION.search(str(error))
+        raise InvalidRequest(str(error), {"items": [int(position[1])]} if position else {}) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJson(f"The body is not JSON: {error}") from None
+
+
+def _refuse_malformed(body: bytes) -> None:
+    """The typed decoder stops at the first wrong type: malformed JSON behind it is still malformed."""
+    try:
+        msgspec.json.decode(body, type=Any)
+    except msgspec.ValidationError:
+        return  # a number out of range: JSON, but not one that we can hold
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJson(f"The body is not JSON: {error}") from None
