@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test check lint types generate drift clean
+.PHONY: help install demo up test check lint types rules dashboards drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,13 +44,23 @@ lint: install ## ruff: format and rules
 types: install ## mypy --strict
 	$(BIN)/mypy
 
-generate: install ## write rules and dashboards from their templates
+rules: install ## write rules/*.yml from their templates
 	$(BIN)/python -m rules.build
+
+dashboards: install ## write grafana/generated from the code
 	$(BIN)/python -m grafana.build
 
 drift: install ## compare the generated files with their templates
 	$(BIN)/python -m rules.build --check
 	$(BIN)/python -m grafana.build --check
+
+# Compose mounts each file alone, so the folder keeps others out and the containers' user can read the files.
+SECRETS := jwt_secret ingest_token service_token alertmanager_token postgres_password grafana_admin_password
+secrets: ## make ./secrets for docker compose (keeps what is there)
+	@mkdir -p secrets && chmod 700 secrets
+	@for name in $(SECRETS); do [ -s secrets/$$name ] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >secrets/$$name; done
+	@[ -s secrets/database_url ] || printf 'postgresql+psycopg://driftback:%s@postgres:5432/driftback' "$$(cat secrets/postgres_password)" >secrets/database_url
+	@chmod 444 secrets/*
 
 clean: ## remove what the other targets made (not the state of `make up`)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

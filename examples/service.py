@@ -26,6 +26,7 @@ from exporter.client import Recorder
 class ServiceSettings:
     """Where a service listens and whom it talks to; see `from_environment`."""
 
+    host: str
     port: int
     persona: str
     exporter_url: str
@@ -36,10 +37,11 @@ class ServiceSettings:
 
     @classmethod
     def from_environment(cls, persona: str, port: int) -> ServiceSettings:
-        """Reads PORT, PERSONA, EXPORTER_URL, EXPORTER_TOKEN_FILE, CONFIG_ROLLBACK_URL, SERVICE_TOKEN_FILE and
+        """Reads HOST, PORT, PERSONA, EXPORTER_URL, EXPORTER_TOKEN_FILE, CONFIG_ROLLBACK_URL, SERVICE_TOKEN_FILE and
         CACHE_DIR; raises KeyError with the name of a missing one."""
         env = os.environ
         return cls(
+            host=env.get("HOST", "127.0.0.1"),
             port=int(env.get("PORT", port)),
             persona=env.get("PERSONA", persona),
             exporter_url=env.get("EXPORTER_URL", "http://127.0.0.1:9810"),
@@ -127,6 +129,6 @@ def create_app(settings: ServiceSettings, journey: str, refuses_topics: bool) ->
 
 
 def run(settings: ServiceSettings, journey: str, refuses_topics: bool) -> None:
-    """Serves on loopback until SIGTERM."""
+    """Serves until SIGTERM; on loopback unless HOST says otherwise."""
     app = create_app(settings, journey, refuses_topics)
-    uvicorn.run(app, host="127.0.0.1", port=settings.port, log_level="warning", timeout_graceful_shutdown=3)
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)

@@ -91,7 +91,8 @@ async def send(url: str, messages: Iterator[Message], parallel: int = 64) -> Non
             await slots.acquire()
             call = loop.run_in_executor(pool, post, message)
             pending.add(call)
-            call.add_done_callback(lambda done: (pending.discard(done), slots.release()))
+            call.add_done_callback(pending.discard)
+            call.add_done_callback(lambda _: slots.release())
         await asyncio.gather(*pending)
 
 

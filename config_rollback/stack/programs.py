@@ -117,7 +117,8 @@ def grafana(layout: Layout, ports: Ports, secret: SecretFiles, binary: Path, ass
             "GF_PATHS_DATA": str(layout.data / "grafana"),
             "GF_PATHS_LOGS": str(layout.logs),
             "GF_PATHS_PROVISIONING": str(assets / "grafana" / "provisioning"),
-            "GF_SECURITY_ADMIN_PASSWORD__FILE": str(secret.grafana_admin_password),
+            # Grafana's own way to read a file; `__FILE` variables are known to its container image only.
+            "GF_SECURITY_ADMIN_PASSWORD": f"$__file{{{secret.grafana_admin_password}}}",
             "DRIFTBACK_DASHBOARDS_DIR": str(assets / "grafana" / "generated"),
             "DRIFTBACK_PROMETHEUS_URL": ports.url("prometheus"),
             "DRIFTBACK_ALERTMANAGER_URL": ports.url("alertmanager"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from config_rollback.auth.tokens import mint_access_token, mint_login_token
+from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from config_rollback.stack import components, programs
 from config_rollback.stack.errors import StateInUseError
 from config_rollback.stack.layout import Layout, assets_dir
@@ -112,7 +112,7 @@ class Stack:
 
     def login_link(self, next_path: str = "/") -> str:
         """A link that logs a browser in once, and then leads to `next_path`."""
-        return mint_login_token(
+        return mint_login_link(
             self._secret("jwt_secret"),
             subject=_OPERATOR,
             external_url=self.ports.url("config_rollback"),

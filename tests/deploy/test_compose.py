@@ -1,0 +1,165 @@
+"""docker-compose.yml says the same as the native run: hosts, ports, paths, settings and mounts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from config_rollback.stack import programs
+from config_rollback.stack.layout import Layout
+from config_rollback.stack.ports import Ports
+from config_rollback.stack.programs import Program
+from config_rollback.stack.secrets import SecretFiles
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text())
+ALERTMANAGER: dict[str, Any] = yaml.safe_load((ROOT / "prometheus" / "alertmanager.yml").read_text())
+
+# What a container has and a native run does not, and the reverse, with the reason.
+ONLY_IN_COMPOSE = {
+    "config_rollback": {"CONFIG_ROLLBACK_DATABASE_URL_FILE"},  # PostgreSQL instead of SQLite
+    "grafana": {"GF_PATHS_CONFIG"},  # natively a flag of the command
+}
+ONLY_NATIVE = {
+    # The image's own defaults.
+    "grafana": {"GF_SERVER_HTTP_PORT", "GF_PATHS_DATA", "GF_PATHS_LOGS"},
+}
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> dict[str, Program]:
+    layout, ports = Layout(tmp_path), Ports()
+    layout.create()
+    secret = SecretFiles.create(layout.secrets)
+    binaries = {"prometheus": Path("prometheus"), "alertmanager": Path("alertmanager")}
+    every = [
+        *programs.core(layout, ports, secret, binaries, grafana=True),
+        programs.grafana(layout, ports, secret, Path("/usr/bin/grafana"), ROOT),
+        *programs.examples(layout, ports, secret, ROOT, programs.Traffic()),
+    ]
+    return {program.name: program for program in every}
+
+
+def _mounts(service: str) -> dict[str, str]:
+    """Container path → path in the checkout, for bind mounts."""
+    found = {}
+    for volume in SERVICES[service].get("volumes", []):
+        source, target = volume.split(":")[:2]
+        if source.startswith("./"):
+            found[target] = source
+    return found
+
+
+def test_both_run_the_same_processes(native: dict[str, Program]) -> None:
+    # `up` publishes the personas itself; SQLite needs no server.
+    assert set(SERVICES) - {"postgres", "personas"} == set(native)
+
+
+@pytest.mark.parametrize("name", ["exporter", "config_rollback", "grafana", "chat", "guidance"])
+def test_both_give_a_process_the_same_settings(native: dict[str, Program], name: str) -> None:
+    in_compose = set(SERVICES[name]["environment"]) - ONLY_IN_COMPOSE.get(name, set()) - {"HOST"}
+    natively = set(native[name].environment) - ONLY_NATIVE.get(name, set())
+    assert in_compose == natively
+
+
+@pytest.mark.parametrize("name", ["exporter", "config_rollback", "prometheus", "alertmanager", "grafana"])
+def test_published_ports_are_those_of_the_native_run_and_on_loopback(name: str) -> None:
+    port = getattr(Ports(), name)
+    assert SERVICES[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_prometheus_scrapes_services_at_the_ports_they_listen_on() -> None:
+    targets = [
+        target
+        for job in PROMETHEUS["scrape_configs"]
+        for config in job["static_configs"]
+        for target in config["targets"]
+    ]
+    targets += PROMETHEUS["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert len(targets) == 5
+    for target in targets:
+        name, port = target.split(":")
+        assert name in SERVICES
+        assert int(port) == getattr(Ports(), name)
+
+
+def test_every_address_in_an_environment_is_a_service_at_its_port() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    addresses = re.findall(r"(?:http://|@)([a-z_]+):(\d+)", text)
+    assert ("exporter", "9810") in addresses
+    for name, port in addresses:
+        assert name in SERVICES
+        assert name == "postgres" or int(port) == getattr(Ports(), name)
+
+
+@pytest.mark.parametrize("name", ["prometheus", "alertmanager"])
+def test_the_flags_are_those_of_the_native_run(native: dict[str, Program], name: str) -> None:
+    def flags(command: list[str]) -> set[str]:
+        return {word.split("=")[0] for word in command if word.startswith("--")}
+
+    listen = {"--web.listen-address"}  # the image listens on its port anyway
+    assert flags(SERVICES[name]["command"]) == flags(native[name].command) - listen
+
+
+def test_the_files_that_commands_name_are_mounted() -> None:
+    for name, path in (
+        ("prometheus", "/etc/prometheus/prometheus.yml"),
+        ("alertmanager", "/etc/alertmanager/alertmanager.yml"),
+    ):
+        assert f"--config.file={path}" in SERVICES[name]["command"]
+        assert (ROOT / _mounts(name)[path]).is_file()
+
+
+def test_rules_and_templates_are_found_where_the_configuration_looks() -> None:
+    (rules,) = PROMETHEUS["rule_files"]
+    assert _mounts("prometheus")[os.path.dirname("/etc/prometheus/" + rules)] == "./rules"
+    assert list(ROOT.glob(rules))
+    (templates,) = ALERTMANAGER["templates"]
+    assert (
+        _mounts("alertmanager")[os.path.dirname("/etc/alertmanager/" + templates)] == "./prometheus/templates"
+    )
+    assert list((ROOT / "prometheus").glob(templates))
+
+
+def test_grafana_finds_what_it_is_told_to_provision() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    mounts = _mounts("grafana")
+    assert mounts[environment["GF_PATHS_CONFIG"]] == "./grafana/grafana.ini"
+    assert mounts[environment["GF_PATHS_PROVISIONING"]] == "./grafana/provisioning"
+    assert mounts[environment["DRIFTBACK_DASHBOARDS_DIR"]] == "./grafana/generated"
+
+
+def test_a_secret_that_is_named_is_given_and_declared() -> None:
+    for name, service in SERVICES.items():
+        text = yaml.safe_dump(service)
+        if name == "alertmanager":
+            text += yaml.safe_dump(ALERTMANAGER)
+        named = set(re.findall(r"/run/secrets/([a-z_]+)", text))
+        assert named == set(service.get("secrets", [])), name
+        assert named <= set(COMPOSE["secrets"])
+
+
+def test_make_secrets_makes_every_secret() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    made = set(re.search(r"^SECRETS := (.*)$", makefile, re.M)[1].split()) | {"database_url"}  # type: ignore[index]
+    assert set(COMPOSE["secrets"]) == made
+
+
+def test_every_foreign_image_is_pinned_by_version() -> None:
+    for service in SERVICES.values():
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", service["image"]), service["image"]
+
+
+def test_our_containers_are_locked_down() -> None:
+    for name, service in SERVICES.items():
+        if service["image"].startswith("driftback:"):
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+    assert re.search(r"^USER \d+", (ROOT / "Dockerfile").read_text(), re.M)
