@@ -51,21 +51,24 @@ class RollbackBody(BaseModel):
 
 
 async def list_personas(request: Request) -> Response:
-    """Every persona and what it serves."""
+    """Every persona, what it serves, and what a rollback would restore by default."""
     await access.require_ops(request, "read")
     query_of(request)
-    await services(request).delivery.refresh()
-    active = services(request).delivery.active.values()
-    rows = [
-        {
-            "persona": config.persona,
-            "active_version": config.version,
-            "activated_at": config.activated_at,
-            "activated_by": config.activated_by,
-        }
-        for config in active
-    ]
-    return success(request, rows)
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            return [
+                {
+                    "persona": activation.persona,
+                    "active_version": activation.version,
+                    "activated_at": isoformat(activation.activated_at),
+                    "activated_by": activation.activated_by,
+                    "rollback_to": transaction.default_target(activation),
+                }
+                for activation, _ in transaction.all_active()
+            ]
+
+    return success(request, await run_sync(read))
 
 
 async def list_versions(request: Request) -> Response:

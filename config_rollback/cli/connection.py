@@ -1,0 +1,153 @@
+"""How commands find the service, prove who they are, and end: the options and exit codes they share.
+
+Exit codes: 0 done, 1 refused or failed (the error code is printed), 2 wrong usage, 3 unreachable.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import quote
+
+import requests
+import typer
+from rich.console import Console
+
+from config_rollback.auth.tokens import mint_access_token
+from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
+
+REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+TIMEOUT_SECONDS = (3, 30)
+TOKEN_SECONDS = 300
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="DRIFTBACK_URL", help="config_rollback; else the running stack's."),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="DRIFTBACK_TOKEN", help="An access token; else one made with the stack's key."
+    ),
+]
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option("--state-dir", help="The state folder of the running stack.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """Prints the message on standard error and ends the command."""
+    err.print(message, style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(exit_code)
+
+
+def print_json(content: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(content, ensure_ascii=False))  # noqa: T201 (the command's output)
+
+
+def running_stack(state_dir: Path | None = None) -> dict[str, Any]:
+    """What `driftback up` said of the running stack; without one the command ends (3).
+
+    Without `state_dir` the default folder is looked at, then that of the demo.
+    """
+    folders = [state_dir] if state_dir else [default_state_dir(), demo_state_dir()]
+    for folder in folders:
+        try:
+            stack: dict[str, Any] = json.loads(Layout(folder).stack_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            fail(f"cannot read {Layout(folder).stack_file}: {error}", UNREACHABLE)
+        return stack
+    searched = " or ".join(str(folder) for folder in folders)
+    fail(
+        f"no stack runs in {searched}; start one with `driftback up`, or give --url and --token", UNREACHABLE
+    )
+
+
+def jwt_secret(state_dir: Path | None) -> str:
+    """The key that signs tokens: $CONFIG_ROLLBACK_JWT_SECRET or _FILE, else the running stack's."""
+    inline, file = (os.environ.get(f"CONFIG_ROLLBACK_JWT_SECRET{suffix}") for suffix in ("", "_FILE"))
+    if state_dir is None and inline and file:
+        fail("CONFIG_ROLLBACK_JWT_SECRET and CONFIG_ROLLBACK_JWT_SECRET_FILE are both set: give one", USAGE)
+    if state_dir is None and inline:
+        return inline
+    folder = state_dir or (None if file else Path(running_stack()["state_dir"]))
+    path = Layout(folder).secrets / "jwt_secret" if folder else Path(str(file))
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}", USAGE)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A service and a token for it."""
+
+    url: str
+    token: str
+
+    @classmethod
+    def open(cls, url: str | None, token: str | None, state_dir: Path | None) -> Connection:
+        """As given, else of the running stack, then acting as the user of this machine."""
+        if url is None:
+            url = str(running_stack(state_dir)["urls"]["config_rollback"])
+        if token is None:
+            token = mint_access_token(
+                jwt_secret(state_dir), subject=getpass.getuser(), role="ops", lifetime_seconds=TOKEN_SECONDS
+            )
+        return cls(url.rstrip("/"), token)
+
+    def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
+        """The body of the answer; an error ends the command."""
+        return self._call(
+            "GET", path, params={name: value for name, value in query.items() if value is not None}
+        )
+
+    def post(self, path: str, body: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
+        """The body of the answer; an error ends the command."""
+        return self._call("POST", path, json=body, headers={"Idempotency-Key": idempotency_key})
+
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        return self._read(self._send(method, path, **arguments))
+
+    def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
+        try:
+            return requests.request(
+                method, self.url + path, headers=headers, timeout=TIMEOUT_SECONDS, **arguments
+            )
+        except requests.RequestException as error:
+            fail(f"{self.url} does not answer: {error}", UNREACHABLE)
+
+    def _read(self, answer: requests.Response) -> dict[str, Any]:
+        try:
+            body: dict[str, Any] = answer.json()
+        except ValueError:
+            fail(
+                f"{self.url} answered {answer.status_code} without JSON; is it config_rollback?", UNREACHABLE
+            )
+        if answer.ok:
+            return body
+        error = body["error"]
+        problems = "".join(
+            f"\n  {item['field']}: {item['problem']}" for item in error["details"].get("errors", [])
+        )
+        fail(f"{error['code']}: {error['message']}{problems}\nrequest {body['request_id']}", REFUSED)
+
+
+def persona_path(persona: str) -> str:
+    """The persona's place in the API; any character of the name is safe."""
+    return f"/v1/ops/personas/{quote(persona, safe='')}"

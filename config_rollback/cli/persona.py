@@ -1,0 +1,253 @@
+"""`driftback persona`: configurations and their versions."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.table import Table
+from rich.text import Text
+
+from config_rollback import diff, persona_config
+from config_rollback.cli import connection
+from config_rollback.cli.connection import Connection, persona_path
+
+app = typer.Typer(no_args_is_help=True, help="Persona configurations and their versions.")
+
+PersonaArgument = Annotated[str, typer.Argument(help="The persona's name.")]
+
+_STYLE: dict[diff.Kind, str] = {"same": "", "removed": "red strike", "added": "green"}
+
+
+class Document(BaseModel):
+    """A file to publish."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    persona: str
+    config: dict[str, Any]
+    note: str = ""
+
+
+@app.command()
+def publish(
+    file: Annotated[Path, typer.Argument(help="YAML with `persona`, `note` and `config`.")],
+    yes: connection.YesOption = False,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Show what would change, and publish it as the next version, which serves at once."""
+    document = _read(file)
+    service = Connection.open(url, token, state_dir)
+    active = _active(service, document.persona)
+    before = _config(service, document.persona, active["active_version"]) if active else {}
+    changes = diff.changes(before, document.config)
+    if active and not changes:
+        if json_output:
+            connection.print_json({"published": False, "version": active["active_version"]})
+        else:
+            connection.out.print(f"Version {active['active_version']} is the same; nothing was published.")
+        return
+    if not json_output:
+        _print_changes(changes)
+    where = f"after version {active['active_version']}" if active else "as its first version"
+    _confirm(f"Publish this for {document.persona}, {where}?", yes)
+    body = {
+        "config": document.config,
+        "note": document.note,
+        "expected_version": active["active_version"] if active else 0,
+    }
+    data = service.post(f"{persona_path(document.persona)}/versions", body, uuid.uuid4().hex)["data"]
+    if json_output:
+        connection.print_json({"published": True, **data})
+    else:
+        connection.out.print(
+            f"Version {data['version']} of {document.persona} serves now (audit {data['audit_id']}).",
+            markup=False,
+        )
+
+
+@app.command("list")
+def list_personas(
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """List personas and their active versions."""
+    rows = Connection.open(url, token, state_dir).get("/v1/ops/personas")["data"]
+    if json_output:
+        connection.print_json(rows)
+        return
+    table = Table("persona", "active", "since", "by", "a rollback restores", box=None)
+    for row in rows:
+        restores = row["rollback_to"]
+        table.add_row(
+            Text(row["persona"]),
+            str(row["active_version"]),
+            row["activated_at"][:19] + "Z",
+            Text(row["activated_by"]),
+            "-" if restores is None else str(restores),
+        )
+    connection.out.print(table)
+
+
+@app.command()
+def show(
+    persona: PersonaArgument,
+    version: Annotated[int | None, typer.Option(min=1, help="Which version; else the active one.")] = None,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Show one version with its configuration, as YAML that `publish` takes."""
+    service = Connection.open(url, token, state_dir)
+    number = version or _require_active(service, persona)["active_version"]
+    data = service.get(f"{persona_path(persona)}/versions/{number}")["data"]
+    if json_output:
+        connection.print_json(data)
+        return
+    document = {"persona": persona, "note": data["note"], "config": data["config"]}
+    state = "active" if data["active"] else "not active"
+    print(f"# version {number}, {state}, by {data['created_by']} at {data['created_at']}")  # noqa: T201
+    print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")  # noqa: T201
+
+
+@app.command()
+def history(
+    persona: PersonaArgument,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """List a persona's versions, newest first."""
+    rows = Connection.open(url, token, state_dir).get(f"{persona_path(persona)}/versions")["data"]
+    if json_output:
+        connection.print_json(rows)
+        return
+    table = Table("version", "", "created", "by", "note", box=None)
+    for row in rows:
+        state = "active" if row["active"] else ""
+        created = row["created_at"][:19] + "Z"
+        table.add_row(str(row["version"]), state, created, Text(row["created_by"]), Text(row["note"]))
+    connection.out.print(table)
+
+
+@app.command("diff")
+def show_diff(
+    persona: PersonaArgument,
+    left: Annotated[int, typer.Argument(metavar="FROM", min=1)],
+    right: Annotated[int, typer.Argument(metavar="TO", min=1)],
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Show in which fields two versions differ."""
+    service = Connection.open(url, token, state_dir)
+    data = service.get(f"{persona_path(persona)}/diff", **{"from": left, "to": right})["data"]
+    if json_output:
+        connection.print_json(data)
+    else:
+        _print_changes([diff.Change(**change) for change in data["changes"]])
+
+
+@app.command()
+def rollback(
+    persona: PersonaArgument,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="Which version; else the last known good one.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
+    yes: connection.YesOption = False,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Show what would change, and put an earlier version back."""
+    service = Connection.open(url, token, state_dir)
+    active = _require_active(service, persona)
+    leaves, target = active["active_version"], to or active["rollback_to"]
+    if target is None:
+        connection.fail("nothing_to_rollback: no earlier version is known to be good", connection.REFUSED)
+    if not json_output:
+        compared = service.get(f"{persona_path(persona)}/diff", **{"from": leaves, "to": target})["data"]
+        _print_changes([diff.Change(**change) for change in compared["changes"]])
+    _confirm(f"Roll {persona} back from version {leaves} to version {target}?", yes)
+    body = {"expected_version": leaves, "to_version": target, "reason": reason}
+    data = service.post(f"{persona_path(persona)}/rollback", body, uuid.uuid4().hex)["data"]
+    if json_output:
+        connection.print_json(data)
+    else:
+        connection.out.print(
+            f"{persona} is on version {data['to_version']} again (audit {data['audit_id']}).", markup=False
+        )
+
+
+def _read(file: Path) -> Document:
+    try:
+        return Document.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        connection.fail(f"{file}: {error}", connection.USAGE)
+    except ValidationError as error:
+        problems = "; ".join(f"{item['field']}: {item['problem']}" for item in persona_config.describe(error))
+        connection.fail(f"{file}: {problems}", connection.USAGE)
+
+
+def _active(service: Connection, persona: str) -> dict[str, Any] | None:
+    rows: list[dict[str, Any]] = service.get("/v1/ops/personas")["data"]
+    return next((row for row in rows if row["persona"] == persona), None)
+
+
+def _require_active(service: Connection, persona: str) -> dict[str, Any]:
+    active = _active(service, persona)
+    if active is None:
+        connection.fail(f"not_found: no persona is called {persona}", connection.REFUSED)
+    return active
+
+
+def _config(service: Connection, persona: str, version: int) -> dict[str, Any]:
+    config: dict[str, Any] = service.get(f"{persona_path(persona)}/versions/{version}")["data"]["config"]
+    return config
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if not yes and not typer.confirm(question, err=True):
+        connection.fail("Nothing was changed.", connection.REFUSED)
+
+
+def _print_changes(changes: list[diff.Change]) -> None:
+    if not changes:
+        connection.out.print("The configurations are the same.")
+    for change in changes:
+        connection.out.print(Text(change.field, style="bold"))
+        connection.out.print(Text("  ").append_text(_rendered(change)))
+
+
+def _rendered(change: diff.Change) -> Text:
+    pieces: list[diff.Piece]
+    if isinstance(change.before, str) and isinstance(change.after, str):
+        pieces = diff.words(change.before, change.after)
+        separator = ""
+    elif isinstance(change.before, list) and isinstance(change.after, list):
+        pieces = diff.items(change.before, change.after)
+        separator = ", "
+    else:
+        pairs: list[tuple[diff.Kind, Any]] = [("removed", change.before), ("added", change.after)]
+        pieces = [diff.Piece(kind, _spelled(value)) for kind, value in pairs if value is not None]
+        separator = " -> "
+    return Text(separator).join(Text(piece.text, style=_STYLE[piece.kind]) for piece in pieces)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
