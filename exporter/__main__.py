@@ -1,6 +1,7 @@
 """`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT."""
 
 import logging
+import signal
 import socket
 import sys
 import time
@@ -51,10 +52,10 @@ def main() -> int:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
-    try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful stop
-        pass
+    # uvicorn raises the signal again after a graceful stop: then these handlers end the process.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    server.run()
     return 0 if server.started else 1
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from exporter import errors
-from exporter.errors import ExporterError, IdempotencyKeyMissing, StorageError
+from exporter.errors import ExporterError, IdempotencyKeyMissingError, StorageError
 from exporter.http import RequestId, authenticate, failure, read_json_body, success
 from exporter.ingest import Outcome
 from exporter.monitoring import SelfMonitoring
@@ -26,20 +27,20 @@ from exporter.service import Service
 from exporter.settings import Settings
 
 STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
-    errors.InvalidJson: (400, "invalid_json"),
-    errors.IdempotencyKeyMissing: (400, "idempotency_key_missing"),
-    errors.Unauthenticated: (401, "unauthenticated"),
-    errors.TokenInvalid: (401, "token_invalid"),
-    errors.BodyTimeout: (408, "body_timeout"),
-    errors.BodyTooLarge: (413, "body_too_large"),
-    errors.UnsupportedMediaType: (415, "unsupported_media_type"),
-    errors.UnsupportedEncoding: (415, "unsupported_encoding"),
-    errors.InvalidRequest: (422, "invalid_request"),
-    errors.LabelNotAllowed: (422, "label_not_allowed"),
-    errors.IdempotencyKeyReused: (422, "idempotency_key_reused"),
-    errors.StorageBusy: (503, "storage_busy"),
-    errors.StorageFull: (503, "storage_full"),
-    errors.StorageFailed: (503, "storage_failed"),
+    errors.InvalidJsonError: (400, "invalid_json"),
+    errors.IdempotencyKeyMissingError: (400, "idempotency_key_missing"),
+    errors.UnauthenticatedError: (401, "unauthenticated"),
+    errors.TokenInvalidError: (401, "token_invalid"),
+    errors.BodyIncompleteError: (408, "body_incomplete"),
+    errors.BodyTooLargeError: (413, "body_too_large"),
+    errors.UnsupportedMediaTypeError: (415, "unsupported_media_type"),
+    errors.UnsupportedEncodingError: (415, "unsupported_encoding"),
+    errors.InvalidRequestError: (422, "invalid_request"),
+    errors.LabelNotAllowedError: (422, "label_not_allowed"),
+    errors.IdempotencyKeyReusedError: (422, "idempotency_key_reused"),
+    errors.StorageBusyError: (503, "storage_busy"),
+    errors.StorageFullError: (503, "storage_full"),
+    errors.StorageFailedError: (503, "storage_failed"),
 }
 """Every error a call on purpose answers with; `not_found` and `method_not_allowed` come from the router."""
 
@@ -58,59 +59,7 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
     tokens = settings.read_tokens()
     monitoring = SelfMonitoring(registry, tuple(code for _, code in STATUS_AND_CODE.values()))
     service = Service(settings, monitoring, clock)
-
-    async def count(request: Request, ingest: Callable[[bytes], Awaitable[Outcome]]) -> Response:
-        body = await read_json_body(request, settings.max_body_bytes, settings.body_timeout_seconds)
-        outcome = await ingest(body)
-        monitoring.pushed("duplicate" if outcome.duplicate else "accepted")
-        monitoring.dropped(outcome.dropped)
-        return success(request, {"duplicate": outcome.duplicate, "journal": service.journal})
-
-    async def push(request: Request) -> Response:
-        authenticate(request, tokens)
-        return await count(request, service.ingest.push)
-
-    async def observations(request: Request) -> Response:
-        authenticate(request, tokens)
-        key = request.headers.get("idempotency-key", "")
-        if not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise IdempotencyKeyMissing("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
-        return await count(request, lambda body: service.ingest.observe(key, body))
-
-    async def metrics(request: Request) -> Response:
-        own, content_type = choose_encoder(request.headers.get("accept", ""))
-        openmetrics = content_type.startswith("application/openmetrics-text")
-
-        async def exposition() -> AsyncIterator[bytes]:
-            for chunk in render(service.view(), openmetrics):
-                yield chunk.encode()
-                await asyncio.sleep(0)  # lets pushes through
-            yield own(registry)
-
-        headers = {"content-type": content_type, "vary": "Accept, Accept-Encoding"}
-        if gzip_accepted(request.headers.get("accept-encoding", "")):
-            headers["content-encoding"] = "gzip"
-            return StreamingResponse(_gzip(exposition()), headers=headers)
-        return StreamingResponse(exposition(), headers=headers)
-
-    async def healthy(request: Request) -> Response:
-        return success(request, {"status": "healthy"})
-
-    async def ready(request: Request) -> Response:
-        if not service.ready:
-            raise errors.StorageFailed("The last write to the journal failed")
-        return success(request, {"status": "ready", "journal": service.journal})
-
-    async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ExporterError)  # noqa: S101 (registered for nothing else)
-        status, code = STATUS_AND_CODE[type(error)]
-        if request.method == "POST":
-            monitoring.rejected(code)
-            monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
-        headers = {"retry-after": RETRY_AFTER_SECONDS} if status == 503 else {}
-        if status == 401:
-            headers["www-authenticate"] = "Bearer"
-        return failure(request, status, code, error.message, error.details, headers)
+    calls = _Calls(settings, tokens, service, monitoring, registry)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -122,16 +71,96 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
 
     return Starlette(
         routes=[
-            Route("/v1/push", push, methods=["POST"]),
-            Route("/v1/observations", observations, methods=["POST"]),
-            Route("/metrics", metrics),
-            Route("/-/healthy", healthy),
-            Route("/-/ready", ready),
+            Route("/v1/push", calls.push, methods=["POST"]),
+            Route("/v1/observations", calls.observations, methods=["POST"]),
+            Route("/metrics", calls.metrics),
+            Route("/-/healthy", calls.healthy),
+            Route("/-/ready", calls.ready),
         ],
         middleware=[Middleware(RequestId)],
-        exception_handlers={ExporterError: refuse, HTTPException: _refuse_route, Exception: _internal_error},
+        exception_handlers={
+            ExporterError: calls.refuse,
+            HTTPException: _refuse_route,
+            Exception: _internal_error,
+        },
         lifespan=lifespan,
     )
+
+
+class _Calls:
+    """The handlers of all routes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Sequence[SecretStr],
+        service: Service,
+        monitoring: SelfMonitoring,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._service = service
+        self._monitoring = monitoring
+        self._registry = registry
+
+    async def push(self, request: Request) -> Response:
+        authenticate(request, self._tokens)
+        return await self._count(request, self._service.ingest.push)
+
+    async def observations(self, request: Request) -> Response:
+        authenticate(request, self._tokens)
+        key = request.headers.get("idempotency-key", "")
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
+        return await self._count(request, lambda body: self._service.ingest.observe(key, body))
+
+    async def _count(self, request: Request, ingest: Callable[[bytes], Awaitable[Outcome]]) -> Response:
+        body = await read_json_body(
+            request, self._settings.max_body_bytes, self._settings.body_timeout_seconds
+        )
+        outcome = await ingest(body)
+        self._monitoring.pushed("duplicate" if outcome.duplicate else "accepted")
+        self._monitoring.dropped(outcome.dropped)
+        return success(request, {"duplicate": outcome.duplicate, "journal": self._service.journal})
+
+    async def metrics(self, request: Request) -> Response:
+        own_metrics, content_type = choose_encoder(request.headers.get("accept", ""))
+        openmetrics = content_type.startswith("application/openmetrics-text")
+
+        async def exposition() -> AsyncIterator[bytes]:
+            for chunk in render(self._service.view(), openmetrics):
+                yield chunk.encode()
+                await asyncio.sleep(0)  # lets pushes through
+            yield own_metrics(self._registry)
+
+        headers = {"content-type": content_type, "vary": "Accept, Accept-Encoding"}
+        if gzip_accepted(request.headers.get("accept-encoding", "")):
+            headers["content-encoding"] = "gzip"
+            return StreamingResponse(_gzip(exposition()), headers=headers)
+        return StreamingResponse(exposition(), headers=headers)
+
+    async def healthy(self, request: Request) -> Response:
+        return success(request, {"status": "healthy"})
+
+    async def ready(self, request: Request) -> Response:
+        if not self._service.ready:
+            raise errors.StorageFailedError("The last write to the journal failed")
+        return success(request, {"status": "ready", "journal": self._service.journal})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answer a call that raised one of the errors in STATUS_AND_CODE."""
+        assert isinstance(error, ExporterError)  # noqa: S101 (registered for nothing else)
+        status, code = STATUS_AND_CODE[type(error)]
+        if request.method == "POST":
+            self._monitoring.rejected(code)
+            self._monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
+        headers = {}
+        if status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if status == 503:
+            headers["retry-after"] = RETRY_AFTER_SECONDS
+        return failure(request, status, code, error.message, error.details, headers)
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
@@ -141,8 +170,11 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
+    headers = {"x-request-id": request.state.request_id}  # this handler runs outside the middleware
     _log.error("internal_error", request_id=request.state.request_id, path=request.url.path, exc_info=error)
-    return failure(request, 500, "internal_error", "The exporter failed; its log has this request_id", {})
+    return failure(
+        request, 500, "internal_error", "The exporter failed; its log has this request_id", {}, headers
+    )
 
 
 async def _gzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

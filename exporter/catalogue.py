@@ -17,7 +17,7 @@ class Metric(NamedTuple):
 
 
 LABEL_SET: Final = ("journey", "persona", "config_version")
-"""What a client sends to say where a message belongs. Every conversation series carries these and `journal`."""
+"""What a client sends to say where a message belongs. Every conversation series has it, and `journal`."""
 
 CONVERSATION_LABELS: Final = ("journal", *LABEL_SET)
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from exporter.errors import StorageBusy, StorageError, StorageFailed, StorageFull
+from exporter.errors import StorageBusyError, StorageError, StorageFailedError, StorageFullError
 from exporter.journal import Journal, Record
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -65,9 +65,9 @@ class GroupCommit:
     async def commit(self, record: Record, apply: Apply) -> None:
         """Return when `record` is durable and `apply` was called. Raises StorageError: then neither is so."""
         if self._stopping:
-            raise StorageBusy("The exporter is stopping")
+            raise StorageBusyError("The exporter is stopping")
         if self._waiting_bytes > MAX_WAITING_BYTES:
-            raise StorageBusy("Too much is waiting to be written")
+            raise StorageBusyError("Too much is waiting to be written")
         self._records.append(record)
         self._applies.append(apply)
         self._waiting_bytes += len(record.body)
@@ -75,7 +75,7 @@ class GroupCommit:
         await asyncio.shield(self._collecting)
 
     async def settled(self) -> None:
-        """Return when all that was handed over so far is durable. Raises StorageError when it is not to be."""
+        """Return when all that was handed over so far is durable. Raises StorageError if it cannot be."""
         if self._records:
             await asyncio.shield(self._collecting)
         elif self._writing is not None:
@@ -116,7 +116,7 @@ class GroupCommit:
         return taken
 
     def _fail(self, group: "asyncio.Future[None]", error: OSError) -> None:
-        """Refuse the group, and what came while it was written: some of that was judged as if the group would succeed."""
+        """Refuse the group and what came behind it, which was judged as if the group would succeed."""
         _, _, behind = self._take()
         self._on_failure()
         refusal = _storage_error(error)
@@ -142,5 +142,5 @@ class GroupCommit:
 
 def _storage_error(error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull("The disk is full: nothing was counted, retry later")
-    return StorageFailed("The journal cannot be written: nothing was counted, retry later")
+        return StorageFullError("The disk is full: nothing was counted, retry later")
+    return StorageFailedError("The journal cannot be written: nothing was counted, retry later")

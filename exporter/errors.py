@@ -1,11 +1,11 @@
-"""The exceptions of the exporter. `app.py` holds the one table that maps them to HTTP status and error code."""
+"""The exceptions of the exporter. `app.py` holds the table that maps them to HTTP status and error code."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class ExporterError(Exception):
-    """Base of everything the exporter raises on purpose. `details` goes to the client, so it holds no secret."""
+    """Base of everything the exporter raises on purpose. `message` and `details` go to the client."""
 
     def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -25,59 +25,59 @@ class PolicyError(StartError):
     """The label policy file cannot be read or is invalid."""
 
 
-class StateLocked(StartError):
+class StateLockedError(StartError):
     """Another exporter runs on the same state folder."""
 
 
-class StateUnusable(StartError):
+class StateUnusableError(StartError):
     """The state folder cannot be created, read or written, or was written by a newer exporter."""
 
 
-class RequestRefused(ExporterError):
+class RequestRefusedError(ExporterError):
     """A request that changed nothing."""
 
 
-class Unauthenticated(RequestRefused):
+class UnauthenticatedError(RequestRefusedError):
     """No bearer token was sent."""
 
 
-class TokenInvalid(RequestRefused):
+class TokenInvalidError(RequestRefusedError):
     """The bearer token is none of the ingest tokens."""
 
 
-class InvalidJson(RequestRefused):
+class InvalidJsonError(RequestRefusedError):
     """The body is not JSON (RFC 8259)."""
 
 
-class InvalidRequest(RequestRefused):
+class InvalidRequestError(RequestRefusedError):
     """The body is JSON, but not what the call takes."""
 
 
-class LabelNotAllowed(RequestRefused):
+class LabelNotAllowedError(RequestRefusedError):
     """A journey or a reason that the label policy does not know."""
 
 
-class BodyTooLarge(RequestRefused):
+class BodyTooLargeError(RequestRefusedError):
     """The body is longer than the limit."""
 
 
-class BodyTimeout(RequestRefused):
-    """The body did not arrive in time."""
+class BodyIncompleteError(RequestRefusedError):
+    """The body did not arrive, or not in time."""
 
 
-class UnsupportedMediaType(RequestRefused):
+class UnsupportedMediaTypeError(RequestRefusedError):
     """The body is not declared as JSON."""
 
 
-class UnsupportedEncoding(RequestRefused):
+class UnsupportedEncodingError(RequestRefusedError):
     """The body is compressed."""
 
 
-class IdempotencyKeyMissing(RequestRefused):
+class IdempotencyKeyMissingError(RequestRefusedError):
     """A batch of observations came without `Idempotency-Key`."""
 
 
-class IdempotencyKeyReused(RequestRefused):
+class IdempotencyKeyReusedError(RequestRefusedError):
     """The same `Idempotency-Key` came with another body."""
 
 
@@ -85,13 +85,13 @@ class StorageError(ExporterError):
     """The journal did not take a record: nothing was counted, and the client should retry."""
 
 
-class StorageBusy(StorageError):
+class StorageBusyError(StorageError):
     """More is waiting to be written than the exporter is willing to hold."""
 
 
-class StorageFull(StorageError):
+class StorageFullError(StorageError):
     """The disk or the quota is full."""
 
 
-class StorageFailed(StorageError):
+class StorageFailedError(StorageError):
     """The journal could not be written for another reason."""

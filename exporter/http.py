@@ -1,4 +1,4 @@
-"""What every call has in common: a request id, a bearer token, a JSON body within its bounds, an error in one shape."""
+"""What calls have in common: a request id, a bearer token, a bounded JSON body, one shape of answers."""
 
 import asyncio
 import hmac
@@ -8,25 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.errors import (
-    BodyTimeout,
-    BodyTooLarge,
-    InvalidRequest,
-    TokenInvalid,
-    Unauthenticated,
-    UnsupportedEncoding,
-    UnsupportedMediaType,
+    BodyIncompleteError,
+    BodyTooLargeError,
+    InvalidRequestError,
+    TokenInvalidError,
+    UnauthenticatedError,
+    UnsupportedEncodingError,
+    UnsupportedMediaTypeError,
 )
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Gives every request an id, the caller's own where it is harmless, and sends it back as `X-Request-ID`."""
+    """Gives every request an id, the caller's own where harmless, and sends it back as `X-Request-ID`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -75,38 +75,44 @@ def failure(
 
 
 def authenticate(request: Request, tokens: Sequence[SecretStr]) -> None:
-    """Check the bearer token (RFC 6750) against all tokens. Raises Unauthenticated or TokenInvalid."""
+    """Check the bearer token (RFC 6750). Raises UnauthenticatedError or TokenInvalidError."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given.strip():
-        raise Unauthenticated("Send an ingest token as 'Authorization: Bearer TOKEN'")
+        raise UnauthenticatedError("Send an ingest token as 'Authorization: Bearer TOKEN'")
     candidate = given.strip().encode("latin-1")
     # Every token is compared, so that the time taken does not tell which one came close.
     matches = [hmac.compare_digest(candidate, token.get_secret_value().encode()) for token in tokens]
     if not any(matches):
-        raise TokenInvalid("The token is none of the ingest tokens")
+        raise TokenInvalidError("The token is none of the ingest tokens")
 
 
-async def read_json_body(request: Request, max_bytes: int, timeout: float) -> bytes:
-    """The body, not yet decoded. Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge, BodyTimeout."""
+async def read_json_body(request: Request, max_bytes: int, max_seconds: float) -> bytes:
+    """The body, not yet decoded.
+
+    Raises UnsupportedMediaTypeError, UnsupportedEncodingError, InvalidRequestError, BodyTooLargeError or
+    BodyIncompleteError.
+    """
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("Send the body as application/json")
+        raise UnsupportedMediaTypeError("Send the body as application/json")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedEncoding("Send the body uncompressed")
+        raise UnsupportedEncodingError("Send the body uncompressed")
     lengths = headers.getlist("content-length")
     if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
-        raise InvalidRequest("The length of the body is ambiguous")
+        raise InvalidRequestError("The length of the body is ambiguous")
     if lengths and int(lengths[0]) > max_bytes:
-        raise BodyTooLarge(f"The body is longer than {max_bytes} bytes")
+        raise BodyTooLargeError(f"The body is longer than {max_bytes} bytes")
     chunks = []
     size = 0
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(max_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > max_bytes:
-                    raise BodyTooLarge(f"The body is longer than {max_bytes} bytes")
+                    raise BodyTooLargeError(f"The body is longer than {max_bytes} bytes")
                 chunks.append(chunk)
+    except ClientDisconnect:
+        raise BodyIncompleteError("The connection ended before the body") from None
     except TimeoutError:
-        raise BodyTimeout(f"The body did not arrive within {timeout} seconds") from None
+        raise BodyIncompleteError(f"The body did not arrive within {max_seconds} seconds") from None
     return b"".join(chunks)

@@ -1,4 +1,7 @@
-"""From a request body to counted messages: decode, recognise a retry, check, commit. A batch counts whole or not at all."""
+"""From a request body to counted messages: decode, recognise a retry, check, commit.
+
+A batch counts whole or not at all.
+"""
 
 import hashlib
 from bisect import bisect_left
@@ -9,7 +12,7 @@ import msgspec
 
 from exporter import catalogue
 from exporter.commit import GroupCommit
-from exporter.errors import IdempotencyKeyReused, InvalidRequest, RequestRefused
+from exporter.errors import IdempotencyKeyReusedError, InvalidRequestError, RequestRefusedError
 from exporter.journal import Record
 from exporter.limits import Limits
 from exporter.series import Key
@@ -36,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 class Ingest:
-    """The way into the state. Keeps what is on its way to the disk, so that a retry of it is recognised too."""
+    """The way into the state. Knows what is on its way to the disk, and so recognises a retry of that too."""
 
     def __init__(self, state: State, limits: Limits) -> None:
         self._state = state
@@ -56,7 +59,7 @@ class Ingest:
         self._limits.reset(self._state.table.keys())
 
     async def push(self, body: bytes) -> Outcome:
-        """Count a push. Raises RequestRefused or StorageError; then nothing of it was counted."""
+        """Count a push. Raises RequestRefusedError or StorageError; then nothing of it was counted."""
         push = decode_push(body)
         name = (push.client, push.epoch)
         if push.seq <= self._state.last_seq(*name):
@@ -71,12 +74,12 @@ class Ingest:
         return Outcome(duplicate=False, dropped=push.dropped)
 
     async def observe(self, key: str, body: bytes) -> Outcome:
-        """Count a batch of observations under an idempotency key. Raises as `push`, and IdempotencyKeyReused."""
+        """Count a batch of observations under an idempotency key. Raises as `push` does."""
         digest = hashlib.sha256(body).hexdigest()
         known = self._state.digest(key)
         if known is not None or key in self._keys:
             if (known or self._keys[key]) != digest:
-                raise IdempotencyKeyReused("This Idempotency-Key was used for another batch")
+                raise IdempotencyKeyReusedError("This Idempotency-Key was used for another batch")
             if known is None:
                 await self._commit.settled()
             return Outcome(duplicate=True)
@@ -113,7 +116,7 @@ class Ingest:
         self._limits.reset(self._state.table.keys())
 
     def _admit(self, series: list[SeriesDelta]) -> bool:
-        """Check every item before any is admitted, then settle their labels. True if a label became `other`."""
+        """Check all items, then admit them under their final labels. True if a label became `other`."""
         _raise_first(_refusals(series, self._check))
         moved = False
         for delta in series:
@@ -126,33 +129,37 @@ class Ingest:
 
     def _check(self, delta: SeriesDelta) -> None:
         if "\0" in delta.persona or "\0" in delta.config_version:
-            raise InvalidRequest("A label value holds a NUL character, which the text format cannot carry")
+            raise InvalidRequestError(
+                "A label value holds a NUL character, which the text format cannot carry"
+            )
         self._limits.check(delta.journey, delta.out_of_scope, delta.llm_errors)
         timed = sum(delta.latency.buckets.values()) if delta.latency is not None else 0
         if timed != delta.messages:
-            raise InvalidRequest(f"{delta.messages} messages, but {timed} latencies: every message has one")
+            raise InvalidRequestError(
+                f"{delta.messages} messages, but {timed} latencies: every message has one"
+            )
         failed = sum(delta.llm_errors.values())
         if delta.out_of_scope + failed > delta.messages:
-            raise InvalidRequest("More messages out of scope or in error than messages")
+            raise InvalidRequestError("More messages out of scope or in error than messages")
 
 
 def _check_observation(observation: Observation) -> None:
     if observation.reason is not None and observation.outcome != "llm_error":
-        raise InvalidRequest(f"A reason belongs to the outcome llm_error, not to {observation.outcome}")
+        raise InvalidRequestError(f"A reason belongs to the outcome llm_error, not to {observation.outcome}")
 
 
-def _refusals(items: Iterable[T], check: Callable[[T], None]) -> list[tuple[int, RequestRefused]]:
+def _refusals(items: Iterable[T], check: Callable[[T], None]) -> list[tuple[int, RequestRefusedError]]:
     refusals = []
     for position, item in enumerate(items):
         try:
             check(item)
-        except RequestRefused as refusal:
+        except RequestRefusedError as refusal:
             refusals.append((position, refusal))
     return refusals
 
 
-def _raise_first(refusals: list[tuple[int, RequestRefused]]) -> None:
-    """Raise the first refusal, with the positions of all refused items, so that a client can send the others."""
+def _raise_first(refusals: list[tuple[int, RequestRefusedError]]) -> None:
+    """Raise the first refusal, with the positions of all refused items: a client can send the others."""
     if refusals:
         _, first = refusals[0]
         first.details["items"] = [position for position, _ in refusals]

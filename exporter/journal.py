@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from exporter.errors import StateLocked, StateUnusable
+from exporter.errors import StateLockedError, StateUnusableError
 
 FORMAT = 1
 MAGIC = b"DBJ1"
@@ -76,8 +76,7 @@ class _Header(msgspec.Struct, frozen=True):
 class Journal:
     """The journal file of a state folder, held by a lock for as long as this object lives.
 
-    Not thread-safe: one caller at a time. Raises StateLocked or StateUnusable on opening, OSError from
-    `append` and `rewrite`.
+    Not thread-safe. Opening raises StateLockedError or StateUnusableError, writing raises OSError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,12 +93,12 @@ class Journal:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateUnusable(f"Cannot use the state folder {folder}: {error.strerror}") from None
+            raise StateUnusableError(f"Cannot use the state folder {folder}: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise StateLocked(f"Another exporter runs on the state folder {folder}") from None
+            raise StateLockedError(f"Another exporter runs on the state folder {folder}") from None
 
     def recover(self) -> Recovery:
         """Read the journal. With no fault or a torn tail it can be appended to; else call `rewrite` first."""
@@ -109,7 +108,7 @@ class Journal:
         except FileNotFoundError:
             return Recovery("", [], Fault.MISSING, 0)
         except OSError as error:
-            raise StateUnusable(f"Cannot read {self._path}: {error.strerror}") from None
+            raise StateUnusableError(f"Cannot read {self._path}: {error.strerror}") from None
         records, end, checksum, fault = _parse(content)
         header = _decode_header(records, self._path)
         if header is None:
@@ -122,16 +121,16 @@ class Journal:
         try:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StateUnusable(f"Cannot write {self._path}: {error.strerror}") from None
+            raise StateUnusableError(f"Cannot write {self._path}: {error.strerror}") from None
         self._end, self._checksum = end, checksum
         self._tail_is_dirty = fault is Fault.TORN
         self.grown = end
         return recovery
 
     def append(self, records: Sequence[Record], now: float) -> None:
-        """Write one group of records and return when it is on disk. On OSError none of it counts as written."""
+        """Write one group of records and return when it is on disk. On OSError none of it is."""
         if self._fd is None:
-            raise StateUnusable("The journal has not been recovered or rewritten")
+            raise StateUnusableError("The journal has not been recovered or rewritten")
         self._repair()
         frame, checksum = _frame(records, now, self._checksum)
         try:
@@ -178,7 +177,7 @@ class Journal:
         os.close(self._lock)
 
     def _repair(self) -> None:
-        """Make good what an earlier failure left: a tail that nobody was told about, a rename not yet on disk."""
+        """Make good what a failure left: a tail that nobody was told about, a rename not yet on disk."""
         if self._tail_is_dirty and self._fd is not None:
             os.ftruncate(self._fd, self._end)
             os.fdatasync(self._fd)
@@ -199,7 +198,7 @@ class Journal:
         try:
             self._path.replace(kept)
         except OSError as error:
-            raise StateUnusable(f"Cannot rename {self._path}: {error.strerror}") from None
+            raise StateUnusableError(f"Cannot rename {self._path}: {error.strerror}") from None
         return recovery
 
 
@@ -215,7 +214,7 @@ def _frame(records: Sequence[Record], now: float, previous: int) -> tuple[bytes,
 
 
 def _parse(content: bytes) -> tuple[list[tuple[float, Record]], int, int, Fault | None]:
-    """All sound records, the offset after them, the checksum to go on from, and what is wrong with the rest."""
+    """All sound records, the offset and the checksum after them, and what is wrong with the rest."""
     records: list[tuple[float, Record]] = []
     offset = checksum = 0
     while offset < len(content):
@@ -254,7 +253,7 @@ def _decode_header(records: Sequence[tuple[float, Record]], path: Path) -> _Head
         return None
     header = msgspec.json.decode(records[0][1].body, type=_Header)
     if header.format != FORMAT:
-        raise StateUnusable(f"{path} has format {header.format}; this exporter reads format {FORMAT}")
+        raise StateUnusableError(f"{path} has format {header.format}; this exporter reads format {FORMAT}")
     return header
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from exporter import catalogue
-from exporter.errors import InvalidRequest, LabelNotAllowed, PolicyError
+from exporter.errors import InvalidRequestError, LabelNotAllowedError, PolicyError
 from exporter.series import Key
 from exporter.wire import Label
 
@@ -60,7 +60,7 @@ def load_policy(path: Path | None) -> Policy:
 
 
 class Limits:
-    """Decides under which key an increment is counted. Keeps the set of admitted keys, those still being written included."""
+    """Decides under which key an increment is counted. Knows all admitted keys, also those being written."""
 
     def __init__(self, policy: Policy, on_overflow: Callable[[str], None]) -> None:
         self.policy = policy
@@ -91,15 +91,19 @@ class Limits:
         return self._take(key)
 
     def check(self, journey: str, out_of_scope: int, reasons: Iterable[str]) -> None:
-        """Check what comes from an allow-list. Raises LabelNotAllowed or InvalidRequest."""
+        """Check what comes from an allow-list. Raises LabelNotAllowedError or InvalidRequestError."""
         policy = self.policy.journeys.get(journey)
         if policy is None:
-            raise LabelNotAllowed(f"Unknown journey {journey!r}", {"allowed": list(self.policy.journeys)})
+            raise LabelNotAllowedError(
+                f"Unknown journey {journey!r}", {"allowed": list(self.policy.journeys)}
+            )
         if out_of_scope and not policy.out_of_scope:
-            raise InvalidRequest(f"Messages of the journey {journey!r} cannot be out of scope")
+            raise InvalidRequestError(f"Messages of the journey {journey!r} cannot be out of scope")
         for reason in reasons:
             if reason not in self.policy.reasons:
-                raise LabelNotAllowed(f"Unknown reason {reason!r}", {"allowed": list(self.policy.reasons)})
+                raise LabelNotAllowedError(
+                    f"Unknown reason {reason!r}", {"allowed": list(self.policy.reasons)}
+                )
 
     def _overflow(self, bound: str, key: Key) -> Key:
         self._on_overflow(bound)

@@ -40,7 +40,7 @@ class SelfMonitoring:
         self._pushes.labels(result).inc()
 
     def rejected(self, reason: str) -> None:
-        """Count a refused request, by its error code, or a label set put under `other`, by the bound reached."""
+        """Count a refused request by its error code, or a label set made `other` by the bound reached."""
         self._rejected.labels(reason).inc()
 
     def dropped(self, messages: int) -> None:

@@ -1,4 +1,4 @@
-"""Text exposition of the conversation series, byte for byte what `prometheus_client.generate_latest` writes for them.
+"""Text exposition of the conversation series, byte for byte as `prometheus_client` writes it.
 
 All lines of a label set in one family are a template: `%` puts in the counts, `replace` the labels. So
 nothing is kept per series and a line costs a fraction of a microsecond. Label values never hold NUL (`ingest`
@@ -28,7 +28,7 @@ Numbers = tuple[int, tuple[int | str, ...]]
 
 
 class View(NamedTuple):
-    """What is rendered: the label sets in order, the reasons in the order of their counts, the journeys that have a scope."""
+    """What is rendered: label sets in order, reasons in the order of their counts, journeys with a scope."""
 
     label_sets: Sequence[LabelSet]
     reasons: Sequence[str]
@@ -40,7 +40,7 @@ class _Family(NamedTuple):
     numbers: Callable[[LabelSet], Numbers]
     extra_label: str | None
     children: Sequence[tuple[str, str]]
-    """Per child (one per value of the extra label, or one) the template of its lines and that of its `_created` line."""
+    """Per child (per value of the extra label) the template of its lines and that of its `_created` line."""
     included: Callable[[LabelSet], bool] = lambda _: True
 
 
@@ -148,7 +148,7 @@ def _labels(extra_label: str | None = None, value: str = "") -> str:
 
 
 def _split(extra_label: str | None) -> int:
-    """How many of the common labels come before the extra one: lines have their labels in alphabetical order."""
+    """How many common labels come before the extra one: the labels of a line are in alphabetical order."""
     return sum(extra_label is None or label < extra_label for label in catalogue.CONVERSATION_LABELS)
 
 

@@ -1,10 +1,9 @@
-"""The counters of conversations: one flat array of integers per label set instead of an object per series.
+"""The counters of conversations: one flat list of integers per label set instead of an object per series.
 
-A label set with two histograms is about 120 series in an exposition. Here it is one `array('q')` of about 100
-counts and two floats, near 10 bytes per series.
+A label set with its two histograms is more than a hundred series in an exposition. Here it is one list of about
+a hundred counts and two floats.
 """
 
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,10 @@ TOKENS = slice(2, 2 + len(catalogue.DIRECTIONS))
 LATENCY = slice(TOKENS.stop, TOKENS.stop + catalogue.BUCKETS)
 TTFT = slice(LATENCY.stop, LATENCY.stop + catalogue.BUCKETS)
 ERRORS = slice(TTFT.stop, None)
-"""Where each metric lives in `LabelSet.counts`. Errors come last, one count per reason, so that reasons can be added."""
+"""Where each metric is in `LabelSet.counts`. Errors come last, one per reason: reasons can be added."""
+
+_LARGEST = 2**63 - 1
+"""What the journal can hold. A larger count is nonsense, but must not keep the journal from being written."""
 
 Key = tuple[str, str, str]
 """(journey, persona, config_version)"""
@@ -52,7 +54,7 @@ class LabelSet:
         self.touched = created
         self.latency_sum = 0.0
         self.ttft_sum = 0.0
-        self.counts = array("q", bytes(8 * (ERRORS.start + reasons)))
+        self.counts = [0] * (ERRORS.start + reasons)
 
 
 class SeriesTable:
@@ -80,7 +82,7 @@ class SeriesTable:
         return self._label_sets.keys()
 
     def add(self, delta: SeriesDelta, now: float) -> None:
-        """Add increments, making the label set known at zero if it was not. Nothing here can fail half-way."""
+        """Add increments. Makes the label set known if it was not. Nothing here can fail half-way."""
         key = (delta.journey, delta.persona, delta.config_version)
         label_set = self._label_sets.get(key)
         if label_set is None:
@@ -116,7 +118,9 @@ class SeriesTable:
     def save(self) -> list[SavedLabelSet]:
         """All label sets as plain values, for the journal."""
         return [
-            SavedLabelSet(s.key, s.created, s.touched, s.latency_sum, s.ttft_sum, s.counts.tolist())
+            SavedLabelSet(
+                s.key, s.created, s.touched, s.latency_sum, s.ttft_sum, [min(n, _LARGEST) for n in s.counts]
+            )
             for s in self
         ]
 
@@ -128,7 +132,7 @@ class SeriesTable:
             label_set.touched = entry.touched
             label_set.latency_sum = entry.latency_sum
             label_set.ttft_sum = entry.ttft_sum
-            label_set.counts[: ERRORS.start] = array("q", entry.counts[: ERRORS.start])
+            label_set.counts[: ERRORS.start] = entry.counts[: ERRORS.start]
             for index, count in zip(indexes, entry.counts[ERRORS], strict=True):
                 label_set.counts[index] = count
             self._label_sets[entry.key] = label_set
@@ -146,7 +150,7 @@ class SeriesTable:
         return index
 
 
-def _add_buckets(counts: "array[int]", start: int, delta: HistogramDelta) -> float:
+def _add_buckets(counts: list[int], start: int, delta: HistogramDelta) -> float:
     for index, count in delta.buckets.items():
         counts[start + index] += count
     return delta.sum

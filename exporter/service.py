@@ -1,4 +1,4 @@
-"""The exporter without HTTP: state, journal, commit and ingest, put together in the order in which they depend on each other."""
+"""The exporter without HTTP: state, journal, commit and ingest put together."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from exporter.commit import GroupCommit
-from exporter.errors import StateUnusable, StorageError
+from exporter.errors import StateUnusableError, StorageError
 from exporter.ingest import Ingest
 from exporter.journal import Journal, Record
 from exporter.limits import Limits, load_policy
@@ -95,4 +95,4 @@ def _recover(journal: Journal, state: State, now: float) -> None:
             try:
                 journal.rewrite(state.table.journal, state.snapshot(), now)
             except OSError as error:
-                raise StateUnusable(f"Cannot write the journal: {error}") from None
+                raise StateUnusableError(f"Cannot write the journal: {error}") from None

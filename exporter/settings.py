@@ -13,7 +13,7 @@ MIN_TOKEN_LENGTH = 16
 
 
 class Settings(BaseSettings):
-    """All settings. Tokens are given inline or as a file, one per line or separated by commas; all of them are valid."""
+    """All settings. Tokens come inline or in a file, separated by commas or lines; all are valid."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from exporter import catalogue
-from exporter.errors import StateUnusable
+from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet, SeriesTable
 from exporter.wire import Push, SeriesDelta, decode_push
@@ -33,7 +33,7 @@ PUSH, OBSERVATIONS, EXPIRY, SNAPSHOT = b"P", b"O", b"X", b"S"
 
 
 class ObservationsBatch(msgspec.Struct, omit_defaults=True, gc=False):
-    """A batch of observations as the journal keeps it: summed up, under its key and the digest of its body."""
+    """A batch of observations as the journal keeps it: summed up, with its key and its body's digest."""
 
     key: str
     digest: str
@@ -54,7 +54,7 @@ class _Snapshot(msgspec.Struct):
 
 
 class State:
-    """Counts and names of counted batches. Every change is deterministic, so a replay ends where the live run was."""
+    """Counts and the names of counted batches. Changes are deterministic: a replay ends where the run was."""
 
     def __init__(self, reasons: Iterable[str] = catalogue.REASONS) -> None:
         self.table = SeriesTable(reasons)
@@ -102,13 +102,13 @@ class State:
         self.table.reset(secrets.token_hex(8), now)
 
     def recover(self, recovery: Recovery, now: float) -> None:
-        """Take over what a journal held. Raises StateUnusable for records that this version cannot read."""
+        """Take over what a journal held. Raises StateUnusableError if a record cannot be read."""
         self.table.journal = recovery.journal_id
         try:
             for time, record in recovery.records:
                 self._replay(record, time)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            raise StateUnusable(f"The journal holds a record that cannot be read: {error!r}") from error
+            raise StateUnusableError(f"The journal holds a record that cannot be read: {error!r}") from error
         if recovery.fault is not None and recovery.fault.lost_records:
             self.begin_anew(now)
 

@@ -1,4 +1,4 @@
-"""The bodies that clients send, as types. Decoding checks shapes, types and ranges; meaning is checked by `ingest`.
+"""The bodies that clients send, as types. Decoding checks shapes, types and ranges; `ingest` checks meaning.
 
 A lone surrogate, NaN, a bool for a number, an unknown field: each is refused by the decoder, before anything
 is counted.
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from exporter import catalogue
-from exporter.errors import InvalidJson, InvalidRequest
+from exporter.errors import InvalidJsonError, InvalidRequestError
 
 MAX_LABEL_LENGTH = 128
 MAX_COUNT = 10**12
@@ -25,7 +25,7 @@ Milliseconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS * 1000)]
 
 
 class HistogramDelta(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Increments of a histogram: `buckets` maps a bucket index (not cumulative) to a count, `sum` is in seconds."""
+    """Increments of a histogram: a count per bucket index (not cumulative), and a sum in seconds."""
 
     sum: Seconds = 0.0
     buckets: dict[BucketIndex, Count] = {}
@@ -84,12 +84,12 @@ _POSITION = re.compile(r"\$(?:\.series)?\[(\d+)\]")
 
 
 def decode_push(body: bytes) -> Push:
-    """Decode a push. Raises InvalidJson or InvalidRequest."""
+    """Decode a push. Raises InvalidJsonError or InvalidRequestError."""
     return _decode(_push_decoder, body)
 
 
 def decode_observations(body: bytes) -> list[Observation]:
-    """Decode a batch of observations. Raises InvalidJson or InvalidRequest."""
+    """Decode a batch of observations. Raises InvalidJsonError or InvalidRequestError."""
     return _decode(_observations_decoder, body)
 
 
@@ -99,9 +99,9 @@ def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     except msgspec.ValidationError as error:
         _refuse_malformed(body)
         position = _POSITION.search(str(error))
-        raise InvalidRequest(str(error), {"items": [int(position[1])]} if position else {}) from None
+        raise InvalidRequestError(str(error), {"items": [int(position[1])]} if position else {}) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJson(f"The body is not JSON: {error}") from None
+        raise InvalidJsonError(f"The body is not JSON: {error}") from None
 
 
 def _refuse_malformed(body: bytes) -> None:
@@ -111,4 +111,4 @@ def _refuse_malformed(body: bytes) -> None:
     except msgspec.ValidationError:
         return  # a number out of range: JSON, but not one that we can hold
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJson(f"The body is not JSON: {error}") from None
+        raise InvalidJsonError(f"The body is not JSON: {error}") from None

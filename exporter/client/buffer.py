@@ -43,7 +43,7 @@ class _ThreadCells:
 
 
 class Local(threading.local):
-    """The cells of the current thread under the labels as the caller gives them (a version may be a number)."""
+    """The current thread's cells under the labels as the caller gives them (a version may be a number)."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str, str | int], Cell] = {}
@@ -61,7 +61,7 @@ class Buffer:
         self._undeclared: set[Key] = set()
 
     def declare(self, journey: str, persona: str, config_version: str | int) -> Key:
-        """Make a label set known, so that it is exported at zero. Raises ValueError for labels nobody would take."""
+        """Make a label set known, so that it is exported at zero. Raises ValueError for bad labels."""
         key = (journey, persona, str(config_version))
         if not all(isinstance(label, str) and 0 < len(label) <= MAX_LABEL_LENGTH for label in key):
             raise ValueError("a label is a text of 1 to 128 characters")
@@ -82,7 +82,7 @@ class Buffer:
             self._undeclared |= self._known
 
     def make_cell(self, journey: str, persona: str, config_version: str | int) -> None:
-        """Make the current thread's cell, which it then finds in `local.cells`. Raises ValueError for bad labels."""
+        """Make a cell for the current thread, which finds it in `local.cells`. Raises ValueError."""
         key = self.declare(journey, persona, config_version)
         owned = self.local.owned
         if owned is None:

@@ -1,4 +1,4 @@
-"""The Recorder: counts finished messages and sends what was counted to an exporter, each message exactly once."""
+"""The Recorder: counts finished messages and has them sent to an exporter, each exactly once."""
 
 import atexit
 import logging
@@ -94,8 +94,9 @@ class Recorder:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
     ) -> None:
-        """Count a finished message: `outcome` is `ok`, `out_of_scope` or `llm_error` (then with a `reason`), times in milliseconds.
+        """Count a finished message. Times are in milliseconds.
 
+        `outcome` is `ok`, `out_of_scope` or `llm_error`, the last with a `reason` of `catalogue.REASONS`.
         A message that makes no sense (a negative latency, an unknown outcome) is dropped and counted as
         dropped.
         """
@@ -133,7 +134,7 @@ class Recorder:
             return self._changed.wait_for(lambda: self._completed >= mine, timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Flush and end the background thread. True if everything was acknowledged. Later messages are dropped."""
+        """Flush and end the background thread. True if all was acknowledged. Later messages are dropped."""
         with self._changed:
             if self._closing:
                 return self._thread is None
@@ -159,7 +160,7 @@ class Recorder:
         self.close()
 
     def _record_slowly(self, labels: _Labels, message: _Message, error: Exception) -> None:
-        """Take away what stood in the way of a message and record it again, or drop it. It comes here once per obstacle."""
+        """Take away what stood in the way of a message and record it again, or drop it."""
         journey, persona, config_version = labels
         latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens = message
         try:
@@ -195,7 +196,7 @@ class Recorder:
                 self._thread.start()
 
     def _run(self) -> None:
-        """Deliver once per interval, at once when asked, and after failures with more and more time in between."""
+        """Deliver once per interval, at once when asked, and after failures less and less often."""
         failures = 0
         while True:
             with self._changed:
@@ -221,7 +222,7 @@ class Recorder:
             return False
 
     def _pause(self, failures: int) -> float:
-        """Seconds to the next attempt: exponential back-off with full jitter, so that clients do not come back as one."""
+        """Seconds to the next attempt. Back-off has full jitter, so that clients do not come back as one."""
         if not failures:
             return self._flush_interval
         ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 16))

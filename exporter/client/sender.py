@@ -1,4 +1,4 @@
-"""Delivers what a buffer holds, push by push, each under its own sequence number until it is acknowledged or refused."""
+"""Delivers what a buffer holds, push by push, each under one sequence number until it is settled."""
 
 import json
 import logging
@@ -17,7 +17,10 @@ _log = logging.getLogger("exporter.client")
 
 
 class Sender:
-    """One stream of pushes, (client, epoch), with sequence numbers from 1. `deliver` is for one thread, `drop` for any."""
+    """One stream of pushes, (client, epoch), with sequence numbers from 1.
+
+    `deliver` and `close` are for one thread, `drop` for any.
+    """
 
     def __init__(self, url: str, token: str, buffer: Buffer) -> None:
         self._transport = Transport(url, token)
@@ -39,7 +42,7 @@ class Sender:
             self._dropped += messages
 
     def deliver(self) -> bool:
-        """Send what waits, then what was counted up to now. True if all of it was acknowledged, False to try later."""
+        """Send what waits, then what was counted since. True if all is settled, False to try later."""
         if not self._send_waiting():
             return False
         items = self._buffer.take()
@@ -57,7 +60,7 @@ class Sender:
     def _send_waiting(self) -> bool:
         while self._waiting:
             answer = self._transport.send(self._encode(self._waiting[0]))
-            self._note_trouble(answer.reason)
+            self._note_trouble(answer.reason if answer.verdict is Verdict.RETRY else "")
             if answer.verdict is Verdict.RETRY:
                 return False
             if answer.verdict is Verdict.ACKNOWLEDGED:
@@ -92,7 +95,7 @@ class Sender:
         self._journal = journal
 
     def _refused(self, reason: str, positions: set[int]) -> None:
-        """Leave out what the exporter will never take and keep the rest. Nothing was counted: the number stays free."""
+        """Leave out what the exporter will never take. Nothing was counted: the number is free."""
         items = self._waiting.popleft()
         self._body = None
         kept = [item for position, item in enumerate(items) if position not in positions]

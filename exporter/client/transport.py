@@ -22,7 +22,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of an attempt. `items` are the positions of the series that a refusal is about, if it says so."""
+    """The result of an attempt. `items` are the positions of the refused series, if known."""
 
     verdict: Verdict
     reason: str = ""
