@@ -37,8 +37,8 @@ class ServiceSettings:
 
     @classmethod
     def from_environment(cls, persona: str, port: int) -> ServiceSettings:
-        """Reads HOST, PORT, PERSONA, EXPORTER_URL, EXPORTER_TOKEN_FILE, CONFIG_ROLLBACK_URL, SERVICE_TOKEN_FILE and
-        CACHE_DIR; raises KeyError with the name of a missing one."""
+        """Reads HOST, PORT, PERSONA, EXPORTER_URL, EXPORTER_TOKEN_FILE, CONFIG_ROLLBACK_URL,
+        SERVICE_TOKEN_FILE and CACHE_DIR; raises KeyError with the name of a missing one."""
         env = os.environ
         return cls(
             host=env.get("HOST", "127.0.0.1"),
