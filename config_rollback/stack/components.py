@@ -17,6 +17,11 @@ from config_rollback.stack.errors import ComponentMissingError
 
 _APT_TIMEOUT_SECONDS = 300
 
+# Debian's Alertmanager reads its default templates from this folder, which an unpacked package does not have.
+# A path of the same length, relative to the package's usr/, stands in its place (see `working_directory`).
+_TEMPLATES = b"/usr/share/prometheus/alertmanager"
+_TEMPLATES_RELATIVE = b"././/share/prometheus/alertmanager"
+
 
 @dataclass(frozen=True)
 class Component:
@@ -80,6 +85,12 @@ def ensure(
     return {name: path for name, path in found.items() if path is not None}
 
 
+def working_directory(program: Path) -> Path:
+    """Where `program` is to be started: the folder above its bin/, from which an unpacked Alertmanager finds
+    its default templates. Programs of the system do not mind."""
+    return program.parents[1]
+
+
 def _download(packages: list[str], directory: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise ComponentMissingError(_advice(packages, "this system has no apt-get and dpkg"))
@@ -98,6 +109,20 @@ def _download(packages: list[str], directory: Path) -> None:
         if unpacked.returncode != 0:
             raise ComponentMissingError(_advice(packages, unpacked.stderr.strip()))
         archive.unlink()
+    alertmanager = directory / "usr" / "bin" / "prometheus-alertmanager"
+    if alertmanager.is_file():
+        _relocate(alertmanager)
+
+
+def _relocate(alertmanager: Path) -> None:
+    content = alertmanager.read_bytes()
+    patched = content.replace(_TEMPLATES, _TEMPLATES_RELATIVE)
+    if patched != content:
+        # A new file: one that runs cannot be written to.
+        fresh = alertmanager.with_suffix(".new")
+        fresh.write_bytes(patched)
+        fresh.chmod(0o755)
+        fresh.replace(alertmanager)
 
 
 def _private_apt_options(directory: Path) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config_rollback.stack.components import working_directory
 from config_rollback.stack.layout import Layout
 from config_rollback.stack.ports import LOOPBACK, Ports
 from config_rollback.stack.secrets import SecretFiles
@@ -17,12 +18,14 @@ _GRAFANA_HOME = Path("/usr/share/grafana")
 
 @dataclass(frozen=True)
 class Program:
-    """A process to supervise; `ready_path` answers 200 below its port when it can serve."""
+    """A process to supervise; `ready_path` answers 200 below its port when it can serve, `directory` is where
+    it starts (default: the state folder)."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     ready_path: str | None = None
+    directory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def core(
                 "--cluster.listen-address=",  # one instance: no gossip port
             ],
             ready_path="/-/ready",
+            directory=working_directory(binaries["alertmanager"]),
         ),
     ]
 

@@ -25,6 +25,8 @@ from config_rollback.stack.programs import Program
 STOP_SECONDS = 10
 _POLL_SECONDS = 0.1
 _LOG_TAIL_LINES = 15
+# A program may end once or twice at first, say while another is not there yet.
+_EXITS_BEFORE_READY = 3
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -68,21 +70,25 @@ class Supervisor:
         for program in self._programs:
             while program.ready_path and not self._answers(program):
                 self.require_alive()
+                if self._log_text().count(f" exited: {program.name} (") >= _EXITS_BEFORE_READY:
+                    raise StackDiedError(
+                        f"{program.name} does not stay up.\n{self._tail(program.name + '.log')}"
+                    )
                 if time.monotonic() > deadline:
                     late = f"{program.name} is not ready after {timeout_seconds:.0f} s."
                     raise StackDiedError(f"{late}\n{self._tail(program.name + '.log')}")
                 time.sleep(_POLL_SECONDS)
-            progress(f"{program.name} is up")
+            if program.ready_path:
+                progress(f"{program.name} is up")
 
     def require_alive(self) -> None:
         """Raises StackDiedError where supervisord has ended or given a program up."""
         if self._process is None or self._process.poll() is not None:
             raise StackDiedError(f"the supervisor ended.\n{self._tail('supervisord.out')}")
-        if self._log.exists():
-            for line in self._log.read_text(errors="replace").splitlines():
-                if "entered FATAL state" in line:
-                    name = line.split("gave up: ")[-1].split(" ")[0]
-                    raise StackDiedError(f"{name} does not stay up.\n{self._tail(name + '.log')}")
+        for line in self._log_text().splitlines():
+            if "entered FATAL state" in line:
+                name = line.split("gave up: ")[-1].split(" ")[0]
+                raise StackDiedError(f"{name} does not stay up.\n{self._tail(name + '.log')}")
 
     def stop(self) -> None:
         """Ends every program, then supervisord; returns when all are gone."""
@@ -102,6 +108,9 @@ class Supervisor:
             return requests.get(f"{self._ports.url(program.name)}{program.ready_path}", timeout=2).ok
         except requests.RequestException:
             return False
+
+    def _log_text(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def _tail(self, name: str) -> str:
         path = self._layout.logs / name
@@ -131,6 +140,7 @@ class Supervisor:
             f"[program:{program.name}]",
             f"command = {' '.join(_quoted(word) for word in program.command)}",
             f"environment = {environment}",
+            *([f"directory = {_escaped(program.directory)}"] if program.directory else []),
             # Relative to the state folder: supervisor expands this one twice, and a path may have a %.
             f"stdout_logfile = {self._layout.logs.name}/{program.name}.log",
             "redirect_stderr = true",

@@ -41,7 +41,7 @@ def _script(layout: Layout) -> Path:
 
 def _server(layout: Layout, ports: Ports) -> Program:
     command = [sys.executable, str(_script(layout)), str(ports.exporter), str(layout.root / "pid")]
-    return Program("exporter", command, {"ODD": '%"quoted"'.replace('"', "")}, "/")
+    return Program("exporter", command, {"ODD": "100% 'odd'"}, "/", directory=layout.data)
 
 
 @pytest.fixture
