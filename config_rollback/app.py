@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from config_rollback import database, errors
 from config_rollback.api import alerts, configs, health, ops
 from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
+from config_rollback.pages import routes as page_routes
+from config_rollback.pages.render import error_page, wants_html
 from config_rollback.services import build, services
 from config_rollback.settings import Settings
 
@@ -72,7 +75,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
             here.store.close()
 
     app = Starlette(
-        routes=[*ops.routes, *configs.routes, *alerts.routes, *health.routes],
+        routes=[*ops.routes, *configs.routes, *alerts.routes, *health.routes, *page_routes()],
         middleware=[Middleware(RequestContext)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
@@ -101,9 +104,19 @@ def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 def error_response(request: Request, error: errors.ConfigRollbackError) -> Response:
-    """The error in the shape of the contract."""
+    """The error in the shape of the contract: JSON, or a page for a browser."""
+    status = STATUS[type(error)]
+    path = request.scope["path"]
+    is_page = not path.startswith(("/v1/", "/-/", "/metrics"))
+    if is_page:
+        looks = request.method in ("GET", "HEAD")
+        here = path + (f"?{request.url.query}" if request.url.query else "")
+        if looks and isinstance(error, errors.UnauthenticatedError):
+            return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
+        if wants_html(request):
+            return error_page(request, error, status, here if looks else None)
     content = {"code": error.code, "message": error.message, "details": error.details}
-    response = json_response({"error": content, "request_id": request_id(request)}, STATUS[type(error)])
-    if response.status_code == 401:
+    response = json_response({"error": content, "request_id": request_id(request)}, status)
+    if status == 401 and not is_page:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

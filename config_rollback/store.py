@@ -105,15 +105,10 @@ class Transaction:
         """One immutable version."""
         return self._session.get(Version, (persona, number))
 
-    def versions(self, persona: str) -> Sequence[Version]:
-        """All versions, newest first."""
+    def versions(self, persona: str, limit: int | None = None) -> Sequence[Version]:
+        """The newest versions, or all, newest first."""
         query = select(Version).where(Version.persona == persona).order_by(Version.number.desc())
-        return self._session.scalars(query).all()
-
-    def activations(self, persona: str, limit: int) -> Sequence[Activation]:
-        """The newest entries of the persona's log, newest first."""
-        query = select(Activation).where(Activation.persona == persona)
-        return self._session.scalars(query.order_by(Activation.activation_id.desc()).limit(limit)).all()
+        return self._session.scalars(query.limit(limit)).all()
 
     def activation_of_audit(self, audit_id: int) -> Activation | None:
         """The activation that an audit row tells of."""

@@ -16,13 +16,11 @@ from config_rollback.attempts import Call
 from config_rollback.clock import isoformat
 from config_rollback.errors import IdempotencyKeyMissingError, InvalidRequestError, NotFoundError
 from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
+from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import AuditRow, Version
 from config_rollback.rollback import Publication, Rollback
 from config_rollback.services import services
 
-MAX_REASON_LENGTH = 2000
-MAX_ALERT_LENGTH = 200
-MAX_KEY_LENGTH = 255
 AUDIT_PAGE = 100
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]

@@ -30,6 +30,8 @@ def list_rows(
         connection.print_json(rows)
         return
     table = Table("id", "at", "actor", "action", "persona", "from", "to", "status", "reason", box=None)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(
             str(row["audit_id"]),

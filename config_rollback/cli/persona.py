@@ -21,7 +21,12 @@ app = typer.Typer(no_args_is_help=True, help="Persona configurations and their v
 
 PersonaArgument = Annotated[str, typer.Argument(help="The persona's name.")]
 
-_STYLE: dict[diff.Kind, str] = {"same": "", "removed": "red strike", "added": "green"}
+# Marks as in `git diff --word-diff`, so that nothing depends on colour.
+_MARKS: dict[diff.Kind, tuple[str, str, str]] = {
+    "same": ("", "", ""),
+    "removed": ("[-", "-]", "red"),
+    "added": ("{+", "+}", "green"),
+}
 
 
 class Document(BaseModel):
@@ -246,7 +251,12 @@ def _rendered(change: diff.Change) -> Text:
         pairs: list[tuple[diff.Kind, Any]] = [("removed", change.before), ("added", change.after)]
         pieces = [diff.Piece(kind, _spelled(value)) for kind, value in pairs if value is not None]
         separator = " -> "
-    return Text(separator).join(Text(piece.text, style=_STYLE[piece.kind]) for piece in pieces)
+    return Text(separator).join(_marked(piece) for piece in pieces)
+
+
+def _marked(piece: diff.Piece) -> Text:
+    before, after, style = _MARKS[piece.kind]
+    return Text(f"{before}{piece.text}{after}", style=style)
 
 
 def _spelled(value: Any) -> str:

@@ -1,0 +1,36 @@
+"""`/alerts`: what Alertmanager told, newest first, each with the way to the rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback.http import query_of
+from config_rollback.models import Alert
+from config_rollback.pages.render import page
+from config_rollback.pages.session import require_login
+from config_rollback.services import services
+
+MAX_ALERTS = 200
+
+
+async def show(request: Request) -> Response:
+    """The page."""
+    login = await require_login(request)
+    query_of(request)
+
+    def read() -> Sequence[Alert]:
+        with services(request).store.read() as transaction:
+            return transaction.alerts(MAX_ALERTS)
+
+    alerts = await run_sync(read)
+    firing = [alert for alert in alerts if alert.status == "firing"]
+    resolved = [alert for alert in alerts if alert.status == "resolved"]
+    return page(request, "alerts.html", login, firing=firing, resolved=resolved)
+
+
+routes = [Route("/alerts", show)]

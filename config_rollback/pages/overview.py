@@ -1,0 +1,53 @@
+"""`/`: every persona, what it serves, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback.models import Activation, Alert, Version
+from config_rollback.pages.render import page
+from config_rollback.pages.session import require_login
+from config_rollback.services import services
+
+MAX_ALERTS = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """A persona. `clients` processes serve it, `current` of them the active version."""
+
+    activation: Activation
+    version: Version
+    alerts: list[Alert]
+    clients: int
+    current: int
+
+
+async def show(request: Request) -> Response:
+    """The page."""
+    login = await require_login(request)
+    here = services(request)
+
+    def read() -> list[Row]:
+        with here.store.read() as transaction:
+            firing = transaction.alerts(MAX_ALERTS, status="firing")
+            return [
+                Row(
+                    activation,
+                    version,
+                    [alert for alert in firing if alert.persona == version.persona],
+                    here.clients.serving(version.persona).total(),
+                    here.clients.serving(version.persona)[version.number],
+                )
+                for activation, version in transaction.all_active()
+            ]
+
+    return page(request, "overview.html", login, rows=await run_sync(read))
+
+
+routes = [Route("/", show)]

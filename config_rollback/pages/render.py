@@ -1,0 +1,96 @@
+"""Templates, and how moments and differences are shown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from config_rollback.auth.sessions import Login
+from config_rollback.clock import isoformat
+from config_rollback.diff import Piece
+from config_rollback.errors import ConfigRollbackError
+from config_rollback.http import request_id
+from config_rollback.services import services
+
+CONTEXT_CHARACTERS = 160
+"""How much unchanged text is shown on either side of a change."""
+
+_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def page(
+    request: Request, template: str, login: Login | None, *, status: int = 200, **context: Any
+) -> Response:
+    """A page of the service for whoever is logged in."""
+    here = services(request)
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            login=login,
+            request_id=request_id(request),
+            now=here.clock(),
+            grafana_url=here.settings.grafana_url,
+            **context,
+        )
+    )
+    return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+
+
+def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
+    """What went wrong, and what one can do. `login_next`: the page to come back to after a login."""
+    return page(request, "error.html", None, status=status, error=error, login_next=login_next)
+
+
+def rollback_path(persona: str, **query: str | int | None) -> str:
+    """The persona's rollback page; any character of the name is safe."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"/rollback/{quote(persona, safe='')}" + (f"?{urlencode(given)}" if given else "")
+
+
+def wants_html(request: Request) -> bool:
+    """Whether the client is a browser that shows a page."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """`3 minutes ago`, in the largest unit that fits."""
+    seconds = int((now - moment).total_seconds())
+    for size, name in _UNITS:
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def shortened(pieces: list[Piece]) -> list[Piece]:
+    """The pieces, with long unchanged runs cut to what surrounds the changes."""
+    result = []
+    for position, piece in enumerate(pieces):
+        text = piece.text
+        if piece.kind == "same" and len(text) > 3 * CONTEXT_CHARACTERS:
+            head = "" if position == 0 else text[:CONTEXT_CHARACTERS]
+            tail = "" if position == len(pieces) - 1 else text[-CONTEXT_CHARACTERS:]
+            text = f"{head} […] {tail}"
+        result.append(Piece(piece.kind, text))
+    return result
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("config_rollback", "pages/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(ago=ago, isoformat=isoformat)
+    environment.globals.update(rollback_path=rollback_path)
+    return environment

@@ -1,0 +1,177 @@
+"""`/rollback/{persona}`: what a rollback would change and why; the button; what came of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from config_rollback import diff, operations
+from config_rollback.attempts import Call
+from config_rollback.errors import NotFoundError, TargetNotFoundError
+from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
+from config_rollback.models import Activation, Alert, AuditRow, Version
+from config_rollback.pages.render import page, rollback_path, shortened
+from config_rollback.pages.session import require_form, require_login
+from config_rollback.rollback import Rollback
+from config_rollback.services import services
+
+MAX_CHOICES = 20
+MAX_ALERTS = 20
+WATCH = timedelta(minutes=5)
+"""How long the result reloads by itself while processes have not converged."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that differs, with its pieces; `prose` keeps line breaks, otherwise the pieces are entries."""
+
+    name: str
+    prose: bool
+    pieces: list[diff.Piece]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What there is to decide about. `leaves` is the version that the link names."""
+
+    persona: str
+    active: Activation
+    leaves: int
+    leaving: Version | None
+    target: Version | None
+    choices: Sequence[Version]
+    alerts: Sequence[Alert]
+
+    @property
+    def stale(self) -> bool:
+        """Whether the link names a version that is not active any more."""
+        return self.active.version != self.leaves
+
+    @property
+    def fields(self) -> list[Field]:
+        """What a rollback changes."""
+        if self.leaving is None or self.target is None:
+            return []
+        return [_field(change) for change in diff.changes(self.leaving.config, self.target.config)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A rollback that was done."""
+
+    row: AuditRow
+    activation: Activation
+    active: Activation
+
+
+async def show(request: Request) -> Response:
+    """The decision, or with `result` what came of it. Changes nothing."""
+    persona = persona_of(request)
+    login = await require_login(request, "read", persona)
+    query = query_of(request, "from", "to", "alert", "result")
+    if "result" in query:
+        return await _show_result(request, persona, number_of(query["result"], "result"))
+    leaves = number_of(query["from"], "from") if "from" in query else None
+    wanted = number_of(query["to"], "to") if "to" in query else None
+    alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
+    situation = await run_sync(lambda: _situation(request, persona, leaves, wanted))
+    return page(
+        request,
+        "rollback.html",
+        login,
+        situation=situation,
+        alert=alert,
+        serving=services(request).clients.serving(persona),
+        idempotency_key=uuid.uuid4().hex,
+    )
+
+
+async def act(request: Request) -> Response:
+    """The button."""
+    persona = persona_of(request)
+    login, form = await require_form(request, "rollback", persona)
+    wish = Rollback(
+        persona=persona,
+        expected_version=number_of(form.get("expected_version", ""), "expected_version"),
+        to_version=number_of(form.get("to_version", ""), "to_version"),
+        reason=plain_text(form.get("reason", "").strip(), "reason", MAX_REASON_LENGTH) or None,
+        alert=plain_text(form.get("alert", ""), "alert", MAX_ALERT_LENGTH) or None,
+    )
+    key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
+    result = await operations.roll_back(request, wish, Call(login.actor, request_id(request), key))
+    return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
+
+
+async def _show_result(request: Request, persona: str, audit_id: int) -> Response:
+    login = await require_login(request, "read", persona)
+    here = services(request)
+
+    def read() -> Outcome:
+        with here.store.read() as transaction:
+            row, activation = transaction.audit_row(audit_id), transaction.activation_of_audit(audit_id)
+            active = transaction.active(persona)
+            if row is None or activation is None or active is None or activation.persona != persona:
+                raise NotFoundError("no such rollback")
+            return Outcome(row, activation, active)
+
+    outcome = await run_sync(read)
+    serving = here.clients.serving(persona)
+    clients, converged = serving.total(), serving[outcome.activation.version]
+    latest = outcome.active.activation_id == outcome.activation.activation_id
+    young = here.clock() - outcome.activation.activated_at < WATCH
+    return page(
+        request,
+        "result.html",
+        login,
+        outcome=outcome,
+        clients=clients,
+        converged=converged,
+        latest=latest,
+        reload=latest and young and converged < clients,
+    )
+
+
+def _situation(request: Request, persona: str, leaves: int | None, wanted: int | None) -> Situation:
+    with services(request).store.read() as transaction:
+        active = transaction.active(persona)
+        if active is None:
+            raise NotFoundError("no such persona")
+        leaves = active.version if leaves is None else leaves
+        number = transaction.default_target(active) if wanted is None else wanted
+        target = None if number is None else transaction.version(persona, number)
+        if wanted is not None and target is None:
+            raise TargetNotFoundError(f"version {wanted} does not exist")
+        return Situation(
+            persona=persona,
+            active=active,
+            leaves=leaves,
+            leaving=transaction.version(persona, leaves),
+            target=target,
+            choices=transaction.versions(persona, MAX_CHOICES),
+            alerts=transaction.alerts(MAX_ALERTS, persona=persona, status="firing"),
+        )
+
+
+def _field(change: diff.Change) -> Field:
+    if isinstance(change.before, str) and isinstance(change.after, str):
+        return Field(change.field, True, shortened(diff.words(change.before, change.after)))
+    if isinstance(change.before, list) and isinstance(change.after, list):
+        return Field(change.field, False, diff.items(change.before, change.after))
+    sides: list[tuple[diff.Kind, object]] = [("removed", change.before), ("added", change.after)]
+    return Field(
+        change.field, False, [diff.Piece(kind, str(value)) for kind, value in sides if value is not None]
+    )
+
+
+routes = [
+    Route("/rollback/{persona}", show),
+    Route("/rollback/{persona}", act, methods=["POST"]),
+]
