@@ -1,6 +1,7 @@
-"""Write rules/*.yml from rules/templates, or check with --check that the committed files are what the templates give.
+"""Write rules/*.yml from rules/templates; with --check, only tell whether the committed files differ.
 
-The templates are YAML and PromQL with Jinja; their delimiters are << >>, <% %> and <# #>, because {{ }} belongs to Prometheus.
+The templates are YAML and PromQL with Jinja. Their delimiters are << >>, <% %> and <# #>, because {{ }}
+belongs to Prometheus.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def render() -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a file differs")
     check = parser.parse_args().check
     stale = False
@@ -55,7 +58,10 @@ def main() -> int:
         if check:
             sys.stdout.writelines(
                 difflib.unified_diff(
-                    current.splitlines(True), text.splitlines(True), f"rules/{name}", f"rules/{name} (templates)"
+                    current.splitlines(True),
+                    text.splitlines(True),
+                    f"rules/{name}",
+                    f"rules/{name} (templates)",
                 )
             )
         else:

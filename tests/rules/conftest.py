@@ -1,0 +1,22 @@
+"""The programs that check and evaluate the rules."""
+
+from pathlib import Path
+
+import pytest
+
+from config_rollback.stack import components
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return components.ensure(["promtool"])["promtool"]
+
+
+@pytest.fixture(scope="session")
+def amtool() -> Path:
+    return components.ensure(["amtool"])["amtool"]
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    return components.ensure(["prometheus"])["prometheus"]

@@ -1,0 +1,91 @@
+"""The rules in a real Prometheus, whose scrapes and rule groups do not fall together as promtool's do."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.rules.live import Exporter, Prometheus, running
+
+CHAT_1 = ("chat", "concierge", "1")
+CHAT_2 = ("chat", "concierge", "2")
+GUIDANCE_1 = ("guidance", "coach", "1")
+TOTAL = 'kpi:messages_total{scope="total",window="1h"}'
+
+
+def _assert_counts(prometheus: Prometheus, name: str, expected: dict[tuple[str, str, str], int]) -> None:
+    """Holds a counting KPI against the exact counts per version, in every scope and window."""
+    found = prometheus.query(name)
+    for window in ("1h", "6h", "24h", "7d"):
+        for scope, width in (("version", 3), ("persona", 2), ("journey", 1), ("total", 0)):
+            sums: dict[tuple[str, ...], int] = {}
+            for label_set, count in expected.items():
+                sums[label_set[:width]] = sums.get(label_set[:width], 0) + count
+            for labels, count in sums.items():
+                kept = dict(zip(("journey", "persona", "config_version"), labels, strict=False))
+                key = tuple(sorted({"scope": scope, "window": window, **kept}.items()))
+                assert found.pop(key, None) == count, (name, key)
+    assert found == {}
+
+
+def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_path: Path) -> None:
+    exporter = Exporter()
+    exporter.declare(CHAT_1)
+    exporter.declare(GUIDANCE_1)
+    with running(prometheus, tmp_path, exporter) as asked:
+        # Known, and not one message: zero, and no rate.
+        asked.wait_for(TOTAL, 0)
+        assert asked.query("kpi:out_of_scope_rate or kpi:llm_error_rate or kpi:p95_latency_ms") == {}
+
+        for _ in range(20):
+            exporter.count(CHAT_1, 19, seconds=0.4)
+            exporter.count(CHAT_1, 1, seconds=0.9, out_of_scope=1)
+            exporter.count(GUIDANCE_1, 7, seconds=2.0, errors=1)
+        asked.wait_for(TOTAL, 540)
+        _assert_counts(asked, "kpi:messages_total", {CHAT_1: 400, GUIDANCE_1: 140})
+        _assert_counts(asked, "kpi:chat_messages_total", {CHAT_1: 400})
+        _assert_counts(asked, "kpi:out_of_scope_total", {CHAT_1: 20})
+        _assert_counts(asked, "kpi:llm_errors_total", {CHAT_1: 0, GUIDANCE_1: 20})
+
+        # A new version has 40 messages before its first scrape, 16 of them out of scope.
+        exporter.predecessors["concierge", "2"] = "1"
+        exporter.count(CHAT_2, 24, seconds=0.4)
+        exporter.count(CHAT_2, 16, seconds=0.4, out_of_scope=16)
+        asked.wait_for(TOTAL, 580)
+        _assert_counts(asked, "kpi:messages_total", {CHAT_1: 400, CHAT_2: 40, GUIDANCE_1: 140})
+        asked.wait_for('ALERTS{alertstate="firing",alertname="ConfigVersionRegression"}', 1)
+        (alert,) = [a for a in asked.get("alerts")["alerts"] if a["labels"].get("config_version")]
+        assert alert["labels"] == {
+            "alertname": "ConfigVersionRegression",
+            "severity": "page",
+            "kpi": "out_of_scope_rate",
+            "journey": "chat",
+            "persona": "concierge",
+            "config_version": "2",
+            "predecessor": "1",
+        }
+        assert alert["annotations"]["rollback_url"] == (
+            "http://127.0.0.1:9811/rollback/concierge?from=2&alert=ConfigVersionRegression"
+        )
+
+        # The exporter is away while it counts, then its state is lost: nothing is forgotten, nothing doubled.
+        exporter.down = True
+        asked.wait_for('up{job="exporter"}', 0)
+        exporter.count(CHAT_1, 11, seconds=0.4)
+        asked.wait_for(TOTAL, 580)
+        exporter.down = False
+        asked.wait_for(TOTAL, 591)
+        exporter.lose_state("journal-2")
+        exporter.count(CHAT_1, 5, seconds=0.4)
+        asked.wait_for(TOTAL, 596)
+        _assert_counts(asked, "kpi:messages_total", {CHAT_1: 416, CHAT_2: 40, GUIDANCE_1: 140})
+
+        rates = asked.query("kpi:out_of_scope_rate or kpi:llm_error_rate")
+        assert rates
+        assert all(0 <= rate <= 1 for rate in rates.values())
+        p95 = asked.value('kpi:p95_latency_ms{scope="persona",window="1h",persona="coach"}')
+        assert p95 == pytest.approx(2000, rel=0.2)  # the width of a bucket
+        recorded = asked.get("query", query='{__name__=~"kpi:.+"}')["result"]
+        assert not [sample["metric"] for sample in recorded if math.isnan(float(sample["value"][1]))]
+        groups = asked.get("rules")["groups"]
+        assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
