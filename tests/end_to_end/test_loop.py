@@ -221,8 +221,10 @@ def _served(running: RunningStack) -> int:
 
 def _a_second_click_changes_nothing(running: RunningStack, page: Page, link: str) -> None:
     before = len([row for row in _audit(running) if row["status"] == "succeeded"])
-    page.goto(link)
-    assert "config_changed_since_alert" in page.content()
+    opened = page.goto(link)
+    assert opened is not None
+    assert opened.status == 409
+    assert "config_changed_since_alert" in page.inner_text("body")
     assert page.locator("#rollback-button").count() == 0
     answer = _rollback(running, running.ops, expected=2)
     assert answer.status_code == 409
