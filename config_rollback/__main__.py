@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from socket import socket
 
@@ -57,6 +58,9 @@ def main() -> int:
         return 2
     logs.configure()
     server = create_server(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn handles the signal, stops, and then raises it once more for whoever was there before.
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 3
 

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from config_rollback.models import Alert
 
@@ -22,8 +22,8 @@ class WebhookAlert(BaseModel):
     status: Literal["firing", "resolved"]
     labels: dict[str, str]
     annotations: dict[str, str] = {}
-    startsAt: datetime  # noqa: N815 (Alertmanager's name)
-    endsAt: datetime | None = None  # noqa: N815
+    startsAt: AwareDatetime  # noqa: N815 (Alertmanager's name)
+    endsAt: AwareDatetime | None = None  # noqa: N815
     fingerprint: str = Field(min_length=1, max_length=64)
 
     def as_row(self, now: datetime) -> Alert:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match
 
 from config_rollback import database, errors
 from config_rollback.api import alerts, configs, health, ops
@@ -96,7 +97,9 @@ def _refuse_route(request: Request, error: Exception) -> Response:
     """Starlette's own errors, raised by the router."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         response = error_response(request, errors.MethodNotAllowedError("this method does not work here"))
-        response.headers.update(error.headers or {})
+        # Starlette names only the methods of the first route with this path.
+        matching = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+        response.headers["Allow"] = ", ".join(sorted({m for route in matching for m in route.methods}))
         return response
     if isinstance(error, HTTPException) and error.status_code == 404:
         return error_response(request, errors.NotFoundError("there is nothing here"))

@@ -171,6 +171,3 @@ def _text(claims: dict[str, Any], name: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise TokenInvalidError("the token is not valid")
     return value
-
-
-mint_login_token = mint_login_link

@@ -24,6 +24,7 @@ from config_rollback.rollback import Rollback
 from config_rollback.services import services
 
 MAX_CHOICES = 20
+MAX_VALUE_LENGTH = 60
 MAX_ALERTS = 20
 WATCH = timedelta(minutes=5)
 """How long the result reloads by itself while processes have not converged."""
@@ -161,7 +162,7 @@ def _situation(request: Request, persona: str, leaves: int | None, wanted: int |
 
 
 def _field(change: diff.Change) -> Field:
-    if isinstance(change.before, str) and isinstance(change.after, str):
+    if isinstance(change.before, str) and isinstance(change.after, str) and _is_prose(change):
         return Field(change.field, True, shortened(diff.words(change.before, change.after)))
     if isinstance(change.before, list) and isinstance(change.after, list):
         return Field(change.field, False, diff.items(change.before, change.after))
@@ -169,6 +170,11 @@ def _field(change: diff.Change) -> Field:
     return Field(
         change.field, False, [diff.Piece(kind, str(value)) for kind, value in sides if value is not None]
     )
+
+
+def _is_prose(change: diff.Change) -> bool:
+    """Whether a text reads better word by word than as a value that replaces another."""
+    return max(len(change.before), len(change.after)) > MAX_VALUE_LENGTH
 
 
 routes = [
