@@ -1,0 +1,223 @@
+"""A service for tests: the real server on a free port, in a thread, with the test's clock."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote, unquote
+
+import requests
+import uvicorn
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from config_rollback.app import create_app
+from config_rollback.auth.sessions import cookie_name
+from config_rollback.auth.tokens import mint_access_token, mint_login_link
+from config_rollback.settings import Settings
+
+SECRET = "a secret of at least thirty-two bytes"
+SERVICE_TOKEN = "a-service-token-for-tests"
+ALERTMANAGER_TOKEN = "an-alertmanager-token-for-tests"
+CONFIG: dict[str, Any] = {
+    "model": "swift-1",
+    "system_prompt": "You help.",
+    "allowed_topics": ["orders", "returns"],
+    "temperature": 0.3,
+    "max_output_tokens": 400,
+    "timeout_ms": 8000,
+}
+JSON_TYPE = {"Content-Type": "application/json"}
+
+
+class Clock:
+    """A time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        """Goes on by a `timedelta`."""
+        self.now += timedelta(**by)
+
+
+class Database:
+    """A database, seen by another client than the service. PostgreSQL will be a second one."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def execute(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Runs one statement and commits."""
+        connection = sqlite3.connect(str(make_url(self.url).database), timeout=10)
+        try:
+            with connection:
+                return connection.execute(sql, parameters).fetchall()
+        finally:
+            connection.close()
+
+    def content(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of every table, to see that nothing changed."""
+        names = [name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: self.execute(f"SELECT * FROM {name}") for name in sorted(names)}
+
+
+class Service:
+    """A running service and the ways to call it."""
+
+    def __init__(self, database: Database, clock: Clock, **settings: Any) -> None:
+        self.clock = clock
+        self.database = database
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        given: dict[str, Any] = {
+            "database_url": SecretStr(database.url),
+            "jwt_secret": SecretStr(SECRET),
+            "service_tokens": (SecretStr("an-older-service-token"), SecretStr(SERVICE_TOKEN)),
+            "alertmanager_tokens": (SecretStr(ALERTMANAGER_TOKEN),),
+            "external_url": self.url,
+        }
+        self.app = create_app(Settings(**(given | settings)), clock)
+        config = uvicorn.Config(self.app, http="h11", ws="none", log_config=None, access_log=False)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self.cookie_name = cookie_name(self.url)
+
+    def start(self) -> Service:
+        """Returns when requests are answered."""
+        started = threading.Event()
+        original = self._server.startup
+
+        async def startup(sockets: list[socket.socket] | None = None) -> None:
+            await original(sockets)
+            started.set()
+
+        self._server.startup = startup  # type: ignore[method-assign]
+        self._thread.start()
+        assert started.wait(20), "the service did not start"
+        return self
+
+    def stop(self) -> None:
+        """Stops, with long polls let go as `__main__` does."""
+        loop_side: Callable[[], None] = self.app.state.services.delivery.close
+        self._server.should_exit = True
+        self._server.servers[0].get_loop().call_soon_threadsafe(loop_side)
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the service did not stop"
+        self._socket.close()
+
+    def token(self, role: str = "ops", subject: str = "ann", **changes: Any) -> str:
+        """An access token, valid now by the test's clock."""
+        given = {"lifetime_seconds": 3600, "now": self.clock().timestamp()} | changes
+        return mint_access_token(SECRET, subject=subject, role=role, **given)
+
+    def request(
+        self, method: str, path: str, *, token: str | None = "", **arguments: Any
+    ) -> requests.Response:
+        """A call of the API, by default with an ops token; None for none."""
+        headers = dict(arguments.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token or self.token()}"
+        return requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
+
+    def publish(self, persona: str = "concierge", note: str = "", **changes: Any) -> int:
+        """Publishes `CONFIG` with changes; returns the version."""
+        answer = self.request(
+            "POST",
+            f"/v1/ops/personas/{quote(persona, safe='')}/versions",
+            json={"config": CONFIG | changes, "note": note},
+        )
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["data"]["version"])
+
+    def roll_back(
+        self, persona: str = "concierge", *, key: str | None = "", token: str | None = "", **body: Any
+    ) -> requests.Response:
+        """Asks for a rollback; by default with a key of its own, None for none."""
+        headers = {} if key is None else {"Idempotency-Key": key or uuid.uuid4().hex}
+        path = f"/v1/ops/personas/{quote(persona, safe='')}/rollback"
+        return self.request("POST", path, json=body, headers=headers, token=token)
+
+    def active_version(self, persona: str = "concierge") -> int:
+        """What is active, by the API."""
+        rows = self.request("GET", "/v1/ops/personas").json()["data"]
+        return int(next(row["active_version"] for row in rows if row["persona"] == persona))
+
+    def audit(self) -> list[dict[str, Any]]:
+        """All audit rows, oldest first."""
+        rows: list[dict[str, Any]] = self.request("GET", "/v1/ops/audit?limit=1000").json()["data"]
+        return rows[::-1]
+
+    def config(self, persona: str = "concierge", query: str = "", **headers: str) -> requests.Response:
+        """Fetches a configuration as a service does."""
+        path = f"/v1/personas/{quote(persona, safe='')}/config{query}"
+        return self.request("GET", path, token=SERVICE_TOKEN, headers=headers)
+
+    def login_link(self, next_path: str = "/", role: str = "ops", subject: str = "ann") -> str:
+        """A one-time login link, valid now by the test's clock."""
+        return mint_login_link(
+            SECRET,
+            subject=subject,
+            role=role,
+            external_url=self.url,
+            next_path=next_path,
+            now=self.clock().timestamp(),
+        )
+
+    def browser(self, **login: Any) -> Browser:
+        """A browser that is logged in."""
+        browser = Browser(self)
+        link = self.login_link(**login)
+        answer = browser.post("/login", {"token": unquote(link.partition("token=")[2].partition("&")[0])})
+        assert answer.status_code == 303, answer.text
+        return browser
+
+
+class Browser:
+    """A browser at the level of HTTP: keeps cookies, sends what browsers send, follows no redirect."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.session = requests.Session()
+        self.session.headers.update({"Accept": "text/html,application/xhtml+xml"})
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        """Opens a page."""
+        return self.session.get(self.service.url + path, allow_redirects=False, timeout=30, **arguments)
+
+    def post(
+        self, path: str, form: dict[str, str], headers: dict[str, str | None] | None = None
+    ) -> requests.Response:
+        """Sends a form of the service's own page; a header of None is left out."""
+        sent = {"Sec-Fetch-Site": "same-origin", "Origin": self.service.url} | (headers or {})
+        return self.session.post(
+            self.service.url + path, data=form, headers=sent, allow_redirects=False, timeout=30
+        )
+
+    @property
+    def cookie(self) -> str:
+        """The session's secret."""
+        return str(self.session.cookies[self.service.cookie_name])
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self.session.close()
+
+
+def fields(page: str) -> dict[str, str]:
+    """The hidden fields of the page's last form."""
+    form = page.rpartition("<form")[2]
+    found = {}
+    for part in form.split('<input type="hidden" ')[1:]:
+        name, value = part.partition('name="')[2].split('"')[0], part.partition('value="')[2].split('"')[0]
+        found[name] = value.replace("&amp;", "&").replace("&#34;", '"').replace("&#39;", "'")
+    return found
