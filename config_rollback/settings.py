@@ -21,7 +21,7 @@ MINIMUM_SECRET_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
 MINIMUM_TOKEN_LENGTH = 16
 
-_SECRETS = ("jwt_secret", "service_tokens", "alertmanager_tokens")
+_SECRETS = ("database_url", "jwt_secret", "service_tokens", "alertmanager_tokens")
 
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
 """Tokens, one per line or comma separated; all verify, so that one can be replaced without a gap."""
@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     state_dir: Path | None = None
     """Folder of the default SQLite database."""
     database_url: SecretStr = SecretStr("")
-    """SQLAlchemy URL; by default `sqlite:///<state_dir>/config_rollback.db`."""
+    """SQLAlchemy URL, a secret as it may hold a password; by default `sqlite:///<state_dir>/config_rollback.db`."""
+    database_url_file: Path | None = None
     jwt_secret: SecretStr = SecretStr("")
     """HS256 key, at least 32 bytes."""
     jwt_secret_file: Path | None = None

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from config_rollback.settings import Settings as ConfigRollbackSettings
 from config_rollback.stack import programs
 from config_rollback.stack.layout import Layout
 from config_rollback.stack.ports import Ports
 from config_rollback.stack.programs import Program
 from config_rollback.stack.secrets import SecretFiles
+from exporter.settings import Settings as ExporterSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -170,3 +172,10 @@ def test_our_containers_are_locked_down() -> None:
             assert service["read_only"], name
             assert service["cap_drop"] == ["ALL"], name
     assert re.search(r"^USER \d+", (ROOT / "Dockerfile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("name", ["exporter", "config_rollback"])
+def test_every_setting_that_compose_gives_exists(name: str) -> None:
+    settings = {"exporter": ExporterSettings, "config_rollback": ConfigRollbackSettings}[name]
+    known = {f"{name}_{field}".upper() for field in settings.model_fields}
+    assert set(SERVICES[name]["environment"]) <= known
