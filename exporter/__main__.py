@@ -11,10 +11,11 @@ import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from exporter.app import create_app
-from exporter.errors import StartError
-from exporter.settings import load_settings
+from exporter.errors import SettingsError, StartError
+from exporter.settings import Settings, load_settings
 
 GRACE_SECONDS = 10
+BACKLOG = 2048
 
 _log = structlog.get_logger("exporter")
 
@@ -22,8 +23,8 @@ _log = structlog.get_logger("exporter")
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
             _log.info("exporter_listening", host=host, port=port)
 
 
@@ -35,6 +36,7 @@ def main() -> int:
         collector(registry=registry)
     try:
         settings = load_settings()
+        listener = _listen(settings)
         app = create_app(settings, registry, time.time)
     except StartError as error:
         _log.error("exporter_cannot_start", reason=error.message)
@@ -42,8 +44,6 @@ def main() -> int:
     server = _Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             http="h11",
             ws="none",
             access_log=False,
@@ -55,8 +55,20 @@ def main() -> int:
     # uvicorn raises the signal again after a graceful stop: then these handlers end the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server.run()
-    return 0 if server.started else 1
+    server.run(sockets=[listener])
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A listening socket, taken before the state folder is touched. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        place = f"{settings.host} port {settings.port}"
+        raise SettingsError(
+            f"EXPORTER_HOST, EXPORTER_PORT: cannot listen on {place}: {error.strerror}"
+        ) from None
 
 
 def _configure_logs() -> None:

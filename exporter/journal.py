@@ -191,14 +191,14 @@ class Journal:
             self._folder_is_dirty = False
 
     def _set_aside(self, recovery: Recovery) -> Recovery:
-        """Keep a file that cannot be trusted, for whoever wants to look at it."""
+        """Keep a file that cannot be trusted for whoever wants to look at it, past `rewrite`."""
         kept = self._path.with_name(
             f"journal.{recovery.fault.value if recovery.fault else ''}-{time.time_ns()}"
         )
         try:
-            self._path.replace(kept)
+            kept.hardlink_to(self._path)
         except OSError as error:
-            raise StateUnusableError(f"Cannot rename {self._path}: {error.strerror}") from None
+            raise StateUnusableError(f"Cannot keep a link to {self._path}: {error.strerror}") from None
         return recovery
 
 

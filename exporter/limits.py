@@ -56,6 +56,8 @@ def load_policy(path: Path | None) -> Policy:
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path} allows no journey")
     if catalogue.OTHER not in policy.reasons:
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: reasons must contain '{catalogue.OTHER}'")
+    if len(set(policy.reasons)) < len(policy.reasons):
+        raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: a reason is given twice")
     return policy
 
 

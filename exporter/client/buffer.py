@@ -15,6 +15,7 @@ from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, REASONS
 MAX_LABEL_SETS: Final = 1000
 """Label sets that one recorder holds; further ones are counted under persona and config_version `other`."""
 
+MAX_JOURNEYS: Final = 32
 MAX_LABEL_LENGTH: Final = 128
 
 # A cell is a list: latency counts by outcome and bucket (so that a message is one increment), then the rest.
@@ -62,7 +63,9 @@ class Buffer:
 
     def declare(self, journey: str, persona: str, config_version: str | int) -> Key:
         """Make a label set known, so that it is exported at zero. Raises ValueError for bad labels."""
-        key = (journey, persona, str(config_version))
+        is_number = isinstance(config_version, int) and not isinstance(config_version, bool)
+        version = str(config_version) if is_number or isinstance(config_version, str) else ""
+        key = (journey, persona, version)
         if not all(isinstance(label, str) and 0 < len(label) <= MAX_LABEL_LENGTH for label in key):
             raise ValueError("a label is a text of 1 to 128 characters")
         "".join(key).encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
@@ -72,6 +75,8 @@ class Buffer:
             if key not in self._known and len(self._known) >= MAX_LABEL_SETS:
                 key = (journey, OTHER, OTHER)
             if key not in self._known:
+                if len(self._known) >= MAX_LABEL_SETS + MAX_JOURNEYS:
+                    raise ValueError("too many journeys")
                 self._known.add(key)
                 self._undeclared.add(key)
         return key

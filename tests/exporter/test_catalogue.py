@@ -1,0 +1,40 @@
+"""The catalogue keeps the public names of the contract, and bounds that resolve a p95."""
+
+from itertools import pairwise
+
+import pytest
+
+from exporter import catalogue
+from exporter.client import latency_bounds
+
+
+def test_bounds_span_the_contract() -> None:
+    assert (latency_bounds[0], latency_bounds[-1]) == (0.05, 120.0)
+    assert len(latency_bounds) + 1 == catalogue.BUCKETS == 45
+
+
+def test_each_bound_is_at_most_a_fifth_above_the_one_before() -> None:
+    assert all(1 < b / a < 1.21 for a, b in pairwise(latency_bounds))
+
+
+def test_public_names() -> None:
+    assert [metric.name for metric in catalogue.CONVERSATION_METRICS + catalogue.SELF_METRICS] == [
+        "conversation_messages_total",
+        "conversation_out_of_scope_total",
+        "conversation_llm_errors_total",
+        "conversation_latency_seconds",
+        "conversation_time_to_first_token_seconds",
+        "conversation_tokens_total",
+        "conversation_created_timestamp_seconds",
+        "exporter_pushes_total",
+        "exporter_rejected_total",
+        "exporter_client_dropped_total",
+        "exporter_series",
+        "exporter_series_limit",
+        "exporter_build_info",
+    ]
+
+
+@pytest.mark.parametrize("metric", catalogue.CONVERSATION_METRICS, ids=lambda metric: metric.name)
+def test_every_conversation_metric_has_the_common_labels(metric: catalogue.Metric) -> None:
+    assert metric.labels[:4] == ("journal", "journey", "persona", "config_version")

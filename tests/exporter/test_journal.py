@@ -1,0 +1,244 @@
+"""The journal file: what was appended is there again, and damage is told from an unfinished write."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import StateLockedError, StateUnusableError
+from exporter.journal import Fault, Journal, Record, Recovery
+
+SNAPSHOT = Record(b"S", b"snapshot")
+GROUPS = [[Record(b"P", b"one")], [Record(b"P", b"two"), Record(b"O", b"")], [Record(b"X", b"four" * 50)]]
+RECORDS = [(1.0, SNAPSHOT)] + [(2.0 + i, record) for i, group in enumerate(GROUPS) for record in group]
+
+
+def write(folder: Path) -> list[int]:
+    """Write GROUPS and give the length of the file before each, and at the end."""
+    journal = Journal(folder)
+    journal.recover()
+    journal.rewrite("id", SNAPSHOT, 1.0)
+    ends = [(folder / "journal").stat().st_size]
+    for number, group in enumerate(GROUPS):
+        journal.append(group, 2.0 + number)
+        ends.append((folder / "journal").stat().st_size)
+    journal.close()
+    return ends
+
+
+def recover(folder: Path) -> Recovery:
+    journal = Journal(folder)
+    recovery = journal.recover()
+    journal.close()
+    return recovery
+
+
+def test_what_was_appended_is_recovered_in_order_with_its_times(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert recover(tmp_path) == Recovery("id", RECORDS, None, 0)
+
+
+def test_an_empty_folder_is_reported_as_missing_state(tmp_path: Path) -> None:
+    assert recover(tmp_path / "new") == Recovery("", [], Fault.MISSING, 0)
+
+
+def test_a_file_cut_at_any_byte_keeps_every_whole_group(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    path = tmp_path / "journal"
+    for cut in range(ends[-1], ends[0] - 1, -1):
+        os.truncate(path, cut)
+        recovery = recover(tmp_path)
+        whole = sum(end <= cut for end in ends) - 1
+        kept = sum(len(group) for group in GROUPS[:whole])
+        assert recovery.records == RECORDS[: 1 + kept]
+        assert recovery.fault is (None if cut in ends else Fault.TORN)
+        assert recovery.bytes_dropped == cut - ends[whole]
+
+
+def test_a_torn_tail_is_cut_off_before_the_next_group(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    os.truncate(tmp_path / "journal", ends[-1] - 1)
+    journal = Journal(tmp_path)
+    assert journal.recover().fault is Fault.TORN
+    journal.append([Record(b"P", b"after")], 9.0)
+    journal.close()
+    assert recover(tmp_path) == Recovery("id", [*RECORDS[:-1], (9.0, Record(b"P", b"after"))], None, 0)
+
+
+def test_zeros_behind_the_last_group_are_a_torn_tail(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    os.truncate(tmp_path / "journal", ends[-1] + 4096)
+    assert recover(tmp_path) == Recovery("id", RECORDS, Fault.TORN, 4096)
+
+
+def test_any_flipped_bit_is_found_and_everything_before_it_kept(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    path = tmp_path / "journal"
+    sound = path.read_bytes()
+    for position in range(ends[0], ends[-1]):
+        damaged = bytearray(sound)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        recovery = recover(tmp_path)
+        whole = sum(end <= position for end in ends) - 1
+        assert recovery.fault is Fault.DAMAGED
+        assert recovery.records == RECORDS[: 1 + sum(len(group) for group in GROUPS[:whole])]
+        (kept,) = tmp_path.glob("journal.damaged-*")
+        assert kept.read_bytes() == damaged
+        kept.unlink()
+
+
+def test_exchanged_groups_are_damage(tmp_path: Path) -> None:
+    a, b, c, _ = write(tmp_path)
+    path = tmp_path / "journal"
+    content = path.read_bytes()
+    path.write_bytes(content[:a] + content[b:c] + content[a:b] + content[c:])
+    recovery = recover(tmp_path)
+    assert (recovery.fault, recovery.records) == (Fault.DAMAGED, RECORDS[:1])
+
+
+@pytest.mark.parametrize("content", [b"not a journal", b"\xff" * 1000], ids=["short text", "noise"])
+def test_a_file_that_is_no_journal_is_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "journal").write_bytes(content)
+    recovery = recover(tmp_path)
+    assert (recovery.fault, recovery.records, recovery.journal_id) == (Fault.DAMAGED, [], "")
+
+
+def test_damage_is_found_again_as_long_as_the_file_is_not_rewritten(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    path = tmp_path / "journal"
+    path.write_bytes(path.read_bytes()[: ends[-2] + 20] + b"noise" * 100)
+    first = recover(tmp_path)
+    assert first.fault is Fault.DAMAGED
+    assert recover(tmp_path) == first
+
+
+def test_a_copy_is_recognised(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    recovery = recover(tmp_path / "b")
+    assert (recovery.fault, recovery.records) == (Fault.COPIED, RECORDS)
+    assert recover(tmp_path / "a").fault is None
+
+
+def test_a_format_of_a_newer_version_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.journal.FORMAT", 2)
+    write(tmp_path)
+    monkeypatch.undo()
+    before = (tmp_path / "journal").read_bytes()
+    with pytest.raises(StateUnusableError, match="format 2"):
+        recover(tmp_path)
+    assert (tmp_path / "journal").read_bytes() == before
+
+
+def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    with pytest.raises(StateLockedError):
+        Journal(tmp_path)
+    first.close()
+    Journal(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateUnusableError):
+        Journal(tmp_path / "file")
+
+
+def test_only_the_owner_can_read_the_state(tmp_path: Path) -> None:
+    write(tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "journal").stat().st_mode & 0o777 == 0o600
+
+
+def full_after(written: int) -> Callable[[int, memoryview, int], int]:
+    """A `pwrite` on a disk with so many bytes left."""
+    room = written
+    pwrite = os.pwrite
+
+    def limited(fd: int, content: memoryview, offset: int) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = pwrite(fd, content[:room], offset)
+        room -= count
+        return count
+
+    return limited
+
+
+@pytest.mark.parametrize("room", [0, 1, 40, 100])
+def test_a_group_that_did_not_fit_on_the_disk_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    write(tmp_path)
+    before = (tmp_path / "journal").read_bytes()
+    journal = Journal(tmp_path)
+    journal.recover()
+    monkeypatch.setattr(os, "pwrite", full_after(room))
+    with pytest.raises(OSError, match="No space"):
+        journal.append([Record(b"P", b"x" * 200)], 8.0)
+    assert (tmp_path / "journal").read_bytes() == before
+    monkeypatch.undo()
+    journal.append([Record(b"P", b"later")], 9.0)
+    journal.close()
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (9.0, Record(b"P", b"later"))], None, 0)
+
+
+def test_a_group_whose_fsync_failed_is_taken_back_even_if_only_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    write(tmp_path)
+    journal = Journal(tmp_path)
+    journal.recover()
+    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(os, "ftruncate", broken)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            journal.append([Record(b"P", b"never acknowledged")], 8.0)
+    monkeypatch.undo()
+    journal.append([Record(b"P", b"x")], 9.0)
+    journal.close()
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (9.0, Record(b"P", b"x"))], None, 0)
+
+
+def test_a_rewrite_replaces_everything(tmp_path: Path) -> None:
+    write(tmp_path)
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.rewrite("id", Record(b"S", b"all of it"), 7.0)
+    journal.append([Record(b"P", b"next")], 8.0)
+    journal.close()
+    assert recover(tmp_path) == Recovery(
+        "id", [(7.0, Record(b"S", b"all of it")), (8.0, Record(b"P", b"next"))], None, 0
+    )
+
+
+def test_a_rewrite_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    journal = Journal(tmp_path)
+    journal.recover()
+    monkeypatch.setattr(os, "pwrite", full_after(60))
+    with pytest.raises(OSError, match="No space"):
+        journal.rewrite("id", Record(b"S", b"x" * 100), 7.0)
+    monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} == {"journal", "lock"}
+    journal.append([Record(b"P", b"next")], 8.0)
+    journal.close()
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (8.0, Record(b"P", b"next"))], None, 0)
+
+
+def test_appending_to_a_journal_that_must_be_rewritten_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+    with pytest.raises(StateUnusableError):
+        journal.append([SNAPSHOT], 1.0)
+    journal.close()

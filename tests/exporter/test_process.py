@@ -1,0 +1,96 @@
+"""`python -m exporter` as an operator sees it: log lines, exit codes, hostile conditions."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.exporter.running import TOKEN, Process, series
+
+
+def test_the_log_is_one_json_object_per_line_with_stable_events(launch: Callable[..., Process]) -> None:
+    exporter = launch()
+    exporter.end()
+    assert [line["event"] for line in exporter.log] == [
+        "journal_recovered",
+        "exporter_started",
+        "exporter_listening",
+        "exporter_stopped",
+    ]
+    assert all({"event", "level", "logger", "timestamp"} <= line.keys() for line in exporter.log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(launch: Callable[..., Process], number: signal.Signals) -> None:
+    assert launch().end(number) == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"EXPORTER_PORT": "x"}, "EXPORTER_PORT: "),
+        ({"EXPORTER_INGEST_TOKENS": "short"}, "EXPORTER_INGEST_TOKENS: "),
+        ({"EXPORTER_POLICY_FILE": "/nowhere"}, "EXPORTER_POLICY_FILE: "),
+        ({"EXPORTER_STATE_DIR": "/proc/nowhere"}, "Cannot use the state folder"),
+    ],
+    ids=["a bad port", "a short token", "no policy file", "no state folder"],
+)
+def test_it_says_in_one_line_why_it_cannot_start(
+    launch: Callable[..., Process], environment: dict[str, str], reason: str
+) -> None:
+    exporter = launch(**environment)
+    assert exporter.end() == 1
+    (line,) = exporter.log
+    assert line["event"] == "exporter_cannot_start"
+    assert line["reason"].startswith(reason)
+
+
+def test_a_taken_port_ends_it_with_1(launch: Callable[..., Process]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        exporter = launch(EXPORTER_PORT=port)
+        assert exporter.end() == 1
+    (line,) = exporter.log
+    assert line["event"] == "exporter_cannot_start"
+    assert f"EXPORTER_PORT: cannot listen on 127.0.0.1 port {port}" in line["reason"]
+
+
+def test_no_secret_and_no_forged_line_reaches_the_log(launch: Callable[..., Process]) -> None:
+    exporter = launch()
+    forged = 'x\r\n{"event": "forged"}'
+    push: dict[str, Any] = {
+        "client": forged,
+        "epoch": 1,
+        "seq": 1,
+        "series": [series(persona=forged, messages=1)],
+    }
+    assert exporter.post("/v1/push", push).status_code == 200
+    exporter.post("/v1/push", push, token="wrong-token-0123456789")
+    exporter.end()
+    text = json.dumps(exporter.log)
+    assert TOKEN not in text
+    assert "wrong-token" not in text
+    assert exporter.event("forged") is None
+
+
+def test_health_answers_beside_200_clients_that_say_nothing(launch: Callable[..., Process]) -> None:
+    exporter = launch()
+    host, port = exporter.url.removeprefix("http://").split(":")
+    with ExitStack() as connections:
+        for number in range(200):
+            connection = connections.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(b"POST /v1/push HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"P")
+        assert requests.get(exporter.url + "/-/healthy", timeout=1).status_code == 200
+
+
+def test_a_taken_state_folder_is_not_touched(launch: Callable[..., Process], state_dir: Path) -> None:
+    launch()
+    before = (state_dir / "journal").read_bytes()
+    launch().end()
+    assert (state_dir / "journal").read_bytes() == before

@@ -1,0 +1,374 @@
+"""The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from exporter.client import Recorder, latency_bounds
+from exporter.client.buffer import MAX_LABEL_SETS
+from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
+
+LABELS: dict[str, Any] = {"journey": "chat", "persona": "concierge", "config_version": "1"}
+
+
+@pytest.fixture
+def recorder_for() -> Iterator[Callable[..., Recorder]]:
+    """Makes recorders that flush often. All are closed at the end."""
+    recorders: list[Recorder] = []
+
+    def make(exporter: Client | str, **options: Any) -> Recorder:
+        url = exporter if isinstance(exporter, str) else exporter.url
+        recorders.append(Recorder(url, **{"token": TOKEN, "flush_interval": 0.02, **options}))
+        return recorders[-1]
+
+    yield make
+    for recorder in recorders:
+        recorder.close(timeout=0.1)
+
+
+@pytest.fixture
+def recorder(exporter: Running, recorder_for: Callable[..., Recorder]) -> Recorder:
+    return recorder_for(exporter)
+
+
+def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> None:
+    recorder.record(**LABELS, latency_ms=812.0, ttft_ms=90.0, input_tokens=120, output_tokens=30)
+    recorder.record(**LABELS, latency_ms=100.0, outcome="out_of_scope", input_tokens=5)
+    recorder.record(**LABELS, latency_ms=30_000.0, outcome="llm_error", reason="timeout")
+    recorder.record(**LABELS, latency_ms=20.0, outcome="llm_error")
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total", **LABELS) == 4
+    assert exporter.value("conversation_out_of_scope_total", **LABELS) == 1
+    assert exporter.value("conversation_llm_errors_total", reason="timeout", **LABELS) == 1
+    assert exporter.value("conversation_llm_errors_total", reason="other", **LABELS) == 1
+    assert exporter.value("conversation_latency_seconds_sum", **LABELS) == pytest.approx(30.932)
+    assert exporter.value("conversation_latency_seconds_bucket", le="0.05", **LABELS) == 1
+    assert exporter.value("conversation_latency_seconds_bucket", le="0.924", **LABELS) == 3
+    assert exporter.value("conversation_time_to_first_token_seconds_count", **LABELS) == 1
+    assert exporter.value("conversation_tokens_total", direction="input", **LABELS) == 125
+    assert exporter.value("conversation_tokens_total", direction="output", **LABELS) == 30
+    assert exporter.value("exporter_client_dropped_total") == 0
+
+
+def test_a_declared_label_set_is_exported_at_zero(exporter: Running, recorder: Recorder) -> None:
+    recorder.declare(**LABELS)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total", **LABELS) == 0
+
+
+def test_a_version_is_the_same_as_a_number_and_as_a_text(exporter: Running, recorder: Recorder) -> None:
+    for version in (3, "3", 3):
+        recorder.record(**{**LABELS, "config_version": version}, latency_ms=1)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total", config_version="3") == 3
+
+
+def test_a_latency_on_a_bound_belongs_to_the_bucket_below_it(exporter: Running, recorder: Recorder) -> None:
+    for bound in latency_bounds:
+        recorder.record(**LABELS, latency_ms=bound * 1000)
+    assert recorder.flush()
+    for bound in latency_bounds:
+        at_most = exporter.value("conversation_latency_seconds_bucket", le=str(bound))
+        seconds = [b * 1000 / 1000.0 for b in latency_bounds]
+        assert at_most == sum(bisect_left(latency_bounds, s) <= latency_bounds.index(bound) for s in seconds)
+
+
+def test_the_background_thread_sends_without_being_asked(exporter: Running, recorder: Recorder) -> None:
+    recorder.record(**LABELS, latency_ms=1)
+    wait_for(lambda: exporter.value("conversation_messages_total") == 1)
+
+
+def test_threads_lose_nothing_even_after_they_ended(exporter: Running, recorder: Recorder) -> None:
+    def work(number: int) -> None:
+        for count in range(3000):
+            recorder.record(**{**LABELS, "config_version": number % 2}, latency_ms=count, input_tokens=1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert recorder.flush()
+    assert recorder.flush()
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 18_000
+    assert exporter.value("conversation_latency_seconds_count") == 18_000
+    assert exporter.value("conversation_tokens_total", direction="input") == 18_000
+    assert recorder._buffer._threads == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_nothing_is_lost_while_the_exporter_is_away(
+    launch: Callable[..., Process], recorder_for: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    recorder = recorder_for(f"http://127.0.0.1:{port}")
+    with caplog.at_level(logging.INFO, "exporter.client"):
+        for _ in range(500):
+            recorder.record(**LABELS, latency_ms=5)
+        assert not recorder.flush(timeout=0.2)
+        exporter = launch(EXPORTER_PORT=str(port))
+        assert recorder.flush(timeout=20)
+    assert exporter.value("conversation_messages_total") == 500
+    assert exporter.value("exporter_client_dropped_total") == 0
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the exporter does not take pushes, will retry",
+        "the exporter takes pushes again",
+    ]
+
+
+def test_a_killed_exporter_costs_no_message_and_counts_none_twice(
+    launch: Callable[..., Process], recorder_for: Callable[..., Recorder]
+) -> None:
+    port = free_port()
+    recorder = recorder_for(f"http://127.0.0.1:{port}", flush_interval=0.001)
+    sent = 0
+    for _ in range(3):
+        exporter = launch(EXPORTER_PORT=str(port))
+        for _ in range(200):
+            recorder.record(**LABELS, latency_ms=5)
+            sent += 1
+            recorder.flush(timeout=0.001)
+        exporter.end(signal.SIGKILL)
+    exporter = launch(EXPORTER_PORT=str(port))
+    assert recorder.flush(timeout=30)
+    assert exporter.value("conversation_messages_total") == sent
+
+
+def test_a_lost_answer_is_retried_with_the_same_bytes_and_counted_once(
+    exporter: Running, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = requests.Session.post
+    bodies = []
+
+    def lossy(session: requests.Session, url: str, **options: Any) -> requests.Response:
+        bodies.append(options["data"])
+        response = post(session, url, **options)
+        if len(bodies) < 3:
+            raise requests.ReadTimeout
+        return response
+
+    monkeypatch.setattr(requests.Session, "post", lossy)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush(timeout=20)
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert exporter.value("conversation_messages_total") == 1
+    assert exporter.value("exporter_pushes_total", result="duplicate") == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latency_ms": -0.001},
+        {"latency_ms": float("nan")},
+        {"latency_ms": float("inf")},
+        {"latency_ms": "1"},
+        {"latency_ms": None},
+        {"latency_ms": Decimal(1)},
+        {"outcome": "fine"},
+        {"outcome": None},
+        {"outcome": ["ok"]},
+        {"reason": "timeout"},
+        {"ttft_ms": -1},
+        {"ttft_ms": float("nan")},
+        {"input_tokens": -1},
+        {"output_tokens": float("nan")},
+        {"output_tokens": "many"},
+        {"persona": ""},
+        {"persona": "p" * 129},
+        {"persona": "a\0b"},
+        {"persona": "\ud800"},
+        {"persona": None},
+        {"persona": ["list"]},
+        {"journey": 7},
+        {"config_version": 1.5},
+        {"config_version": True},
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_dropped_whole_and_reported(
+    exporter: Running, recorder: Recorder, change: dict[str, Any]
+) -> None:
+    message = {**LABELS, "latency_ms": 5.0, "input_tokens": 3, **change}
+    for _ in range(2):
+        recorder.record(**message)
+    recorder.record(**LABELS, latency_ms=5.0)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1
+    assert exporter.value("conversation_tokens_total", direction="input") == 0
+    assert exporter.value("exporter_client_dropped_total") == 2
+    assert exporter.value("exporter_pushes_total", result="rejected") == 0
+
+
+def test_an_unknown_reason_is_counted_as_other(exporter: Running, recorder: Recorder) -> None:
+    recorder.record(**LABELS, latency_ms=5.0, outcome="llm_error", reason="moon")
+    assert recorder.flush()
+    assert exporter.value("conversation_llm_errors_total", reason="other") == 1
+
+
+def test_a_declaration_that_makes_no_sense_does_not_raise(recorder: Recorder) -> None:
+    recorder.declare(journey="chat", persona="", config_version="1")
+    assert recorder.flush()
+
+
+def test_what_the_exporter_refuses_does_not_hold_up_the_rest(exporter: Running, recorder: Recorder) -> None:
+    recorder.record(**LABELS, latency_ms=5)
+    recorder.record(**{**LABELS, "journey": "moon"}, latency_ms=5)
+    recorder.record(**{**LABELS, "journey": "guidance"}, latency_ms=5, outcome="out_of_scope")
+    recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 2
+    assert recorder.flush()
+    assert exporter.value("exporter_client_dropped_total") == 2
+
+
+def test_a_wrong_token_loses_nothing(
+    start: Callable[..., Running], recorder_for: Callable[..., Recorder]
+) -> None:
+    old = start(ingest_tokens="another-token-0123456789")
+    port = int(old.url.rsplit(":", 1)[1])
+    recorder = recorder_for(old)
+    recorder.record(**LABELS, latency_ms=5)
+    assert not recorder.flush(timeout=0.1)
+    old.stop()
+    exporter = start(port=port)
+    assert recorder.flush(timeout=20)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+def test_a_server_that_is_no_exporter_acknowledges_nothing(
+    recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def welcome(*_: Any, **__: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response._content = 200, b"<h1>Welcome to nginx!</h1>"
+        return response
+
+    monkeypatch.setattr(requests.Session, "post", welcome)
+    recorder = recorder_for("http://127.0.0.1:1")
+    recorder.record(**LABELS, latency_ms=5)
+    assert not recorder.flush(timeout=0.1)
+
+
+def test_label_sets_are_declared_again_to_an_exporter_that_lost_its_state(
+    launch: Callable[..., Process], recorder_for: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    port = str(free_port())
+    exporter = launch(tmp_path / "a", EXPORTER_PORT=port)
+    recorder = recorder_for(exporter)
+    recorder.declare(**LABELS)
+    assert recorder.flush()
+    exporter.end()
+    exporter = launch(tmp_path / "b", EXPORTER_PORT=port)
+    recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
+    assert recorder.flush(timeout=20)
+    assert recorder.flush(timeout=20)
+    assert exporter.value("conversation_messages_total", **LABELS) == 0
+
+
+def test_label_sets_past_the_bound_are_counted_under_other(
+    start: Callable[..., Running], recorder_for: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("{max_personas: 5000, max_series: 5000}")
+    exporter = start(policy_file=tmp_path / "policy.yaml")
+    recorder = recorder_for(exporter)
+    for _ in range(2):
+        for number in range(MAX_LABEL_SETS + 50):
+            recorder.record(**{**LABELS, "persona": f"p{number}"}, latency_ms=5)
+    assert recorder.flush(timeout=20)
+    assert exporter.value("conversation_messages_total") == 2 * (MAX_LABEL_SETS + 50)
+    assert exporter.value("conversation_messages_total", persona="other") == 100
+    assert exporter.value("exporter_series") == MAX_LABEL_SETS + 1
+
+
+def test_record_returns_while_a_push_is_stuck(
+    exporter: Running, recorder: Recorder, monkeypatch: Any
+) -> None:
+    stuck, release = threading.Event(), threading.Event()
+    post = requests.Session.post
+
+    def slow(session: requests.Session, url: str, **options: Any) -> requests.Response:
+        stuck.set()
+        release.wait()
+        return post(session, url, **options)
+
+    monkeypatch.setattr(requests.Session, "post", slow)
+    recorder.record(**LABELS, latency_ms=5)
+    assert stuck.wait(10)
+    for number in range(100):
+        recorder.record(**{**LABELS, "config_version": number}, latency_ms=5)
+        recorder.declare(**{**LABELS, "persona": str(number)})
+    assert not release.is_set()
+    release.set()
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 101
+
+
+def test_after_close_messages_are_dropped_without_a_word_to_the_caller(
+    exporter: Running, recorder: Recorder
+) -> None:
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.close()
+    recorder.record(**LABELS, latency_ms=5)
+    recorder.declare(**{**LABELS, "persona": "late"})
+    assert recorder.flush()
+    assert recorder.close()
+    assert exporter.value("conversation_messages_total") == 1
+    assert not any(thread.name == "exporter-client" for thread in threading.enumerate())
+
+
+def test_a_context_closes_its_recorder(exporter: Running, recorder_for: Callable[..., Recorder]) -> None:
+    with recorder_for(exporter, flush_interval=60) as recorder:
+        recorder.record(**LABELS, latency_ms=5)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_of_a_fork_counts_its_own_messages_only(exporter: Running, recorder: Recorder) -> None:
+    for _ in range(3):
+        recorder.record(**LABELS, latency_ms=5)
+    child = os.fork()
+    if child == 0:
+        recorder.record(**LABELS, latency_ms=5)
+        os._exit(0 if recorder.flush() else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 4
+
+
+SCRIPT = """
+import sys
+from exporter.client import Recorder
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"starlette", "uvicorn", "msgspec", "pydantic", "prometheus_client", "sqlalchemy"}, loaded
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+"""
+
+
+def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exporter: Running) -> None:
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, exporter.url, TOKEN]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert exporter.value("conversation_messages_total") == 1
+
+
+def test_an_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="flush_interval"):
+        Recorder("http://127.0.0.1:1", TOKEN, flush_interval=0)
