@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 from config_rollback.settings import Settings as ConfigRollbackSettings
 from config_rollback.stack import programs
@@ -45,7 +46,7 @@ def native(tmp_path: Path) -> dict[str, Program]:
     layout, ports = Layout(tmp_path), Ports()
     layout.create()
     secret = SecretFiles.create(layout.secrets)
-    binaries = {"prometheus": Path("prometheus"), "alertmanager": Path("alertmanager")}
+    binaries = {name: Path("/usr/bin") / name for name in ("prometheus", "alertmanager")}
     every = [
         *programs.core(layout, ports, secret, binaries, grafana=True),
         programs.grafana(layout, ports, secret, Path("/usr/bin/grafana"), ROOT),
@@ -176,6 +177,9 @@ def test_our_containers_are_locked_down() -> None:
 
 @pytest.mark.parametrize("name", ["exporter", "config_rollback"])
 def test_every_setting_that_compose_gives_exists(name: str) -> None:
-    settings = {"exporter": ExporterSettings, "config_rollback": ConfigRollbackSettings}[name]
-    known = {f"{name}_{field}".upper() for field in settings.model_fields}
+    settings: dict[str, type[BaseSettings]] = {
+        "exporter": ExporterSettings,
+        "config_rollback": ConfigRollbackSettings,
+    }
+    known = {f"{name}_{field}".upper() for field in settings[name].model_fields}
     assert set(SERVICES[name]["environment"]) <= known
