@@ -117,8 +117,9 @@ class Transaction:
     def default_target(self, activation: Activation) -> int | None:
         """What a rollback from this activation's version restores: see DESIGN.md, decision 5.
 
-        The newest version active before it that was not itself rolled back since: undoing a rollback
-        rehabilitates a version, so the end of its latest activation decides.
+        The most recently active of the older versions that was not itself rolled back since: undoing a
+        rollback rehabilitates a version, so the end of its latest activation decides. Never a newer version:
+        whoever went from 3 to 1 did not mean 2 to be next.
         """
         earlier, left = aliased(Activation), aliased(Activation)
         rolled_back = exists().where(
@@ -133,7 +134,7 @@ class Transaction:
             .where(
                 earlier.persona == activation.persona,
                 earlier.activation_id < activation.activation_id,
-                earlier.version != activation.version,
+                earlier.version < activation.version,
                 ~rolled_back,
             )
             .order_by(earlier.activation_id.desc())

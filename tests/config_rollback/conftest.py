@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from config_rollback import database as schema
 from config_rollback.store import Store
 from tests.config_rollback.running import Browser, Clock, Database, Service
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """Log lines go to the standard library's logging, where `caplog` finds them."""
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 @pytest.fixture

@@ -109,6 +109,8 @@ class Service:
     def stop(self) -> None:
         """Stops, with long polls let go as `__main__` does."""
         loop_side: Callable[[], None] = self.app.state.services.delivery.close
+        if not self._thread.is_alive():
+            return
         self._server.should_exit = True
         self._server.servers[0].get_loop().call_soon_threadsafe(loop_side)
         self._thread.join(20)

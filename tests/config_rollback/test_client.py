@@ -1,0 +1,189 @@
+"""The client that services use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config_rollback import client as client_module
+from config_rollback.client import Active, ConfigClient, NotReadyError
+from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
+from tests.config_rollback.test_delivery import metric, wait_until
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Iterator[Callable[..., ConfigClient]]:
+    """Starts a client; arguments may be given by name. All are closed at the end."""
+    clients: list[ConfigClient] = []
+
+    def follow(url: str, **changes: Any) -> ConfigClient:
+        arguments = {
+            "token": SERVICE_TOKEN,
+            "persona": "concierge",
+            "cache_dir": tmp_path / "cache",
+        } | changes
+        clients.append(ConfigClient(url, **arguments))
+        clients[-1].start()
+        return clients[-1]
+
+    yield follow
+    for client in clients:
+        client.close()
+
+
+def test_it_follows_publications_and_rollbacks(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    service.publish()
+    client = follow(service.url)
+    assert client.wait_ready(10) == Active("concierge", 1, CONFIG)
+    service.publish(temperature=1)
+    wait_until(lambda: client.current == Active("concierge", 2, CONFIG | {"temperature": 1}))
+    service.roll_back(expected_version=2)
+    wait_until(lambda: client.current == Active("concierge", 1, CONFIG))
+
+
+def test_it_reports_what_it_serves(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    service.publish()
+    follow(service.url, client_id="me").wait_ready(10)
+    wait_until(lambda: metric(service, 'config_clients{config_version="1",persona="concierge"} 1.0'))
+    service.publish(temperature=1)
+    wait_until(lambda: metric(service, 'config_clients{config_version="2",persona="concierge"} 1.0'))
+
+
+def test_the_callback_comes_before_the_change_is_served(
+    service: Service, follow: Callable[..., ConfigClient]
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    holder: list[ConfigClient] = []
+    created = threading.Event()
+
+    def on_change(active: Active) -> None:
+        assert created.wait(10)
+        serving = holder[0].current
+        seen.append((active.version, serving.version if serving else None))
+
+    service.publish()
+    holder.append(follow(service.url, on_change=on_change))
+    created.set()
+    holder[0].wait_ready(10)
+    service.publish(temperature=1)
+    wait_until(lambda: len(seen) == 2)
+    assert seen == [(1, None), (2, 1)]
+
+
+def test_a_failing_callback_does_not_stop_it(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    def on_change(_: Active) -> None:
+        raise ZeroDivisionError
+
+    service.publish()
+    client = follow(service.url, on_change=on_change)
+    assert client.wait_ready(10).version == 1
+    service.publish(temperature=1)
+    wait_until(lambda: client.current is not None and client.current.version == 2)
+
+
+def test_the_last_known_configuration_serves_while_the_service_is_down(
+    service: Service, follow: Callable[..., ConfigClient]
+) -> None:
+    service.publish()
+    follow(service.url).wait_ready(10)
+    again = follow(NOBODY)
+    assert again.current == Active("concierge", 1, CONFIG), "known without waiting"
+
+
+def test_it_comes_back_when_the_service_does(
+    start: Callable[..., Service], follow: Callable[..., ConfigClient]
+) -> None:
+    first = start()
+    first.publish()
+    client = follow(first.url)
+    client.wait_ready(10)
+    first.stop()
+    second = start()
+    second.publish(temperature=1)
+    client._connection.host, port = "127.0.0.1", int(second.url.rpartition(":")[2])
+    client._connection.port = port
+    wait_until(lambda: client.current is not None and client.current.version == 2)
+
+
+def test_without_service_and_cache_it_says_that_it_is_not_ready(
+    follow: Callable[..., ConfigClient],
+) -> None:
+    client = follow(NOBODY)
+    assert client.current is None
+    with pytest.raises(NotReadyError, match="concierge"):
+        client.wait_ready(0.05)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"persona": "concierge", "version": "x", "config": {}}']
+)
+def test_a_broken_cache_is_passed_over(
+    tmp_path: Path, service: Service, follow: Callable[..., ConfigClient], content: str
+) -> None:
+    service.publish()
+    follow(service.url).wait_ready(10)
+    (cache,) = (tmp_path / "cache").iterdir()
+    assert json.loads(cache.read_text())["version"] == 1
+    cache.write_text(content)
+    assert follow(NOBODY).current is None
+    assert follow(service.url).wait_ready(10).version == 1
+
+
+def test_personas_do_not_share_a_cache(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    service.publish("a/b")
+    follow(service.url, persona="a/b").wait_ready(10)
+    assert follow(NOBODY, persona="a/b").current is not None
+    assert follow(NOBODY, persona="a_b").current is None
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(
+    tmp_path: Path, service: Service, follow: Callable[..., ConfigClient]
+) -> None:
+    service.publish()
+    (tmp_path / "file").write_text("")
+    assert follow(service.url, cache_dir=tmp_path / "file").wait_ready(10).version == 1
+
+
+def test_a_wrong_token_leaves_it_unready(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    service.publish()
+    with pytest.raises(NotReadyError):
+        follow(service.url, token="wrong").wait_ready(0.5)
+
+
+def test_closing_ends_the_long_poll(service: Service, follow: Callable[..., ConfigClient]) -> None:
+    service.publish()
+    client = follow(service.url)
+    client.wait_ready(10)
+    wait_until(lambda: metric(service, "config_long_polls 1.0"))
+    client.close()
+    assert client._thread is not None
+    assert not client._thread.is_alive()
+
+
+def test_pauses_after_failures_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    client = ConfigClient(NOBODY, token="t", persona="p", cache_dir=tmp_path)
+    waited: list[float] = []
+    monkeypatch.setattr(client._stopping, "wait", waited.append)
+    for failures in range(40):
+        client._pause(failures)
+    first, longest = client_module.RETRY_SECONDS
+    assert first / 2 <= waited[0] <= first
+    assert all(longest / 2 <= pause <= longest for pause in waited[10:])
+
+
+def test_it_needs_nothing_but_the_standard_library() -> None:
+    script = (
+        "import sys; before = set(sys.modules); import config_rollback.client; "
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "['config_rollback']\n"

@@ -1,0 +1,143 @@
+"""Delivery of configurations: tags, long polls, and who serves what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from config_rollback.delivery import MAX_CLIENTS, Clients
+from tests.config_rollback.running import CONFIG, Clock, Service
+from tests.config_rollback.test_api_ops import error
+
+
+def metric(service: Service, line: str) -> bool:
+    return line in service.request("GET", "/metrics", token=None).text
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_active_configuration_with_its_tag(service: Service) -> None:
+    service.publish()
+    answer = service.config()
+    assert answer.status_code == 200
+    assert answer.headers["ETag"] == '"1-1"'
+    assert answer.headers["Cache-Control"] == "no-cache"
+    body = answer.json()
+    assert body["request_id"] == answer.headers["X-Request-ID"]
+    assert set(body["data"]) == {"persona", "version", "content_hash", "config", "activated_at"}
+    assert body["data"]["config"] == CONFIG
+    assert body["data"]["version"] == 1
+
+
+@pytest.mark.parametrize("tag", ['"1-1"', 'W/"1-1"', '"0-0", "1-1"', "*"])
+def test_a_known_tag_is_not_sent_again(service: Service, tag: str) -> None:
+    service.publish()
+    answer = service.config(**{"If-None-Match": tag})
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert answer.headers["ETag"] == '"1-1"'
+
+
+def test_every_activation_has_a_tag_of_its_own(service: Service) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    service.roll_back(expected_version=2)
+    answer = service.config(**{"If-None-Match": '"1-1"'})
+    assert (answer.status_code, answer.headers["ETag"]) == (200, '"1-3"')
+
+
+def poll(
+    service: Service, pool: ThreadPoolExecutor, persona: str, tag: str, count: int = 1
+) -> list[Future[Any]]:
+    """Opens long polls; returns when the service holds them all."""
+    polls = [pool.submit(service.config, persona, "?wait=30", **{"If-None-Match": tag}) for _ in range(count)]
+    wait_until(lambda: metric(service, f"config_long_polls {count}.0"))
+    return polls
+
+
+def test_a_rollback_answers_every_long_poll_at_once(service: Service) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    with ThreadPoolExecutor(40) as pool:
+        polls = poll(service, pool, "concierge", '"2-2"', 40)
+        assert service.roll_back(expected_version=2).status_code == 200
+        assert {answer.result(10).json()["data"]["version"] for answer in polls} == {1}
+    assert metric(service, "config_long_polls 0.0")
+
+
+def test_a_change_of_another_persona_wakes_nobody(service: Service) -> None:
+    service.publish("concierge")
+    service.publish("coach")
+    with ThreadPoolExecutor(1) as pool:
+        (waiting,) = poll(service, pool, "concierge", '"1-1"')
+        service.publish("coach", temperature=1)
+        assert metric(service, "config_long_polls 1.0")
+        service.publish("concierge", temperature=1)
+        assert waiting.result(10).json()["data"]["version"] == 2
+
+
+def test_a_persona_may_be_waited_for_before_it_exists(service: Service) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(service.config, "new", "?wait=30")
+        wait_until(lambda: metric(service, "config_long_polls 1.0"))
+        service.publish("new")
+        assert waiting.result(10).json()["data"]["version"] == 1
+
+
+def test_a_wait_without_a_change_ends(service: Service) -> None:
+    service.publish()
+    assert service.config("concierge", "?wait=1", **{"If-None-Match": '"1-1"'}).status_code == 304
+    assert error(service.config("nobody", "?wait=1")) == (404, "not_found")
+
+
+def test_a_change_made_by_another_process_is_noticed(service: Service, start: Callable[..., Service]) -> None:
+    other = start()
+    service.publish()
+    with ThreadPoolExecutor(1) as pool:
+        wait_until(lambda: other.config().status_code == 200)
+        (waiting,) = poll(other, pool, "concierge", '"1-1"')
+        service.publish(temperature=1)
+        assert waiting.result(10).json()["data"]["version"] == 2
+
+
+@pytest.mark.parametrize(
+    "query", ["?wait=61", "?wait=-1", "?wait=x", "?wait=1.5", "?serving=x&client=c", "?x=1"]
+)
+def test_a_wrong_query_is_refused(service: Service, query: str) -> None:
+    service.publish()
+    assert error(service.config("concierge", query)) == (422, "invalid_request")
+
+
+def test_the_service_counts_who_serves_what(service: Service) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    for client, version in (("a", 1), ("b", 1), ("c", 2), ("a", 2)):
+        service.config("concierge", f"?client={client}&serving={version}")
+    assert metric(service, 'config_clients{config_version="1",persona="concierge"} 1.0')
+    assert metric(service, 'config_clients{config_version="2",persona="concierge"} 2.0')
+
+
+def test_who_reported_more_than_a_minute_ago_does_not_count(clock: Clock) -> None:
+    clients = Clients(clock)
+    clients.report("p", "a", 1)
+    clock.move(seconds=31)
+    clients.report("p", "b", 2)
+    clock.move(seconds=30)
+    assert dict(clients.serving("p")) == {2: 1}
+
+
+def test_the_table_of_clients_is_bounded(clock: Clock) -> None:
+    clients = Clients(clock)
+    for number in range(MAX_CLIENTS + 5):
+        clients.report("p", str(number), 1)
+    clients.report("q", "new", 1)
+    assert clients.serving("p").total() == MAX_CLIENTS - 1
+    assert clients.serving("q").total() == 1

@@ -1,0 +1,165 @@
+"""The service as a process: settings, log lines, and an end that waits for nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from config_rollback.auth.tokens import mint_access_token, mint_login_link
+from tests.config_rollback.running import CONFIG, SECRET, SERVICE_TOKEN
+
+
+class Process:
+    """`python -m config_rollback` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / "log"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("CONFIG_ROLLBACK_")},
+            "CONFIG_ROLLBACK_PORT": str(port),
+            "CONFIG_ROLLBACK_STATE_DIR": str(folder / "state"),
+            "CONFIG_ROLLBACK_JWT_SECRET": SECRET,
+            "CONFIG_ROLLBACK_SERVICE_TOKENS": SERVICE_TOKEN,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Process:
+        """Returns when it is ready."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "config_rollback"], env=self.environment, stderr=log
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if requests.get(f"{self.url}/-/ready", timeout=5).ok:
+                    return self
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError("not ready within 30 s")
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends the signal; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log, a JSON object per line."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.process.kill()
+        process.process.wait()
+
+
+def ops(subject: str = "ann") -> dict[str, str]:
+    return {"Authorization": f"Bearer {mint_access_token(SECRET, subject=subject, role='ops')}"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_long_polls_answer_and_ends_well(process: Process, number: signal.Signals) -> None:
+    process.start()
+    requests.post(
+        f"{process.url}/v1/ops/personas/p/versions", json={"config": CONFIG}, headers=ops(), timeout=10
+    ).raise_for_status()
+    service = {"Authorization": f"Bearer {SERVICE_TOKEN}"}
+    url = f"{process.url}/v1/personas/p/config"
+    etag = requests.get(url, headers=service, timeout=10).headers["ETag"]
+    answers: list[int] = []
+
+    def poll() -> None:
+        answer = requests.get(f"{url}?wait=60", headers=service | {"If-None-Match": etag}, timeout=70)
+        answers.append(answer.status_code)
+
+    pollers = [threading.Thread(target=poll) for _ in range(5)]
+    for poller in pollers:
+        poller.start()
+    deadline = time.monotonic() + 10
+    while "config_long_polls 5.0" not in requests.get(f"{process.url}/metrics", timeout=5).text:
+        assert time.monotonic() < deadline
+    assert process.end(number) == 0
+    for poller in pollers:
+        poller.join(10)
+    assert answers == [304] * 5
+
+
+def test_state_survives_a_kill(process: Process) -> None:
+    process.start()
+    for temperature in (0.1, 0.2):
+        requests.post(
+            f"{process.url}/v1/ops/personas/p/versions",
+            json={"config": CONFIG | {"temperature": temperature}},
+            headers=ops(),
+            timeout=10,
+        ).raise_for_status()
+    process.end(signal.SIGKILL)
+    process.start()
+    rows = requests.get(f"{process.url}/v1/ops/personas", headers=ops(), timeout=10).json()["data"]
+    assert rows[0]["active_version"] == 2
+
+
+def test_log_lines_are_json_and_hold_the_chain_but_no_secret(process: Process) -> None:
+    process.start()
+    answer = requests.post(
+        f"{process.url}/v1/ops/personas/p/versions", json={"config": CONFIG}, headers=ops(), timeout=10
+    )
+    link = mint_login_link(SECRET, subject="ann", external_url=process.url)
+    requests.get(link, timeout=10)
+    assert process.end(signal.SIGTERM) == 0
+    records = process.records()
+    head = next(record for record in records if record["event"] == "audit_appended")
+    assert head["audit_id"] == 1
+    assert head["audit_hash"].startswith("1:")
+    assert head["request_id"] == answer.headers["X-Request-ID"]
+    assert {"method": "GET", "path": "/login", "status": 200}.items() <= next(
+        record for record in records if record.get("path") == "/login"
+    ).items()
+    text = process.log.read_text()
+    for secret in (
+        SECRET,
+        SERVICE_TOKEN,
+        link.partition("token=")[2],
+        answer.request.headers["Authorization"],
+    ):
+        assert str(secret) not in text
+
+
+def test_unusable_settings_end_the_process_with_their_names(process: Process) -> None:
+    del process.environment["CONFIG_ROLLBACK_JWT_SECRET"]
+    process.environment["CONFIG_ROLLBACK_PROT"] = "1"
+    run = subprocess.run(
+        [sys.executable, "-m", "config_rollback"],
+        env=process.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr == (
+        "config_rollback: CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes; "
+        "CONFIG_ROLLBACK_PROT: no such setting\n"
+    )

@@ -1,0 +1,89 @@
+"""Settings: what is refused, by the name of its variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config_rollback.errors import SettingsError
+from config_rollback.settings import load
+
+GOOD = {"CONFIG_ROLLBACK_STATE_DIR": "/var/lib/driftback", "CONFIG_ROLLBACK_JWT_SECRET": "s" * 32}
+
+
+def test_defaults() -> None:
+    settings = load(GOOD)
+    assert (settings.host, settings.port) == ("127.0.0.1", 9811)
+    assert settings.database_url.get_secret_value() == "sqlite:////var/lib/driftback/config_rollback.db"
+    assert settings.service_tokens == ()
+    assert settings.external_url == "http://127.0.0.1:9811"
+    assert not settings.secure
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 16 + "," + "b" * 16, "a" * 16 + "\n" + "b" * 16 + "\n", "a" * 16 + " , " + "b" * 16]
+)
+def test_tokens_are_lines_or_commas(text: str, tmp_path: Path) -> None:
+    inline = load({**GOOD, "CONFIG_ROLLBACK_SERVICE_TOKENS": text})
+    file = tmp_path / "tokens"
+    file.write_text(text)
+    from_file = load({**GOOD, "CONFIG_ROLLBACK_SERVICE_TOKENS_FILE": str(file)})
+    for settings in (inline, from_file):
+        assert [token.get_secret_value() for token in settings.service_tokens] == ["a" * 16, "b" * 16]
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("f" * 40 + "\n")
+    settings = load({"CONFIG_ROLLBACK_STATE_DIR": "/x", "CONFIG_ROLLBACK_JWT_SECRET_FILE": str(file)})
+    assert settings.jwt_secret.get_secret_value() == "f" * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("PORT", "x", "valid integer"),
+        ("JWT_SECRET", "short", "at least 32 bytes"),
+        ("JWT_SECRET_FILE", "/nonexistent", "both set"),
+        ("SERVICE_TOKENS", "short", "at least 16 characters"),
+        ("ALERTMANAGER_TOKENS_FILE", "/nonexistent", "cannot read /nonexistent"),
+        ("EXTERNAL_URL", "ftp://x", "http or https"),
+        ("EXTERNAL_URL", "http://x/?a=b", "no query"),
+        ("PROMETHEUS_URL", "prometheus:9090", "http or https"),
+        ("PROMETHEUS_ULR", "http://x", "no such setting"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str, message: str) -> None:
+    variable = f"CONFIG_ROLLBACK_{name}"
+    with pytest.raises(SettingsError) as caught:
+        load({**GOOD, variable: value})
+    assert variable.removesuffix("_FILE") in caught.value.message
+    assert message in caught.value.message
+
+
+def test_a_place_for_the_database_is_needed() -> None:
+    with pytest.raises(SettingsError, match="CONFIG_ROLLBACK_STATE_DIR or CONFIG_ROLLBACK_DATABASE_URL"):
+        load({"CONFIG_ROLLBACK_JWT_SECRET": "s" * 32})
+
+
+def test_secrets_never_print() -> None:
+    secrets = ("j" * 40, "t" * 40, "sqlite:///pass-word.db")
+    settings = load(
+        {
+            "CONFIG_ROLLBACK_JWT_SECRET": secrets[0],
+            "CONFIG_ROLLBACK_SERVICE_TOKENS": secrets[1],
+            "CONFIG_ROLLBACK_DATABASE_URL": secrets[2],
+        }
+    )
+    for secret in secrets:
+        assert secret not in repr(settings) + str(settings) + settings.model_dump_json()
+    with pytest.raises(SettingsError) as caught:
+        load({**GOOD, "CONFIG_ROLLBACK_JWT_SECRET": "too-short-but-secret"})
+    assert "too-short-but-secret" not in caught.value.message
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(GOOD).port = 1

@@ -1,0 +1,257 @@
+"""Security cases 29 to 46: concurrency, retries, and a database that fails."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from config_rollback import database as schema
+from tests.config_rollback.running import Database, Service, fields
+from tests.config_rollback.test_api_ops import error
+
+
+@pytest.fixture
+def drifted(service: Service) -> Service:
+    """A persona whose version 2 is bad."""
+    service.publish()
+    service.publish(allowed_topics=["orders"])
+    return service
+
+
+def test_29_a_stale_version_changes_nothing(drifted: Service) -> None:
+    answer = drifted.roll_back(expected_version=1)
+    assert error(answer) == (409, "config_changed_since_alert")
+    assert answer.json()["error"]["details"] == {"expected_version": 1, "active_version": 2}
+    assert drifted.active_version() == 2
+    row = drifted.audit()[-1]
+    assert (row["status"], row["error_code"], row["from_version"]) == (
+        "failed",
+        "config_changed_since_alert",
+        1,
+    )
+
+
+def test_29_a_second_click_on_the_same_link_changes_nothing(drifted: Service) -> None:
+    assert drifted.roll_back(expected_version=2).status_code == 200
+    assert error(drifted.roll_back(expected_version=2)) == (409, "config_changed_since_alert")
+    assert drifted.active_version() == 1
+
+
+def test_30_of_64_parallel_rollbacks_one_wins(drifted: Service) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: drifted.roll_back(expected_version=2), range(64)))
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200] + [409] * 63
+    assert drifted.active_version() == 1
+    rows = drifted.audit()[2:]
+    assert sorted(row["status"] for row in rows) == ["failed"] * 63 + ["succeeded"]
+    assert drifted.request("GET", "/v1/ops/audit/verify").json()["data"]["valid"] is True
+
+
+def test_31_a_retry_gets_the_same_answer_and_no_second_row(drifted: Service) -> None:
+    first = drifted.roll_back(key="k", expected_version=2, reason="r")
+    drifted.clock.move(hours=1)
+    again = drifted.roll_back(key="k", expected_version=2, reason="r")
+    assert again.status_code == 200
+    assert again.json()["data"] == first.json()["data"]
+    assert len(drifted.audit()) == 3
+    assert 'config_rollbacks_total{status="succeeded"} 1.0' in drifted.request("GET", "/metrics").text
+
+
+def test_31_a_retry_of_a_refusal_is_refused_alike(drifted: Service) -> None:
+    first = drifted.roll_back(key="k", expected_version=1)
+    again = drifted.roll_back(key="k", expected_version=1)
+    assert again.json()["error"] == first.json()["error"]
+    assert len(drifted.audit()) == 3
+
+
+def test_32_a_key_is_for_one_request(drifted: Service) -> None:
+    drifted.roll_back(key="k", expected_version=2)
+    answer = drifted.roll_back(key="k", expected_version=2, reason="another")
+    assert error(answer) == (422, "idempotency_key_reused")
+    assert drifted.audit()[-1]["error_code"] == "idempotency_key_reused"
+
+
+def test_33_a_second_request_while_the_first_runs_is_told_so(
+    drifted: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    store = drifted.app.state.services.store
+    original = store.write
+
+    def slow() -> object:
+        inside.set()
+        assert go_on.wait(10)
+        return original()
+
+    monkeypatch.setattr(store, "write", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(drifted.roll_back, key="k", expected_version=2)
+        assert inside.wait(10)
+        second = drifted.roll_back(key="k", expected_version=2)
+        go_on.set()
+        assert first.result().status_code == 200
+    assert error(second) == (409, "request_in_progress")
+    assert drifted.active_version() == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [(None, (400, "idempotency_key_missing")), ("x" * 256, (422, "invalid_request"))],
+    ids=["34 missing", "too long"],
+)
+def test_34_a_rollback_needs_a_key(drifted: Service, key: str | None, expected: tuple[int, str]) -> None:
+    assert error(drifted.roll_back(key=key, expected_version=2)) == expected
+    assert drifted.active_version() == 2
+
+
+def test_35_keys_of_two_actors_are_independent(drifted: Service) -> None:
+    assert drifted.roll_back(key="k", expected_version=2).status_code == 200
+    bob = drifted.token(subject="bob")
+    answer = drifted.roll_back(key="k", expected_version=2, token=bob)
+    assert error(answer) == (409, "config_changed_since_alert")
+
+
+def test_36_without_an_audit_table_nothing_is_done(drifted: Service) -> None:
+    browser = drifted.browser()
+    sent = fields(browser.get("/rollback/concierge?from=2").text.partition("<details>")[0])
+    drifted.database.execute("PRAGMA foreign_keys = OFF")
+    drifted.database.execute("ALTER TABLE audit RENAME TO audit_away")
+    assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
+    answer = browser.post("/rollback/concierge", sent)
+    assert answer.status_code == 503
+    assert 'data-code="audit_unavailable"' in answer.text
+    refused = drifted.request("GET", "/v1/ops/personas", token=drifted.token("support"))
+    assert error(refused) == (503, "audit_unavailable")
+    assert drifted.active_version() == 2
+    text = drifted.request("GET", "/metrics").text
+    assert "config_audit_failures_total 3.0" in text
+    assert 'config_rollbacks_total{status="failed"} 2.0' in text
+    drifted.database.execute("ALTER TABLE audit_away RENAME TO audit")
+    assert drifted.roll_back(expected_version=2).status_code == 200
+    browser.close()
+
+
+def test_36_an_audit_row_that_is_refused_takes_the_rollback_with_it(drifted: Service) -> None:
+    drifted.database.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    before = drifted.database.content()
+    assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
+    assert drifted.database.content() == before
+
+
+def test_36_an_activation_that_fails_takes_its_audit_row_with_it(drifted: Service) -> None:
+    drifted.database.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON activations BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    before = drifted.database.content()
+    assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
+    assert drifted.database.content() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET actor = 'nobody'",
+        "UPDATE audit SET reason = 'x' WHERE audit_id = 1",
+        "DELETE FROM audit",
+        "DELETE FROM audit WHERE audit_id = 2",
+        "REPLACE INTO audit SELECT * FROM audit WHERE audit_id = 1",
+        "INSERT OR REPLACE INTO audit SELECT * FROM audit",
+        "INSERT INTO audit SELECT * FROM audit WHERE true ON CONFLICT DO UPDATE SET actor = 'nobody'",
+        "UPDATE versions SET config_json = '{}'",
+        "DELETE FROM versions",
+        "REPLACE INTO versions SELECT * FROM versions WHERE number = 1",
+        "UPDATE activations SET version = 1",
+        "DELETE FROM activations WHERE activation_id = 2",
+        "REPLACE INTO activations SELECT * FROM activations",
+    ],
+)
+def test_43_the_database_refuses_to_change_history(drifted: Service, statement: str) -> None:
+    before = drifted.database.content()
+    with pytest.raises(Exception, match="append-only"):
+        drifted.database.execute(statement)
+    assert drifted.database.content() == before
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (7, (404, "target_not_found")),
+        (2, (409, "nothing_to_rollback")),
+    ],
+    ids=["missing", "the active one"],
+)
+def test_45_a_target_must_exist_and_differ(drifted: Service, target: int, expected: tuple[int, str]) -> None:
+    assert error(drifted.roll_back(expected_version=2, to_version=target)) == expected
+    assert drifted.active_version() == 2
+    assert drifted.audit()[-1]["error_code"] == expected[1]
+
+
+def test_45_a_first_version_has_nothing_to_go_back_to(service: Service) -> None:
+    service.publish()
+    assert error(service.roll_back(expected_version=1)) == (409, "nothing_to_rollback")
+
+
+def test_45_a_persona_that_nobody_published_is_not_found(service: Service) -> None:
+    assert error(service.roll_back("nobody", expected_version=1)) == (404, "not_found")
+    assert service.audit()[-1]["error_code"] == "not_found"
+
+
+def test_39_a_lock_held_too_long_is_said_and_nothing_is_done(
+    database: Database, monkeypatch: pytest.MonkeyPatch, start: object
+) -> None:
+    assert callable(start)
+    monkeypatch.setattr(schema.connect, "__defaults__", (0.2,))
+    service: Service = start()
+    service.publish()
+    service.publish(temperature=1)
+    engine = schema.connect(database.url)
+    with engine.connect().execution_options(driftback_write=True) as holder, holder.begin():
+        assert error(service.roll_back(expected_version=2)) == (503, "storage_busy")
+    engine.dispose()
+    assert service.active_version() == 2
+    assert service.roll_back(expected_version=2).status_code == 200
+
+
+class _Hanging(BaseHTTPRequestHandler):
+    release = threading.Event()
+
+    def do_POST(self) -> None:
+        self.release.wait(20)
+
+
+def test_46_a_rollback_needs_no_prometheus(start: object) -> None:
+    assert callable(start)
+    service: Service = start(prometheus_url="http://127.0.0.1:1")
+    service.publish()
+    service.publish(temperature=1)
+    kpis = service.request("GET", "/v1/ops/monitoring/conversation-kpis?window=1h")
+    assert error(kpis) == (503, "monitoring_unavailable")
+    assert service.roll_back(expected_version=2).status_code == 200
+
+
+def test_46_a_prometheus_that_hangs_holds_up_nobody(start: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callable(start)
+    monkeypatch.setattr("config_rollback.kpis.TOTAL_SECONDS", 0.5)
+    server = HTTPServer(("127.0.0.1", 0), _Hanging)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        service: Service = start(prometheus_url=f"http://127.0.0.1:{server.server_port}")
+        service.publish()
+        service.publish(temperature=1)
+        path = "/v1/ops/monitoring/conversation-kpis?window=1h"
+        with ThreadPoolExecutor(60) as pool:
+            asked = [pool.submit(service.request, "GET", path) for _ in range(60)]
+            assert service.roll_back(expected_version=2).status_code == 200
+            assert {error(answer.result()) for answer in asked} == {(503, "monitoring_unavailable")}
+    finally:
+        _Hanging.release.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
