@@ -73,12 +73,14 @@ class Database:
 class Service:
     """A running service and the ways to call it."""
 
-    def __init__(self, database: Database, clock: Clock, **settings: Any) -> None:
+    def __init__(self, database: Database, clock: Clock, port: int = 0, **settings: Any) -> None:
         self.clock = clock
         self.database = database
         self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
+        self.port = int(self._socket.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
         given: dict[str, Any] = {
             "database_url": SecretStr(database.url),
             "jwt_secret": SecretStr(SECRET),

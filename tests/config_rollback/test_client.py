@@ -26,11 +26,12 @@ def follow(tmp_path: Path) -> Iterator[Callable[..., ConfigClient]]:
     clients: list[ConfigClient] = []
 
     def follow(url: str, **changes: Any) -> ConfigClient:
-        arguments = {
+        arguments: dict[str, Any] = {
             "token": SERVICE_TOKEN,
             "persona": "concierge",
             "cache_dir": tmp_path / "cache",
-        } | changes
+        }
+        arguments.update(changes)
         clients.append(ConfigClient(url, **arguments))
         clients[-1].start()
         return clients[-1]
@@ -107,10 +108,7 @@ def test_it_comes_back_when_the_service_does(
     client = follow(first.url)
     client.wait_ready(10)
     first.stop()
-    second = start()
-    second.publish(temperature=1)
-    client._connection.host, port = "127.0.0.1", int(second.url.rpartition(":")[2])
-    client._connection.port = port
+    start(port=first.port).publish(temperature=1)
     wait_until(lambda: client.current is not None and client.current.version == 2)
 
 

@@ -1,0 +1,132 @@
+"""The inbox of Alertmanager's webhook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.config_rollback.running import ALERTMANAGER_TOKEN, Browser, Service
+from tests.config_rollback.test_api_ops import error
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def alert(**changes: Any) -> dict[str, Any]:
+    """An alert as Alertmanager sends it."""
+    return {
+        "status": "firing",
+        "labels": {
+            "alertname": "OutOfScopeDrift",
+            "persona": "concierge",
+            "journey": "chat",
+            "config_version": "2",
+            "severity": "page",
+        },
+        "annotations": {
+            "summary": "concierge drifts",
+            "description": "400:1 that the rate has tripled",
+            "dashboard_url": "http://127.0.0.1:3000/d/driftback-persona",
+        },
+        "startsAt": "2026-03-01T11:55:00.123456789Z",
+        "endsAt": NEVER,
+        "generatorURL": "http://127.0.0.1:9090/graph",
+        "fingerprint": "a1b2c3d4e5f60718",
+    } | changes
+
+
+def message(*alerts: dict[str, Any]) -> dict[str, Any]:
+    """A webhook message, version 4."""
+    return {
+        "version": "4",
+        "groupKey": '{}:{persona="concierge"}',
+        "truncatedAlerts": 0,
+        "status": alerts[0]["status"] if alerts else "firing",
+        "receiver": "config_rollback",
+        "groupLabels": {"persona": "concierge"},
+        "commonLabels": {},
+        "commonAnnotations": {},
+        "externalURL": "http://127.0.0.1:9093",
+        "alerts": list(alerts),
+    }
+
+
+def send(service: Service, *alerts: dict[str, Any]) -> Any:
+    answer = service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=message(*alerts))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def rows(service: Service) -> list[tuple[Any, ...]]:
+    return service.database.execute("SELECT fingerprint, status, ends_at FROM alerts ORDER BY alert_id")
+
+
+def test_a_repeated_message_is_recorded_once(service: Service) -> None:
+    assert send(service, alert()) == {"received": 1, "new": 1}
+    assert send(service, alert()) == {"received": 1, "new": 0}
+    assert rows(service) == [("a1b2c3d4e5f60718", "firing", None)]
+    text = service.request("GET", "/metrics").text
+    assert 'config_alerts_received_total{status="firing"} 2.0' in text
+
+
+def test_the_same_alert_with_a_new_start_is_another(service: Service) -> None:
+    send(service, alert(), alert(startsAt="2026-03-01T11:59:00Z"), alert(fingerprint="f"))
+    assert len(rows(service)) == 3
+
+
+def test_a_resolved_alert_has_an_end(service: Service) -> None:
+    send(service, alert())
+    send(service, alert(status="resolved", endsAt="2026-03-01T12:05:00Z"))
+    assert rows(service) == [("a1b2c3d4e5f60718", "resolved", "2026-03-01 12:05:00.000000")]
+
+
+def test_a_late_copy_does_not_bring_a_resolved_alert_back(service: Service) -> None:
+    send(service, alert(status="resolved", endsAt="2026-03-01T12:05:00Z"))
+    send(service, alert())
+    assert rows(service)[0][1] == "resolved"
+
+
+def test_alerts_without_a_persona_are_kept_too(service: Service) -> None:
+    assert send(service, alert(labels={"alertname": "ExporterDown"}))["new"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"startsAt": "yesterday"},
+        {"startsAt": "2026-03-01T11:55:00"},
+        {"labels": {"persona": 7}},
+        {"status": "burning"},
+        {"fingerprint": ""},
+    ],
+    ids=str,
+)
+def test_what_alertmanager_would_not_send_is_refused(service: Service, change: dict[str, Any]) -> None:
+    answer = service.request(
+        "POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=message(alert(), alert(**change))
+    )
+    assert error(answer) == (422, "invalid_request")
+    assert rows(service) == []
+
+
+def test_another_version_of_the_webhook_is_refused(service: Service) -> None:
+    body = message(alert()) | {"version": "5"}
+    answer = service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=body)
+    assert error(answer) == (422, "invalid_request")
+
+
+def test_the_page_shows_firing_alerts_with_the_way_to_the_rollback(
+    service: Service, browser: Browser
+) -> None:
+    assert "Nothing is firing." in browser.get("/alerts").text
+    send(service, alert(), alert(fingerprint="f", status="resolved", endsAt="2026-03-01T12:00:00Z"))
+    page = browser.get("/alerts").text
+    assert page.count('data-testid="alert"') == 2
+    assert "concierge drifts" in page
+    assert 'href="/rollback/concierge?from=2&amp;alert=OutOfScopeDrift"' in page
+    assert 'href="http://127.0.0.1:3000/d/driftback-persona"' in page
+
+
+def test_a_link_that_is_no_web_address_is_not_shown(service: Service, browser: Browser) -> None:
+    send(service, alert(annotations={"summary": "s", "dashboard_url": "javascript:alert(1)"}))
+    assert "javascript:" not in browser.get("/alerts").text

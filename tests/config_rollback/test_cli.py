@@ -1,0 +1,250 @@
+"""The commands that talk to the service: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from config_rollback import cli
+from config_rollback.auth.tokens import TokenVerifier
+from config_rollback.clock import utc_now
+from config_rollback.stack.layout import Layout
+from tests.config_rollback.running import CONFIG, SECRET, Clock, Service
+
+
+class RealTime(Clock):
+    """The command line makes tokens of its own, by the real clock."""
+
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return RealTime()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DRIFTBACK_URL", "DRIFTBACK_TOKEN", "DRIFTBACK_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    """Runs `driftback` in this process."""
+    return CliRunner().invoke(cli._app, list(arguments), input=stdin)
+
+
+@pytest.fixture
+def stack(service: Service, tmp_path: Path) -> Path:
+    """The state folder of a stack of which only config_rollback runs."""
+    layout = Layout(tmp_path / "xdg" / "driftback" / "default")
+    layout.create()
+    (layout.secrets / "jwt_secret").write_text(SECRET + "\n")
+    layout.stack_file.write_text(
+        json.dumps({"urls": {"config_rollback": service.url}, "state_dir": str(layout.root)})
+    )
+    return layout.root
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Callable[..., str]:
+    """Writes a file to publish."""
+
+    def document(persona: str = "concierge", note: str = "a note", **changes: Any) -> str:
+        path = tmp_path / "persona.yaml"
+        path.write_text(yaml.safe_dump({"persona": persona, "note": note, "config": CONFIG | changes}))
+        return str(path)
+
+    return document
+
+
+def test_publish_shows_a_diff_and_asks(service: Service, stack: Path, document: Callable[..., str]) -> None:
+    service.publish()
+    no = run("persona", "publish", document(allowed_topics=["orders", "billing"]), stdin="n\n")
+    assert no.exit_code == 1
+    assert "allowed_topics\n  orders, [-returns-], {+billing+}\n" in no.stdout
+    assert "Publish this for concierge, after version 1?" in no.stderr
+    assert service.active_version() == 1
+    yes = run("persona", "publish", document(allowed_topics=["orders", "billing"]), stdin="y\n")
+    assert yes.exit_code == 0
+    assert "Version 2 of concierge serves now (audit 2)." in yes.stdout
+    assert service.active_version() == 2
+
+
+def test_publish_for_scripts(service: Service, stack: Path, document: Callable[..., str]) -> None:
+    first = run("persona", "publish", document("a/b [x]"), "--yes", "--json")
+    assert first.exit_code == 0
+    data = json.loads(first.stdout)
+    assert (data["published"], data["persona"], data["version"]) == (True, "a/b [x]", 1)
+    again = run("persona", "publish", document("a/b [x]"), "--yes", "--json")
+    assert json.loads(again.stdout) == {"published": False, "version": 1}
+
+
+def test_what_was_published_since_the_preview_is_not_overwritten(
+    service: Service, stack: Path, document: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.publish()
+
+    def meanwhile(*_: Any) -> None:
+        service.publish(temperature=1)
+
+    monkeypatch.setattr("config_rollback.cli.persona._confirm", meanwhile)
+    result = run("persona", "publish", document(temperature=2))
+    assert result.exit_code == 1
+    assert "config_changed_since_alert" in result.stderr
+    assert service.active_version() == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("persona: [", "while parsing"),
+        ("- a", "valid dictionary"),
+        ("persona: x", "config: Field required"),
+        ("persona: x\nconfig: {}\nextra: 1", "extra: Extra inputs"),
+    ],
+)
+def test_a_file_that_cannot_be_published_is_wrong_usage(
+    stack: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    result = run("persona", "publish", str(file), "--yes")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_wrong_configuration_is_refused_by_field(stack: Path, document: Callable[..., str]) -> None:
+    result = run("persona", "publish", document(temperature=3), "--yes")
+    assert result.exit_code == 1
+    assert "invalid_request" in result.stderr
+    assert "config.temperature" in result.stderr
+
+
+def test_list_show_history_and_diff(service: Service, stack: Path) -> None:
+    service.publish(note="first")
+    service.publish(note="second", temperature=1)
+    listed = run("persona", "list")
+    assert "concierge" in listed.stdout
+    assert json.loads(run("persona", "list", "--json").stdout)[0]["rollback_to"] == 1
+    shown = run("persona", "show", "concierge", "--version", "1")
+    assert yaml.safe_load(shown.stdout) == {"persona": "concierge", "note": "first", "config": CONFIG}
+    assert json.loads(run("persona", "show", "concierge", "--json").stdout)["version"] == 2
+    history = run("persona", "history", "concierge").stdout
+    assert history.index("second") < history.index("first")
+    assert "temperature\n  [-0.3-] -> {+1.0+}\n" in run("persona", "diff", "concierge", "1", "2").stdout
+    assert run("persona", "show", "nobody").exit_code == 1
+    assert "not_found" in run("persona", "history", "nobody").stderr
+
+
+def test_rollback_shows_a_diff_and_asks(service: Service, stack: Path) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    no = run("persona", "rollback", "concierge", stdin="n\n")
+    assert no.exit_code == 1
+    assert "temperature\n  [-1.0-] -> {+0.3+}\n" in no.stdout
+    assert service.active_version() == 2
+    yes = run("persona", "rollback", "concierge", "--reason", "too wild", stdin="y\n")
+    assert yes.exit_code == 0
+    assert "concierge is on version 1 again (audit 3)." in yes.stdout
+    row = service.audit()[-1]
+    assert (row["reason"], row["to_version"]) == ("too wild", 1)
+    nothing = run("persona", "rollback", "concierge", "--yes")
+    assert nothing.exit_code == 1
+    assert "nothing_to_rollback" in nothing.stderr
+    undo = run("persona", "rollback", "concierge", "--to", "2", "--yes", "--json")
+    assert json.loads(undo.stdout)["to_version"] == 2
+
+
+def test_the_user_of_this_machine_is_the_actor(
+    service: Service, stack: Path, document: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "grace")
+    assert run("persona", "publish", document(), "--yes").exit_code == 0
+    assert service.audit()[-1]["actor"] == "grace"
+
+
+def test_audit_list_and_verify(service: Service, stack: Path) -> None:
+    service.publish(note="[bold]first")
+    service.roll_back(expected_version=7)
+    listed = run("audit", "list")
+    assert listed.exit_code == 0
+    assert "[bold]first" in listed.stdout
+    assert "config_changed_since_alert" in listed.stdout
+    assert len(json.loads(run("audit", "list", "--json", "--limit", "1").stdout)) == 1
+    assert "2 rows, unbroken. Head 2:1:" in run("audit", "verify").stdout
+    service.database.execute("DROP TRIGGER audit_no_update")
+    service.database.execute("UPDATE audit SET actor = 'x' WHERE audit_id = 1")
+    broken = run("audit", "verify")
+    assert broken.exit_code == 1
+    assert "The chain breaks at row 1: its content was changed." in broken.stderr
+    assert json.loads(run("audit", "verify", "--json").stdout)["broken_at"] == 1
+
+
+def test_token_mint_and_login_link(service: Service, stack: Path, clock: Clock) -> None:
+    verifier = TokenVerifier(SECRET, utc_now)
+    token = run("token", "mint", "--role", "support", "--subject", "bob", "--ttl", "30m").stdout.strip()
+    identity = verifier.verify(token, "api")
+    assert (identity.subject, identity.role) == ("bob", "support")
+    assert 1700 < (identity.expires_at - utc_now()).total_seconds() <= 1800
+    link = run("login-link", "--next", "/audit").stdout.strip()
+    assert link.startswith(f"{service.url}/login?token=")
+    assert link.endswith("&next=%2Faudit")
+    assert run("token", "mint", "--ttl", "25h").exit_code == 2
+    assert run("token", "mint", "--ttl", "soon").exit_code == 2
+
+
+def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    verifier = TokenVerifier(SECRET, utc_now)
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET", SECRET)
+    assert verifier.verify(run("token", "mint").stdout.strip(), "api").role == "ops"
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET_FILE", str(file))
+    assert run("token", "mint").exit_code == 2, "both are given"
+    monkeypatch.delenv("CONFIG_ROLLBACK_JWT_SECRET")
+    assert verifier.verify(run("token", "mint").stdout.strip(), "api").role == "ops"
+
+
+def test_kpis_without_prometheus_are_refused(stack: Path) -> None:
+    result = run("kpis")
+    assert result.exit_code == 1
+    assert "monitoring_unavailable" in result.stderr
+
+
+def test_without_a_stack_nothing_is_reached() -> None:
+    result = run("persona", "list")
+    assert result.exit_code == 3
+    assert "no stack runs in" in result.stderr
+
+
+def test_a_service_that_does_not_answer_is_unreachable() -> None:
+    result = run("persona", "list", "--url", "http://127.0.0.1:1", "--token", "t")
+    assert result.exit_code == 3
+    assert "does not answer" in result.stderr
+
+
+def test_a_wrong_token_is_refused(service: Service) -> None:
+    result = run("persona", "list", "--url", service.url, "--token", "t")
+    assert result.exit_code == 1
+    assert "token_invalid" in result.stderr
+
+
+def test_db_upgrade(tmp_path: Path) -> None:
+    result = run("db", "upgrade", "--state-dir", str(tmp_path / "stack"))
+    assert result.exit_code == 0
+    path = tmp_path / "stack" / "data" / "config_rollback" / "config_rollback.db"
+    assert path.is_file()
+    assert f"{path} is up to date." in result.stdout
+    broken = run("db", "upgrade", "--database-url", f"sqlite:///{tmp_path}")
+    assert broken.exit_code == 1
+    assert "unable to open database file" in broken.stderr

@@ -1,0 +1,227 @@
+"""The KPI endpoint: one query, four KPI, honest about what they rest on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs
+
+import promql_parser
+import pytest
+
+from config_rollback.errors import InvalidRequestError
+from config_rollback.kpis import Selection, expression, summarise, wilson_interval
+from tests.config_rollback.running import Service
+from tests.config_rollback.test_api_ops import error
+
+HEALTHY = {
+    "messages": 1000.0,
+    "chat_messages": 800.0,
+    "out_of_scope": 40.0,
+    "llm_errors": 10.0,
+    "p95_latency_ms": 1234.5,
+    "coverage": 1.0,
+    "age_seconds": 12.0,
+    "exporter_up": 1.0,
+}
+
+
+class Prometheus:
+    """Answers every query with `values`, or with `raw` as it is."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = dict(HEALTHY)
+        self.raw: tuple[int, bytes] | None = None
+        self.queries: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                outer.queries.append(parse_qs(body)["query"][0])
+                status, content = outer.raw or (200, outer.answer())
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self) -> bytes:
+        rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in self.values.items()]
+        return json.dumps({"status": "success", "data": {"resultType": "vector", "result": rows}}).encode()
+
+
+@pytest.fixture
+def prometheus() -> Iterator[Prometheus]:
+    prometheus = Prometheus()
+    thread = threading.Thread(target=prometheus.server.serve_forever)
+    thread.start()
+    yield prometheus
+    prometheus.server.shutdown()
+    thread.join()
+    prometheus.server.server_close()
+
+
+@pytest.fixture
+def watched(start: Callable[..., Service], prometheus: Prometheus) -> Service:
+    """A service that asks that Prometheus."""
+    return start(prometheus_url=prometheus.url)
+
+
+def ask(service: Service, query: str = "window=1h") -> Any:
+    return service.request("GET", f"/v1/ops/monitoring/conversation-kpis?{query}")
+
+
+def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> None:
+    answer = ask(watched, "window=24h&persona=concierge&journey=chat")
+    assert answer.status_code == 200
+    assert answer.json()["data"] == {
+        "window": "24h",
+        "aggregation_scope": {"scope": "persona", "journey": "chat", "persona": "concierge"},
+        "generated_at": "2026-03-01T12:00:00.000000Z",
+        "coverage": 1.0,
+        "kpis": {
+            "messages_total": {"value": 1000.0, "data_status": "ok"},
+            "out_of_scope_rate": {
+                "value": 0.05,
+                "numerator": 40.0,
+                "denominator": 800.0,
+                "low": pytest.approx(0.0369, abs=1e-4),
+                "high": pytest.approx(0.0674, abs=1e-4),
+                "data_status": "ok",
+            },
+            "llm_error_rate": {
+                "value": 0.01,
+                "numerator": 10.0,
+                "denominator": 1000.0,
+                "low": pytest.approx(0.0054, abs=1e-4),
+                "high": pytest.approx(0.0183, abs=1e-4),
+                "data_status": "ok",
+            },
+            "p95_latency_ms": {"value": 1234.5, "denominator": 1000.0, "data_status": "ok"},
+        },
+    }
+    assert len(prometheus.queries) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "scope"),
+    [
+        ("window=1h", "total"),
+        ("window=6h&journey=chat", "journey"),
+        ("window=24h&persona=concierge", "persona"),
+        ("window=7d&persona=concierge&config_version=3", "version"),
+        ("window=7d&journey=chat&persona=concierge&config_version=3", "version"),
+    ],
+)
+def test_the_finest_scope_that_is_asked_for(
+    watched: Service, prometheus: Prometheus, query: str, scope: str
+) -> None:
+    data = ask(watched, query).json()["data"]
+    assert data["aggregation_scope"]["scope"] == scope
+    assert f'kpi:messages_total{{scope="{scope}",window="{data["window"]}"' in prometheus.queries[0]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "window=2h", "window=1h&config_version=3", "window=1h&x=1", "window=1h&window=6h"],
+)
+def test_a_wrong_question_is_refused(watched: Service, prometheus: Prometheus, query: str) -> None:
+    assert error(ask(watched, query)) == (422, "invalid_request")
+    assert prometheus.queries == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (500, b"{}"),
+        (200, b"not json"),
+        (200, b"[]"),
+        (200, b'{"status": "error", "data": {"result": []}}'),
+        (200, b'{"status": "success", "data": {"result": [{"metric": {}, "value": [0, "1"]}]}}'),
+        (422, b'{"status": "error", "error": "parse error"}'),
+    ],
+)
+def test_a_prometheus_that_fails_is_unavailable(
+    watched: Service, prometheus: Prometheus, raw: tuple[int, bytes]
+) -> None:
+    prometheus.raw = raw
+    assert error(ask(watched)) == (503, "monitoring_unavailable")
+
+
+def test_without_a_prometheus_monitoring_is_unavailable(service: Service) -> None:
+    assert error(ask(service)) == (503, "monitoring_unavailable")
+
+
+def statuses(**changes: float | None) -> list[str]:
+    values = {name: value for name, value in (HEALTHY | changes).items() if value is not None}
+    return [kpi["data_status"] for kpi in summarise(values).values()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["ok", "ok", "ok", "ok"]),
+        ({"messages": 29.0, "chat_messages": 29.0}, ["ok", "low_sample", "low_sample", "ok"]),
+        ({"messages": 19.0, "chat_messages": 5.0}, ["ok", "low_sample", "low_sample", "low_sample"]),
+        (
+            {"messages": 0.0, "chat_messages": 0.0, "out_of_scope": 0.0, "p95_latency_ms": None},
+            ["ok", "no_data", "no_data", "no_data"],
+        ),
+        (dict.fromkeys(HEALTHY), ["no_data"] * 4),
+        ({"chat_messages": None, "out_of_scope": None}, ["ok", "no_data", "ok", "ok"]),
+        ({"age_seconds": 181.0}, ["stale"] * 4),
+        ({"exporter_up": 0.0}, ["stale"] * 4),
+        ({"exporter_up": None}, ["stale"] * 4),
+    ],
+    ids=str,
+)
+def test_what_the_numbers_are_worth(changes: dict[str, float | None], expected: list[str]) -> None:
+    assert statuses(**changes) == expected
+
+
+def test_nothing_is_not_a_number(watched: Service, prometheus: Prometheus) -> None:
+    prometheus.values = {"messages": 0.0, "p95_latency_ms": float("nan")}
+    kpis = ask(watched).json()["data"]["kpis"]
+    assert kpis["messages_total"]["value"] == 0
+    assert kpis["out_of_scope_rate"]["value"] is None
+    assert kpis["p95_latency_ms"]["value"] is None
+
+
+@pytest.mark.parametrize("persona", ["concierge", 'a"b', "a\\", "a\nb", "名前", '"} or vector(1) #'])
+def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> None:
+    for selection in (
+        Selection("1h"),
+        Selection("7d", "chat"),
+        Selection("7d", None, persona),
+        Selection("7d", "chat", persona, "3"),
+    ):
+        text = expression(selection)
+        promql_parser.parse(text)
+        assert text.count("label_replace(") == 8
+
+
+def test_versions_of_all_personas_at_once_make_no_sense() -> None:
+    with pytest.raises(InvalidRequestError):
+        Selection("1h", config_version="3")
+
+
+@pytest.mark.parametrize(
+    ("events", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_intervals(events: float, total: float, low: float, high: float) -> None:
+    """Against the worked examples of Newcombe (1998), Statistics in Medicine 17:857, method 3."""
+    assert wilson_interval(events, total) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_more_events_than_messages_stay_within_the_unit_interval() -> None:
+    low, high = wilson_interval(12, 10)
+    assert 0 <= low < high <= 1

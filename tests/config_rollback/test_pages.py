@@ -1,0 +1,203 @@
+"""What the pages say, state by state."""
+
+from __future__ import annotations
+
+import html
+
+import pytest
+
+from tests.config_rollback.running import Browser, Service, fields
+from tests.config_rollback.test_alerts import alert, send
+
+
+def form(page: str) -> dict[str, str]:
+    """The hidden fields of the rollback form."""
+    return fields(page.partition("<details>")[0])
+
+
+def attribute(page: str, element: str, name: str) -> str:
+    """An attribute of the element with this id."""
+    tag = page.partition(f'id="{element}"')[2].partition(">")[0]
+    return tag.partition(f'{name}="')[2].partition('"')[0]
+
+
+@pytest.fixture
+def drifted(service: Service) -> Service:
+    """A persona whose version 2 is bad."""
+    service.publish(note="reviewed")
+    service.publish(note="tidied", allowed_topics=["orders"], system_prompt="You help. " * 10 + "Be brief.")
+    return service
+
+
+def test_an_empty_overview_says_how_to_begin(browser: Browser) -> None:
+    assert "driftback persona publish" in browser.get("/").text
+
+
+def test_the_overview_shows_versions_processes_and_alerts(drifted: Service, browser: Browser) -> None:
+    drifted.config("concierge", "?client=a&serving=1")
+    drifted.config("concierge", "?client=b&serving=2")
+    send(drifted, alert())
+    page = browser.get("/").text
+    assert 'data-persona="concierge" data-version="2"' in page
+    assert "1 of 2 processes" in page
+    assert "concierge drifts" in page
+    assert 'href="/rollback/concierge?from=2&amp;alert=OutOfScopeDrift"' in page
+
+
+def test_the_rollback_page_says_what_will_happen_and_why(drifted: Service, browser: Browser) -> None:
+    send(drifted, alert())
+    drifted.config("concierge", "?client=a&serving=2")
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
+    assert "<h1>Roll concierge back to version 1?</h1>" in page
+    assert "Roll concierge back from version 2 to 1</button>" in page
+    assert "400:1 that the rate has tripled" in page
+    assert "<ins>" in page
+    assert "returns" in page
+    assert "1 serving process will follow" in page
+    assert form(page) | {"form_token": "", "idempotency_key": ""} == {
+        "form_token": "",
+        "idempotency_key": "",
+        "expected_version": "2",
+        "to_version": "1",
+        "alert": "OutOfScopeDrift",
+    }
+
+
+def test_the_button_rolls_back_and_shows_the_result(drifted: Service, browser: Browser) -> None:
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
+    answer = browser.post("/rollback/concierge", form(page) | {"reason": " topics lost "})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/rollback/concierge?result=3")
+    assert drifted.active_version() == 1
+    row = drifted.audit()[-1]
+    assert (row["actor"], row["reason"], row["alert"]) == ("ann", "topics lost", "OutOfScopeDrift")
+    result = browser.get("/rollback/concierge?result=3").text
+    assert "<h1>concierge is on version 1 again</h1>" in result
+    assert attribute(result, "rollback-result", "data-status") == "succeeded"
+    assert attribute(result, "rollback-result", "data-audit-id") == "3"
+    assert 'href="/rollback/concierge?from=1&amp;to=2"' in result
+
+
+def test_the_result_counts_until_all_processes_have_followed(drifted: Service, browser: Browser) -> None:
+    for client in ("a", "b"):
+        drifted.config("concierge", f"?client={client}&serving=2")
+    browser.post("/rollback/concierge", form(browser.get("/rollback/concierge?from=2").text))
+    expected = [("0", "2", True), ("1", "2", True), ("2", "2", False)]
+    for client, (converged, clients, reloads) in zip(("", "a", "b"), expected, strict=True):
+        if client:
+            drifted.config("concierge", f"?client={client}&serving=1")
+        page = browser.get("/rollback/concierge?result=3").text
+        assert attribute(page, "rollback-result", "data-converged") == converged
+        assert attribute(page, "rollback-result", "data-clients") == clients
+        assert ('http-equiv="refresh"' in page) is reloads
+
+
+def test_the_result_stops_reloading_after_five_minutes(drifted: Service, browser: Browser) -> None:
+    browser.post("/rollback/concierge", form(browser.get("/rollback/concierge?from=2").text))
+    drifted.clock.move(minutes=5)
+    drifted.config("concierge", "?client=a&serving=2")
+    page = browser.get("/rollback/concierge?result=3").text
+    assert 'http-equiv="refresh"' not in page
+    assert "Some processes have not followed" in page
+
+
+def test_a_double_click_is_one_rollback(drifted: Service, browser: Browser) -> None:
+    sent = form(browser.get("/rollback/concierge?from=2").text)
+    first = browser.post("/rollback/concierge", sent)
+    second = browser.post("/rollback/concierge", sent)
+    assert (first.status_code, second.status_code) == (303, 303)
+    assert first.headers["Location"] == second.headers["Location"]
+    assert len(drifted.audit()) == 3
+
+
+def test_a_page_left_open_while_somebody_acts_does_nothing(drifted: Service, browser: Browser) -> None:
+    sent = form(browser.get("/rollback/concierge?from=2").text)
+    drifted.publish(temperature=1)
+    answer = browser.post("/rollback/concierge", sent)
+    assert answer.status_code == 409
+    assert 'data-code="config_changed_since_alert"' in answer.text
+    assert "Version 3 serves now." in answer.text
+    assert drifted.active_version() == 3
+
+
+def test_a_stale_link_says_so_and_has_no_button(drifted: Service, browser: Browser) -> None:
+    drifted.roll_back(expected_version=2)
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift")
+    assert page.status_code == 200
+    assert "This link is about version 2" in page.text
+    assert attribute(page.text, "rollback-result", "data-status") == "stale"
+    assert 'id="rollback-button"' not in page.text
+
+
+def test_where_no_version_is_known_to_be_good_one_can_choose(drifted: Service, browser: Browser) -> None:
+    drifted.roll_back(expected_version=2)
+    page = browser.get("/rollback/concierge").text
+    assert "No earlier version is known to be good" in page
+    assert 'id="rollback-button"' not in page
+    assert 'href="/rollback/concierge?from=1&amp;to=2"' in page
+    undo = browser.get("/rollback/concierge?from=1&to=2").text
+    assert browser.post("/rollback/concierge", form(undo)).status_code == 303
+    assert drifted.active_version() == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/rollback/nobody?from=1", 404, "not_found"),
+        ("/rollback/concierge?from=2&to=9", 404, "target_not_found"),
+        ("/rollback/concierge?from=x", 422, "invalid_request"),
+        ("/rollback/concierge?from=0", 422, "invalid_request"),
+        ("/rollback/concierge?result=99", 404, "not_found"),
+        ("/rollback/concierge?surprise=1", 422, "invalid_request"),
+        ("/nothing", 404, "not_found"),
+    ],
+)
+def test_errors_are_pages_with_code_and_request_id(
+    drifted: Service, browser: Browser, path: str, status: int, code: str
+) -> None:
+    answer = browser.get(path)
+    assert answer.status_code == status
+    assert f'data-code="{code}"' in answer.text
+    assert answer.headers["X-Request-ID"] in answer.text
+    assert answer.headers["Content-Type"].startswith("text/html")
+
+
+def test_a_result_belongs_to_its_persona(drifted: Service, browser: Browser) -> None:
+    drifted.publish("coach")
+    assert browser.get("/rollback/concierge?result=3").status_code == 404
+    assert browser.get("/rollback/coach?result=3").status_code == 200
+
+
+def test_a_name_with_a_slash_and_worse_has_a_page(service: Service, browser: Browser) -> None:
+    name = "R&D/«ж» 100%"
+    service.publish(name)
+    service.publish(name, temperature=1)
+    path = "/rollback/R%26D%2F%C2%AB%D0%B6%C2%BB%20100%25"
+    page = browser.get(f"{path}?from=2").text
+    assert f"<h1>Roll {html.escape(name)} back to version 1?</h1>" in page
+    assert f'action="{path}"' in page
+    assert browser.post(path, form(page)).status_code == 303
+    assert service.active_version(name) == 1
+
+
+def test_the_audit_page_has_pages_and_filters(service: Service, browser: Browser) -> None:
+    for number in range(55):
+        service.publish("coach" if number % 11 else "concierge")
+    first = browser.get("/audit").text
+    assert first.count('data-testid="audit-row"') == 50
+    older = first.partition('class="button" href="/audit?')[2].partition('"')[0]
+    assert browser.get(f"/audit?{html.unescape(older)}").text.count('data-testid="audit-row"') == 5
+    assert browser.get("/audit?persona=concierge").text.count('data-testid="audit-row"') == 5
+    assert "No rows match" in browser.get("/audit?actor=nobody").text
+
+
+def test_pages_are_not_kept_by_caches(browser: Browser) -> None:
+    for path in ("/", "/audit", "/login", "/nothing"):
+        assert browser.get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_pages_need_no_script(drifted: Service, browser: Browser) -> None:
+    for path in ("/", "/audit", "/alerts", "/rollback/concierge", "/login"):
+        text = browser.get(path).text
+        assert "<script" not in text
+        assert " style=" not in text
+        assert " onclick=" not in text
