@@ -88,6 +88,8 @@ async def show(request: Request) -> Response:
         request,
         "rollback.html",
         login,
+        # What the button would answer: a second click on an alert's link says that it does nothing.
+        status=409 if situation.stale else 200,
         situation=situation,
         alert=alert,
         serving=services(request).clients.serving(persona),

@@ -122,8 +122,9 @@ def test_a_page_left_open_while_somebody_acts_does_nothing(drifted: Service, bro
 def test_a_stale_link_says_so_and_has_no_button(drifted: Service, browser: Browser) -> None:
     drifted.roll_back(expected_version=2)
     page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift")
-    assert page.status_code == 200
+    assert page.status_code == 409, "what the button would answer"
     assert "This link is about version 2" in page.text
+    assert attribute(page.text, "rollback-result", "data-code") == "config_changed_since_alert"
     assert attribute(page.text, "rollback-result", "data-status") == "stale"
     assert 'id="rollback-button"' not in page.text
 
