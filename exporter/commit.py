@@ -51,7 +51,7 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._wake = asyncio.Event()
         self._collecting = asyncio.get_running_loop().create_future()
-        self._writing: asyncio.Future[None] | None = None
+        self._writing = self._collecting
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -78,7 +78,7 @@ class GroupCommit:
         """Return when all that was handed over so far is durable. Raises StorageError if it cannot be."""
         if self._records:
             await asyncio.shield(self._collecting)
-        elif self._writing is not None:
+        else:
             await asyncio.shield(self._writing)
 
     async def _run(self) -> None:
@@ -95,19 +95,26 @@ class GroupCommit:
         now = self._clock()
         try:
             await loop.run_in_executor(self._thread, self._journal.append, records, now)
-        except OSError as error:
-            self._fail(group, error)
-        else:
             for apply in applies:
                 apply(now)
+        except OSError as error:
+            self._refuse(group, _storage_error(error))
+            if self.healthy:
+                _log.error("journal_write_failed", error=str(error))
+            self.healthy = False
+        except Exception:  # noqa: BLE001 (whatever it was, nobody must wait for ever)
+            # What is on disk and what is shown may differ now. A restart reads the disk.
+            self._refuse(group, StorageFailedError("The exporter must be restarted"))
+            self._stopping = True
+            self.healthy = False
+            _log.critical("journal_writer_failed", exc_info=True)
+        else:
             group.set_result(None)
             if not self.healthy:
-                self.healthy = True
                 _log.info("journal_writable_again")
+            self.healthy = True
             if self._journal.grown >= self._compact_at:
                 await self._compact()
-        finally:
-            self._writing = None
 
     def _take(self) -> tuple[list[Record], list[Apply], "asyncio.Future[None]"]:
         taken = self._records, self._applies, self._collecting
@@ -115,17 +122,13 @@ class GroupCommit:
         self._collecting = asyncio.get_running_loop().create_future()
         return taken
 
-    def _fail(self, group: "asyncio.Future[None]", error: OSError) -> None:
+    def _refuse(self, group: "asyncio.Future[None]", refusal: StorageError) -> None:
         """Refuse the group and what came behind it, which was judged as if the group would succeed."""
         _, _, behind = self._take()
         self._on_failure()
-        refusal = _storage_error(error)
         for future in (group, behind):
             future.set_exception(refusal)
             future.exception()  # marks it as seen: there may be nobody waiting
-        if self.healthy:
-            self.healthy = False
-            _log.error("journal_write_failed", error=str(error))
 
     async def _compact(self) -> None:
         journal_id, snapshot = self._snapshot()

@@ -99,7 +99,7 @@ class Ingest:
         expiry = Expiry(before=now - EXPIRY_SECONDS)
         if self._state.table.untouched_since(expiry.before):
             record = Record(EXPIRY, msgspec.json.encode(expiry))
-            await self._commit.commit(record, lambda now: self._expire(expiry, now))
+            await self._commit.commit(record, lambda _: self._expire(expiry))
 
     def _count_push(self, push: Push, now: float) -> None:
         self._state.apply_push(push, now)
@@ -111,8 +111,8 @@ class Ingest:
         self._state.apply_observations(batch, now)
         self._keys.pop(batch.key, None)
 
-    def _expire(self, expiry: Expiry, now: float) -> None:
-        self._state.apply_expiry(expiry, now)
+    def _expire(self, expiry: Expiry) -> None:
+        self._state.apply_expiry(expiry)
         self._limits.reset(self._state.table.keys())
 
     def _admit(self, series: list[SeriesDelta]) -> bool:

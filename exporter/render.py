@@ -28,7 +28,10 @@ Numbers = tuple[int, tuple[int | str, ...]]
 
 
 class View(NamedTuple):
-    """What is rendered: label sets in order, reasons in the order of their counts, journeys with a scope."""
+    """What is rendered: label sets in order, reasons in the order of their counts, journeys with a scope.
+
+    The label sets are copies of one moment, so that no scrape shows an error without its message.
+    """
 
     label_sets: Sequence[LabelSet]
     reasons: Sequence[str]
@@ -54,10 +57,11 @@ def _families(view: View) -> tuple[_Family, ...]:
     def in_scope(label_set: LabelSet) -> bool:
         return label_set.key[0] in view.out_of_scope_journeys or label_set.counts[OUT_OF_SCOPE] > 0
 
+    reasons = slice(ERRORS.start, ERRORS.start + len(view.reasons))
     return (
         _counter(catalogue.MESSAGES, slice(MESSAGES, MESSAGES + 1)),
         _counter(catalogue.OUT_OF_SCOPE, slice(OUT_OF_SCOPE, OUT_OF_SCOPE + 1))._replace(included=in_scope),
-        _counter(catalogue.LLM_ERRORS, ERRORS, "reason", view.reasons),
+        _counter(catalogue.LLM_ERRORS, reasons, "reason", view.reasons),
         _histogram(catalogue.LATENCY, LATENCY, lambda label_set: label_set.latency_sum),
         _histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda label_set: label_set.ttft_sum),
         _counter(catalogue.TOKENS, TOKENS, "direction", catalogue.DIRECTIONS),
@@ -121,6 +125,7 @@ def _blocks(family: _Family, template: str, label_sets: Sequence[LabelSet]) -> I
     """The filled template for each label set, LABEL_SETS_PER_CHUNK at a time."""
     split = _split(family.extra_label)
     with_exponents = template.replace("%d.0", "%s")
+    has_tail, has_created = _TAIL in template, _CREATED in template
     for start in range(0, len(label_sets), LABEL_SETS_PER_CHUNK):
         blocks = []
         for label_set in label_sets[start : start + LABEL_SETS_PER_CHUNK]:
@@ -129,10 +134,17 @@ def _blocks(family: _Family, template: str, label_sets: Sequence[LabelSet]) -> I
                 block = template % values
             else:
                 block = with_exponents % tuple(v if isinstance(v, str) else _number(v) for v in values)
-            pairs = label_set.label_pairs
-            block = block.replace(_HEAD, ",".join(pairs[:split])).replace(_TAIL, ",".join(pairs[split:]))
-            blocks.append(block.replace(_CREATED, _number(label_set.created)))
+            block = _fill(block, _HEAD, ",".join(label_set.label_pairs[:split]))
+            if has_tail:
+                block = _fill(block, _TAIL, ",".join(label_set.label_pairs[split:]))
+            if has_created:
+                block = _fill(block, _CREATED, _number(label_set.created))
+            blocks.append(block)
         yield "".join(blocks)
+
+
+def _fill(template: str, place: str, text: str) -> str:
+    return text.join(template.split(place))  # twice as fast as `replace` with this many places
 
 
 def _labels(extra_label: str | None = None, value: str = "") -> str:

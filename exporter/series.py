@@ -56,6 +56,18 @@ class LabelSet:
         self.ttft_sum = 0.0
         self.counts = [0] * (ERRORS.start + reasons)
 
+    def copy(self) -> "LabelSet":
+        """The same counts, which do not go on."""
+        copy = LabelSet.__new__(LabelSet)
+        copy.key = self.key
+        copy.label_pairs = self.label_pairs
+        copy.created = self.created
+        copy.touched = self.touched
+        copy.latency_sum = self.latency_sum
+        copy.ttft_sum = self.ttft_sum
+        copy.counts = self.counts.copy()
+        return copy
+
 
 class SeriesTable:
     """Every label set, in the order in which they became known."""

@@ -52,9 +52,10 @@ class Service:
         return self._commit.healthy
 
     def view(self) -> View:
-        """What a scrape shows now."""
+        """What a scrape shows: a copy of this moment."""
         scoped = [journey for journey, policy in self._policy.journeys.items() if policy.out_of_scope]
-        return View(tuple(self._state.table), self._state.table.reasons, scoped)
+        label_sets = [label_set.copy() for label_set in self._state.table]
+        return View(label_sets, self._state.table.reasons, scoped)
 
     def start(self) -> None:
         """Begin to take pushes. Call in the event loop."""

@@ -89,7 +89,7 @@ class State:
         self._keys[batch.key] = (batch.digest, now)
         _forget(self._keys, now)
 
-    def apply_expiry(self, expiry: Expiry, now: float) -> None:  # noqa: ARG002 (the shape of every apply)
+    def apply_expiry(self, expiry: Expiry) -> None:
         """Drop label sets nobody touched."""
         self.table.remove(self.table.untouched_since(expiry.before))
 
@@ -129,7 +129,7 @@ class State:
             case b"O":
                 self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), time)
             case b"X":
-                self.apply_expiry(msgspec.json.decode(record.body, type=Expiry), time)
+                self.apply_expiry(msgspec.json.decode(record.body, type=Expiry))
             case b"S":
                 self._restore(msgspec.msgpack.decode(record.body, type=_Snapshot))
             case unknown:

@@ -27,7 +27,7 @@ from exporter.client.sender import Sender
 MAX_MILLISECONDS: Final = 1e12
 MAX_TOKENS: Final = 10**9
 FIRST_BACK_OFF_SECONDS: Final = 0.25
-LONGEST_BACK_OFF_SECONDS: Final = 30.0
+LONGEST_BACK_OFF_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 2.0
 
 _Labels = tuple[str, str, str | int]
@@ -49,6 +49,8 @@ class Recorder:
     """
 
     def __init__(self, url: str, token: str, flush_interval: float = 1.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("url must begin with http:// or https://")
         if not flush_interval > 0:
             raise ValueError("flush_interval must be above 0 seconds")
         self._url = url

@@ -183,17 +183,18 @@ def test_a_full_disk_refuses_pushes_and_nothing_else(
 
 
 class SlowDisk:
-    """An `fdatasync` that waits until it is let go, and can be told to fail."""
+    """An `fdatasync` that waits until it is let go, and can be told to fail once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.entered, self.release, self.fail = threading.Event(), threading.Event(), False
+        self.entered, self.release, self.fails_once = threading.Event(), threading.Event(), False
         self._fdatasync = os.fdatasync
         monkeypatch.setattr(os, "fdatasync", self)
 
     def __call__(self, fd: int) -> None:
         self.entered.set()
         self.release.wait()
-        if self.fail:
+        if self.fails_once:
+            self.fails_once = False
             raise OSError(errno.EIO, "Input/output error")
         self._fdatasync(fd)
 
@@ -244,7 +245,7 @@ def test_a_retry_that_overtakes_the_disk_waits_for_it_and_counts_once(
 def test_a_failed_write_fails_what_waits_behind_it_and_the_retries_count_once(
     exporter: Running, slow_disk: SlowDisk
 ) -> None:
-    slow_disk.fail = True
+    slow_disk.fails_once = True
     calls = [in_background(lambda: exporter.post("/v1/push", push(3)))]
     slow_disk.entered.wait()
     other = {**push(1), "client": "d"}
@@ -256,10 +257,23 @@ def test_a_failed_write_fails_what_waits_behind_it_and_the_retries_count_once(
     assert {answers[0].status_code for _, answers in calls} == {503}
     assert exporter.value("conversation_messages_total") is None
 
-    slow_disk.fail = False
     assert exporter.post("/v1/push", push(3)).json()["data"]["duplicate"] is False
     assert exporter.post("/v1/push", other).json()["data"]["duplicate"] is False
     assert exporter.value("conversation_messages_total") == 4
+
+
+def test_a_defect_in_the_writer_is_an_error_and_not_a_silence(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("exporter.state.State.apply_push", defective)
+    response = exporter.post("/v1/push", push(1))
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_failed")
+    assert requests.get(exporter.url + "/-/ready", timeout=10).status_code == 503
+    assert exporter.post("/v1/push", push(1)).status_code == 503
+    assert requests.get(exporter.url + "/metrics", timeout=10).status_code == 200
 
 
 def test_pushes_that_come_together_share_a_write(

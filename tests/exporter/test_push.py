@@ -128,6 +128,16 @@ def test_a_version_past_the_bound_is_counted_under_other_of_its_persona(bounded:
     assert bounded.value("exporter_rejected_total", reason="version_overflow") == 1
 
 
+def test_what_was_counted_under_other_stays_there_after_a_restart(
+    bounded: Running, start: Callable[..., Running]
+) -> None:
+    bounded.push(*(series(persona=name, messages=1) for name in "abc"))
+    bounded.stop()
+    exporter = start()
+    assert exporter.value("conversation_messages_total", persona="c") is None
+    assert exporter.value("conversation_messages_total", persona="other") == 1
+
+
 def test_past_the_total_known_label_sets_go_on_and_new_ones_are_other(bounded: Running) -> None:
     everything = [
         series(journey, persona, v) for journey in ("chat", "guidance") for persona in "ab" for v in "12"

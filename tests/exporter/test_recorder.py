@@ -369,6 +369,9 @@ def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exp
     assert exporter.value("conversation_messages_total") == 1
 
 
-def test_an_interval_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="flush_interval"):
-        Recorder("http://127.0.0.1:1", TOKEN, flush_interval=0)
+@pytest.mark.parametrize(
+    ("url", "interval", "named"), [("http://127.0.0.1:1", 0, "flush_interval"), ("127.0.0.1:9810", 1, "url")]
+)
+def test_only_the_constructor_raises(url: str, interval: float, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Recorder(url, TOKEN, flush_interval=interval)

@@ -85,6 +85,14 @@ def test_a_token_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch
         load_settings().read_tokens()
 
 
+def test_an_invalid_setting_does_not_print_the_others(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(
+            {"state_dir": tmp_path, "ingest_tokens": TOKEN, "ingest_tokens_file": tmp_path, "port": 1}
+        )
+    assert TOKEN not in str(caught.value)
+
+
 def test_settings_are_frozen_and_do_not_print_tokens() -> None:
     settings = load_settings()
     assert TOKEN not in repr(settings) + str(settings) + repr(settings.read_tokens())

@@ -1,0 +1,92 @@
+"""The state: batches count once, a snapshot holds everything, a replay ends where the run was."""
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter import state as kinds
+from exporter.journal import Record, Recovery
+from exporter.series import SavedLabelSet
+from exporter.state import DAY, MAX_REMEMBERED, Expiry, ObservationsBatch, State
+from exporter.wire import HistogramDelta, Push, SeriesDelta
+
+START = 1_700_000_000.0
+DELTA = st.builds(
+    SeriesDelta,
+    journey=st.sampled_from(["chat", "guidance"]),
+    persona=st.sampled_from(["a", "b"]),
+    config_version=st.sampled_from(["1", "2"]),
+    messages=st.integers(0, 9),
+    llm_errors=st.dictionaries(st.sampled_from(["timeout", "one that no policy has"]), st.integers(1, 9)),
+    latency=st.none() | st.builds(HistogramDelta, sum=st.floats(0, 9), buckets=st.just({0: 1, 44: 2})),
+)
+PUSH = st.builds(
+    Push,
+    client=st.sampled_from(["x", "y"]),
+    epoch=st.integers(0, 1),
+    seq=st.integers(1, 5),
+    series=st.lists(DELTA, max_size=3),
+)
+BATCH = st.builds(
+    ObservationsBatch, key=st.sampled_from("kl"), digest=st.just("d"), series=st.lists(DELTA, max_size=3)
+)
+EVENT = st.one_of(PUSH, BATCH, st.just("expiry"), st.just("snapshot"))
+
+
+def saved(state: State) -> tuple[tuple[str, ...], list[SavedLabelSet], Record]:
+    """All that a state holds, comparable."""
+    return state.table.reasons, state.table.save(), state.snapshot()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(EVENT, st.floats(0, 5 * DAY)), max_size=20))
+def test_a_replay_ends_where_the_live_run_was(
+    events: list[tuple[Push | ObservationsBatch | str, float]],
+) -> None:
+    live = State()
+    live.table.journal = "j"
+    records: list[tuple[float, Record]] = []
+    now = START
+    for event, pause in events:
+        now += pause
+        if isinstance(event, Push):
+            records.append((now, Record(kinds.PUSH, msgspec.json.encode(event))))
+            live.apply_push(event, now)
+        elif isinstance(event, ObservationsBatch):
+            records.append((now, Record(kinds.OBSERVATIONS, msgspec.json.encode(event))))
+            live.apply_observations(event, now)
+        elif event == "expiry":
+            expiry = Expiry(before=now - kinds.EXPIRY_SECONDS)
+            records.append((now, Record(kinds.EXPIRY, msgspec.json.encode(expiry))))
+            live.apply_expiry(expiry)
+        else:
+            records = [(now, live.snapshot())]
+    replayed = State()
+    replayed.recover(Recovery("j", records, None, 0), now)
+    assert saved(replayed) == saved(live)
+
+
+def test_what_was_counted_is_not_counted_again() -> None:
+    state = State()
+    push = Push("c", 1, 1, series=[SeriesDelta("chat", "p", "1", messages=1)])
+    batch = ObservationsBatch("k", "d", push.series)
+    for _ in range(2):
+        state.apply_push(push, START)
+        state.apply_observations(batch, START)
+    assert [label_set.counts[0] for label_set in state.table] == [2]
+
+
+def test_a_client_is_forgotten_after_eight_days_of_silence() -> None:
+    state = State()
+    state.apply_push(Push("a", 1, 7), START)
+    state.apply_push(Push("b", 1, 7), START)
+    state.apply_push(Push("a", 1, 8), START + 5 * DAY)
+    state.apply_push(Push("c", 1, 1), START + 9 * DAY)
+    assert [state.last_seq(client, 1) for client in "abc"] == [8, 0, 1]
+
+
+def test_the_names_of_batches_are_bounded() -> None:
+    state = State()
+    for number in range(MAX_REMEMBERED + 10):
+        state.apply_push(Push(f"c{number}", 1, 1), START)
+    assert [state.last_seq(f"c{number}", 1) for number in (9, 10, MAX_REMEMBERED + 9)] == [0, 1, 1]
