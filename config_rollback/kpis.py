@@ -83,7 +83,8 @@ class Kpis:
             raise MonitoringUnavailableError("Prometheus does not answer in time") from error
         return {
             "window": selection.window,
-            "aggregation_scope": {"scope": selection.scope, **selection.filters},
+            "aggregation_scope": selection.scope,
+            "filters": selection.filters,
             "generated_at": isoformat(self._clock()),
             "coverage": values.get("coverage"),
             "kpis": summarise(values),

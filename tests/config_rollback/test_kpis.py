@@ -84,7 +84,8 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
     assert answer.status_code == 200
     assert answer.json()["data"] == {
         "window": "24h",
-        "aggregation_scope": {"scope": "persona", "journey": "chat", "persona": "concierge"},
+        "aggregation_scope": "persona",
+        "filters": {"journey": "chat", "persona": "concierge"},
         "generated_at": "2026-03-01T12:00:00.000000Z",
         "coverage": 1.0,
         "kpis": {
@@ -125,7 +126,7 @@ def test_the_finest_scope_that_is_asked_for(
     watched: Service, prometheus: Prometheus, query: str, scope: str
 ) -> None:
     data = ask(watched, query).json()["data"]
-    assert data["aggregation_scope"]["scope"] == scope
+    assert data["aggregation_scope"] == scope
     assert f'kpi:messages_total{{scope="{scope}",window="{data["window"]}"' in prometheus.queries[0]
 
 
@@ -206,6 +207,15 @@ def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> N
         text = expression(selection)
         promql_parser.parse(text)
         assert text.count("label_replace(") == 8
+
+
+def test_the_p95_of_several_journeys_comes_from_their_buckets_not_from_their_p95() -> None:
+    one = expression(Selection("1h", "chat", "concierge"))
+    assert 'max(kpi:p95_latency_ms{scope="persona",window="1h",journey="chat",persona="concierge"})' in one
+    several = expression(Selection("1h", None, "concierge"))
+    buckets = 'sum by (le) (kpi:latency_bucket:sum{window="1h",persona="concierge"})'
+    assert f"histogram_quantile(0.95, {buckets})" in several
+    assert "kpi:p95_latency_ms" not in several
 
 
 def test_versions_of_all_personas_at_once_make_no_sense() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -203,11 +205,10 @@ def test_45_a_persona_that_nobody_published_is_not_found(service: Service) -> No
 
 
 def test_39_a_lock_held_too_long_is_said_and_nothing_is_done(
-    database: Database, monkeypatch: pytest.MonkeyPatch, start: object
+    database: Database, monkeypatch: pytest.MonkeyPatch, start: Callable[..., Service]
 ) -> None:
-    assert callable(start)
     monkeypatch.setattr(schema.connect, "__defaults__", (0.2,))
-    service: Service = start()
+    service = start()
     service.publish()
     service.publish(temperature=1)
     engine = schema.connect(database.url)
@@ -218,16 +219,8 @@ def test_39_a_lock_held_too_long_is_said_and_nothing_is_done(
     assert service.roll_back(expected_version=2).status_code == 200
 
 
-class _Hanging(BaseHTTPRequestHandler):
-    release = threading.Event()
-
-    def do_POST(self) -> None:
-        self.release.wait(20)
-
-
-def test_46_a_rollback_needs_no_prometheus(start: object) -> None:
-    assert callable(start)
-    service: Service = start(prometheus_url="http://127.0.0.1:1")
+def test_46_a_rollback_needs_no_prometheus(start: Callable[..., Service]) -> None:
+    service = start(prometheus_url="http://127.0.0.1:1")
     service.publish()
     service.publish(temperature=1)
     kpis = service.request("GET", "/v1/ops/monitoring/conversation-kpis?window=1h")
@@ -235,23 +228,33 @@ def test_46_a_rollback_needs_no_prometheus(start: object) -> None:
     assert service.roll_back(expected_version=2).status_code == 200
 
 
-def test_46_a_prometheus_that_hangs_holds_up_nobody(start: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert callable(start)
-    monkeypatch.setattr("config_rollback.kpis.TOTAL_SECONDS", 0.5)
-    server = HTTPServer(("127.0.0.1", 0), _Hanging)
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The URL of a Prometheus that takes every question and answers none."""
+    release = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            release.wait(60)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
-        service: Service = start(prometheus_url=f"http://127.0.0.1:{server.server_port}")
-        service.publish()
-        service.publish(temperature=1)
-        path = "/v1/ops/monitoring/conversation-kpis?window=1h"
-        with ThreadPoolExecutor(60) as pool:
-            asked = [pool.submit(service.request, "GET", path) for _ in range(60)]
-            assert service.roll_back(expected_version=2).status_code == 200
-            assert {error(answer.result()) for answer in asked} == {(503, "monitoring_unavailable")}
-    finally:
-        _Hanging.release.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    yield f"http://127.0.0.1:{server.server_port}"
+    release.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_46_a_prometheus_that_hangs_holds_up_nobody(start: Callable[..., Service], hanging: str) -> None:
+    service = start(prometheus_url=hanging)
+    service.publish()
+    service.publish(temperature=1)
+    path = "/v1/ops/monitoring/conversation-kpis?window=1h"
+    with ThreadPoolExecutor(60) as pool:
+        asked = [pool.submit(service.request, "GET", path) for _ in range(60)]
+        time.sleep(0.5)  # until more questions wait than there are threads
+        assert service.roll_back(expected_version=2).status_code == 200
+        assert not any(question.done() for question in asked), "the rollback waited for Prometheus"
+        assert {error(question.result()) for question in asked} == {(503, "monitoring_unavailable")}
