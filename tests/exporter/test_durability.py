@@ -217,7 +217,7 @@ def test_nothing_is_acknowledged_or_shown_before_it_is_on_disk(
     exporter: Running, slow_disk: SlowDisk
 ) -> None:
     thread, answers = in_background(lambda: exporter.post("/v1/push", push(3)))
-    slow_disk.entered.wait()
+    assert slow_disk.entered.wait(10)
     assert exporter.value("conversation_messages_total") is None
     assert not answers
     slow_disk.release.set()
@@ -230,7 +230,7 @@ def test_a_retry_that_overtakes_the_disk_waits_for_it_and_counts_once(
     exporter: Running, slow_disk: SlowDisk
 ) -> None:
     thread, answers = in_background(lambda: exporter.post("/v1/push", push(3)))
-    slow_disk.entered.wait()
+    assert slow_disk.entered.wait(10)
     retry, retried = in_background(lambda: exporter.post("/v1/push", push(3)))
     exporter.wait_for_requests(2)
     assert exporter.value("exporter_pushes_total", result="duplicate") == 0
@@ -247,7 +247,7 @@ def test_a_failed_write_fails_what_waits_behind_it_and_the_retries_count_once(
 ) -> None:
     slow_disk.fails_once = True
     calls = [in_background(lambda: exporter.post("/v1/push", push(3)))]
-    slow_disk.entered.wait()
+    assert slow_disk.entered.wait(10)
     other = {**push(1), "client": "d"}
     calls += [in_background(partial(exporter.post, "/v1/push", body)) for body in (push(3), other)]
     exporter.wait_for_requests(3)
@@ -280,7 +280,7 @@ def test_pushes_that_come_together_share_a_write(
     exporter: Running, slow_disk: SlowDisk, state_dir: Path
 ) -> None:
     calls = [in_background(lambda: exporter.post("/v1/push", push(1)))]
-    slow_disk.entered.wait()
+    assert slow_disk.entered.wait(10)
     size = (state_dir / "journal").stat().st_size
     bodies = [{**push(1), "client": f"client {n}"} for n in range(10)]
     calls += [in_background(partial(exporter.post, "/v1/push", body)) for body in bodies]
