@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test check lint types rules dashboards drift secrets clean
+.PHONY: help install demo up test soak bench check lint types rules dashboards drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,14 @@ up: install ## run everything, without traffic
 test: install ## run every test, with real Prometheus, Alertmanager and Chromium
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest $(ARGS)
+
+soak: install ## run the long fault and fuzz runs (tens of minutes)
+	$(BIN)/python -m tests.support.install
+	$(BIN)/pytest -m soak $(ARGS)
+
+bench: install ## measure against peers in one run; writes build/bench.json
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: lint types drift test ## all that CI runs
 
