@@ -16,6 +16,7 @@ from config_rollback.stack.demo import Drama
 from config_rollback.stack.errors import StackError
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 from config_rollback.stack.ports import Ports
+from config_rollback.stack.render import PrometheusOptions
 from config_rollback.stack.stack import Options, Stack
 
 _LIVENESS_SECONDS = 1.0
@@ -44,6 +45,12 @@ def up(
     evaluation_interval: Annotated[
         str | None, typer.Option(help="Overrides prometheus.yml (demo: 15s).", show_default=False)
     ] = None,
+    remote_write: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write every series to this URL (Prometheus remote write).", show_default=False
+        ),
+    ] = None,
     careless_after: Annotated[
         float, typer.Option(min=0, help="Seconds until the demo publishes its careless configuration.")
     ] = 90.0,
@@ -62,7 +69,8 @@ def up(
     if demo:
         scrape_interval = scrape_interval or _DEMO_SCRAPE
         evaluation_interval = evaluation_interval or _DEMO_EVALUATION
-    options = Options(demo, not no_grafana, scrape_interval, evaluation_interval)
+    prometheus = PrometheusOptions(scrape_interval, evaluation_interval, remote_write)
+    options = Options(demo, not no_grafana, prometheus)
     stack = Stack(Layout(folder), ports, options)
 
     def say(text: str) -> None:

@@ -36,6 +36,7 @@ COMPONENTS: dict[str, Component] = {
     "promtool": Component(("promtool",), "prometheus"),
     "alertmanager": Component(("alertmanager", "prometheus-alertmanager"), "prometheus-alertmanager"),
     "amtool": Component(("amtool",), "prometheus-alertmanager"),
+    "victoria-metrics": Component(("victoria-metrics",), "victoria-metrics"),
 }
 
 

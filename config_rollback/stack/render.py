@@ -3,6 +3,7 @@ native run: other addresses, other files, and a faster clock where one is asked 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,35 @@ _SERVICES = ("exporter", "config_rollback", "prometheus", "alertmanager")
 _TOKEN_IN_COMPOSE = "/run/secrets/alertmanager_token"  # noqa: S105 a path, not a secret
 
 
-def render(
-    layout: Layout,
-    ports: Ports,
-    secret: SecretFiles,
-    assets: Path,
-    scrape: str | None,
-    evaluation: str | None,
-) -> None:
-    """Writes prometheus.yml and alertmanager.yml into the stack's config folder.
+@dataclass(frozen=True)
+class PrometheusOptions:
+    """What a person may change of the shipped prometheus.yml: intervals in Prometheus' notation, None for the
+    shipped ones, and the URL of an engine that is to have a copy of every series."""
 
-    `scrape` and `evaluation` are intervals in Prometheus' notation; None keeps those of the shipped file.
-    """
+    scrape_interval: str | None = None
+    evaluation_interval: str | None = None
+    remote_write: str | None = None
+
+
+def render(
+    layout: Layout, ports: Ports, secret: SecretFiles, assets: Path, options: PrometheusOptions
+) -> None:
+    """Writes prometheus.yml and alertmanager.yml into the stack's config folder."""
     prometheus = _load(assets / "prometheus" / "prometheus.yml")
     prometheus["rule_files"] = [str(assets / "rules" / "*.yml")]
     prometheus["global"]["external_labels"] |= {
         "driftback_url": ports.url("config_rollback"),
         "grafana_url": ports.url("grafana"),
     }
-    if scrape:
-        prometheus["global"] |= {"scrape_interval": scrape, "scrape_timeout": scrape}
-    if evaluation:
-        prometheus["global"]["evaluation_interval"] = evaluation
+    if options.scrape_interval:
+        interval = options.scrape_interval
+        prometheus["global"] |= {"scrape_interval": interval, "scrape_timeout": interval}
+    if options.evaluation_interval:
+        prometheus["global"]["evaluation_interval"] = options.evaluation_interval
+    if options.remote_write:
+        # The labels that only annotations need stay behind, as prometheus.yml says.
+        relabel = prometheus["alerting"]["alert_relabel_configs"]
+        prometheus["remote_write"] = [{"url": options.remote_write, "write_relabel_configs": relabel}]
     _save(layout.config / "prometheus.yml", _readdressed(prometheus, ports, secret))
 
     alertmanager = _load(assets / "prometheus" / "alertmanager.yml")

@@ -14,7 +14,7 @@ from config_rollback.stack import components, programs
 from config_rollback.stack.errors import StateInUseError
 from config_rollback.stack.layout import Layout, assets_dir
 from config_rollback.stack.ports import Ports
-from config_rollback.stack.render import render
+from config_rollback.stack.render import PrometheusOptions, render
 from config_rollback.stack.secrets import SecretFiles
 from config_rollback.stack.supervisor import Supervisor
 
@@ -24,12 +24,11 @@ _OPERATOR = "local-operator"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose of a stack; intervals in Prometheus' notation, None for the shipped ones."""
+    """What a person may choose of a stack."""
 
-    demo: bool = False
-    grafana: bool = True
-    scrape_interval: str | None = None
-    evaluation_interval: str | None = None
+    demo: bool
+    grafana: bool
+    prometheus: PrometheusOptions
 
 
 class Stack:
@@ -61,14 +60,7 @@ class Stack:
         self.ports.require_free([program.name for program in wanted if program.ready_path])
         for program in wanted:
             (self.layout.data / program.name).mkdir(exist_ok=True)
-        render(
-            self.layout,
-            self.ports,
-            secret,
-            assets,
-            self._options.scrape_interval,
-            self._options.evaluation_interval,
-        )
+        render(self.layout, self.ports, secret, assets, self._options.prometheus)
         self._supervisor = Supervisor(self.layout, self.ports, wanted)
         self._supervisor.start()
         self._supervisor.wait_ready(_READY_SECONDS, progress)

@@ -8,17 +8,18 @@ import yaml
 
 from config_rollback.stack.layout import Layout, assets_dir
 from config_rollback.stack.ports import Ports
-from config_rollback.stack.render import render
+from config_rollback.stack.render import PrometheusOptions, render
 from config_rollback.stack.secrets import SecretFiles
 
 PORTS = Ports().shifted(20_000)
+OPTIONS = PrometheusOptions(scrape_interval="5s", remote_write="http://127.0.0.1:8428/api/v1/write")
 
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> dict[str, Any]:
     layout = Layout(tmp_path)
     layout.create()
-    render(layout, PORTS, SecretFiles.create(layout.secrets), assets_dir(), "5s", None)
+    render(layout, PORTS, SecretFiles.create(layout.secrets), assets_dir(), OPTIONS)
     return {
         name: yaml.safe_load((layout.config / f"{name}.yml").read_text())
         for name in ("prometheus", "alertmanager")
@@ -48,6 +49,13 @@ def test_an_interval_is_overridden_only_where_one_is_given(rendered: dict[str, A
     shipped = yaml.safe_load((assets_dir() / "prometheus" / "prometheus.yml").read_text())["global"]
     assert rendered["prometheus"]["global"]["scrape_interval"] == "5s"
     assert rendered["prometheus"]["global"]["evaluation_interval"] == shipped["evaluation_interval"]
+
+
+def test_remote_write_leaves_out_the_labels_of_links(rendered: dict[str, Any]) -> None:
+    (target,) = rendered["prometheus"]["remote_write"]
+    assert target["url"] == OPTIONS.remote_write
+    dropped = target["write_relabel_configs"][0]
+    assert dropped == {"action": "labeldrop", "regex": "driftback_url|grafana_url"}
 
 
 def test_the_webhook_goes_to_the_stack_with_its_token(rendered: dict[str, Any], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config_rollback.stack.errors import PortTakenError
 from config_rollback.stack.ports import LOOPBACK, Ports
 
 ROOT = Path(__file__).parents[2]
@@ -38,19 +39,27 @@ def wait_for(what: str, timeout_seconds: float, condition: Callable[[], T], paus
 
 
 def free_offset() -> int:
-    """A port offset at which the whole stack finds its ports free."""
+    """A port offset at which the whole stack finds its ports free.
+
+    All its ports are then below those that the kernel gives to outgoing connections.
+    """
     rng = random.Random()
+    names = [field.name for field in fields(Ports)]
     for _ in range(100):
-        offset = rng.randrange(10_000, 40_000)
-        ports = Ports().shifted(offset)
-        if all(_free(getattr(ports, field.name)) for field in fields(ports)):
-            return offset
+        offset = rng.randrange(10_000, 22_000)
+        try:
+            Ports().shifted(offset).require_free(names)
+        except PortTakenError:
+            continue
+        return offset
     raise AssertionError("no free range of ports")
 
 
-def _free(port: int) -> bool:
+def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) != 0
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 class RunningStack:

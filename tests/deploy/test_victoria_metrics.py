@@ -1,0 +1,100 @@
+"""A distributed engine has the same KPI: Prometheus evaluates, VictoriaMetrics gets a copy of all series."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from config_rollback.stack import components
+from config_rollback.stack.ports import LOOPBACK
+from exporter.client import Recorder
+from tests.support.stacks import RunningStack, free_port, stack, wait_for
+
+pytestmark = pytest.mark.end_to_end
+
+KPIS = (
+    '{__name__=~"kpi:(messages_total|chat_messages_total|out_of_scope_total|llm_errors_total|'
+    'out_of_scope_rate|llm_error_rate|p95_latency_ms)"}'
+)
+PERSONAS = ("concierge", 'odd "name" & 100% \\ 日本')
+MESSAGES = 300
+
+Values = dict[tuple[tuple[str, str], ...], float]
+
+
+@pytest.fixture(scope="module")
+def victoria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = components.ensure(["victoria-metrics"])["victoria-metrics"]
+    url = f"http://{LOOPBACK}:{free_port()}"
+    process = subprocess.Popen(
+        [
+            program,
+            f"-storageDataPath={tmp_path_factory.mktemp('victoria') / 'data'}",
+            f"-httpListenAddr={url.removeprefix('http://')}",
+            # By default an answer is 30 s old.
+            "-search.latencyOffset=0s",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for("VictoriaMetrics", 30, lambda: _answers(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def running(victoria: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    state: Path = tmp_path_factory.mktemp("engine") / "state"
+    clock = ("--scrape-interval", "1s", "--evaluation-interval", "2s")
+    with stack(state, *clock, "--remote-write", f"{victoria}/api/v1/write") as started:
+        yield started
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def _kpis(url: str) -> Values:
+    answer = requests.get(f"{url}/api/v1/query", params={"query": KPIS, "nocache": "1"}, timeout=10)
+    answer.raise_for_status()
+    return {
+        tuple(sorted(sample["metric"].items())): float(sample["value"][1])
+        for sample in answer.json()["data"]["result"]
+    }
+
+
+def test_the_engine_answers_the_same_kpi(running: RunningStack, victoria: str) -> None:
+    recorder = Recorder(running.url("exporter"), token=running.info["ingest_token"])
+    for persona in PERSONAS:
+        for index in range(MESSAGES):
+            recorder.record(
+                journey="chat",
+                persona=persona,
+                config_version="1",
+                latency_ms=200 + index,
+                outcome="out_of_scope" if index % 30 == 0 else "ok",
+            )
+    assert recorder.flush(timeout=10)
+    recorder.close()
+
+    total = tuple(sorted({"__name__": "kpi:messages_total", "scope": "total", "window": "7d"}.items()))
+    prometheus = running.url("prometheus")
+    wait_for("all messages", 30, lambda: _kpis(prometheus).get(total) == len(PERSONAS) * MESSAGES)
+    wait_for("every KPI", 30, lambda: _kpis(victoria).get(total) == len(PERSONAS) * MESSAGES)
+    found = _kpis(victoria)
+    # VictoriaMetrics keeps decimals of 15 digits.
+    assert found == pytest.approx(_kpis(prometheus), rel=1e-12)
+    personas = {dict(labels).get("persona") for labels in found}
+    assert set(PERSONAS) <= personas
+    # Four windows; per window 4 counts and 3 rates in the total, and as much for each scope and persona.
+    assert len(found) == 4 * 7 * (1 + 1 + len(PERSONAS) + len(PERSONAS))
