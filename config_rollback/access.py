@@ -23,7 +23,12 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 
 
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
-    """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`."""
+    """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`.
+
+    Counted first: a flood of refused attempts must not fill the audit. Raises also `RateLimitedError` and
+    `RateLimiterUnavailableError`.
+    """
+    await services(request).rate_limits.check(actor.subject, actor.role)
     if actor.role == OPS:
         return actor
     call = Call(actor, request_id(request))

@@ -31,11 +31,13 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.TokenExpiredError: 401,
     errors.TokenScopeMismatchError: 401,
     errors.SessionRevokedError: 401,
+    errors.LoginFailedError: 401,
     errors.TokenAlreadyUsedError: 409,
     errors.ForbiddenError: 403,
     errors.CsrfRejectedError: 403,
     errors.InvalidJsonError: 400,
     errors.InvalidRedirectError: 400,
+    errors.OidcStateMismatchError: 400,
     errors.IdempotencyKeyMissingError: 400,
     errors.NotFoundError: 404,
     errors.TargetNotFoundError: 404,
@@ -43,15 +45,20 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.ConfigChangedError: 409,
     errors.NothingToRollBackError: 409,
     errors.RequestInProgressError: 409,
+    errors.RequestTimeoutError: 408,
     errors.BodyTooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.UnsupportedEncodingError: 415,
     errors.InvalidRequestError: 422,
     errors.IdempotencyKeyReusedError: 422,
+    errors.RateLimitedError: 429,
     errors.AuditUnavailableError: 503,
     errors.StorageBusyError: 503,
     errors.StorageUnavailableError: 503,
+    errors.OutcomeUnknownError: 503,
     errors.MonitoringUnavailableError: 503,
+    errors.RateLimiterUnavailableError: 503,
+    errors.LoginUnavailableError: 503,
 }
 """The HTTP status of each error; its code is the class's own."""
 
@@ -111,15 +118,17 @@ def error_response(request: Request, error: errors.ConfigRollbackError) -> Respo
     status = STATUS[type(error)]
     path = request.scope["path"]
     is_page = not path.startswith(("/v1/", "/-/", "/metrics"))
-    if is_page:
-        looks = request.method in ("GET", "HEAD")
-        here = path + (f"?{request.url.query}" if request.url.query else "")
-        if looks and isinstance(error, errors.UnauthenticatedError):
-            return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
-        if wants_html(request):
-            return error_page(request, error, status, here if looks else None)
-    content = {"code": error.code, "message": error.message, "details": error.details}
-    response = json_response({"error": content, "request_id": request_id(request)}, status)
+    looks = request.method in ("GET", "HEAD")
+    here = path + (f"?{request.url.query}" if request.url.query else "")
+    if is_page and looks and isinstance(error, errors.UnauthenticatedError):
+        return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
+    if is_page and wants_html(request):
+        response = error_page(request, error, status, here if looks else None)
+    else:
+        content = {"code": error.code, "message": error.message, "details": error.details}
+        response = json_response({"error": content, "request_id": request_id(request)}, status)
+    if isinstance(error, errors.RateLimitedError):
+        response.headers["Retry-After"] = str(error.details["retry_after"])
     if status == 401 and not is_page:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

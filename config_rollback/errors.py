@@ -63,6 +63,18 @@ class TokenAlreadyUsedError(AuthenticationError):
     code = "token_already_used"
 
 
+class OidcStateMismatchError(AuthenticationError):
+    """The answer of the OpenID provider belongs to no login that this browser began, or to an old one."""
+
+    code = "oidc_state_mismatch"
+
+
+class LoginFailedError(AuthenticationError):
+    """The OpenID provider refused the login, or what it sent does not hold."""
+
+    code = "login_failed"
+
+
 class ForbiddenError(ConfigRollbackError):
     """A known caller without the role `ops`."""
 
@@ -103,6 +115,12 @@ class BodyTooLargeError(RequestError):
     code = "body_too_large"
 
 
+class RequestTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 class UnsupportedMediaTypeError(RequestError):
     """The Content-Type is not the one this route reads."""
 
@@ -131,6 +149,12 @@ class RequestInProgressError(RequestError):
     """A request with the same actor and `Idempotency-Key` has not ended yet."""
 
     code = "request_in_progress"
+
+
+class RateLimitedError(RequestError):
+    """Too many calls; `details` holds the seconds to wait as `retry_after`."""
+
+    code = "rate_limited"
 
 
 class RefusalError(ConfigRollbackError):
@@ -189,7 +213,25 @@ class StorageUnavailableError(UnavailableError):
     code = "storage_unavailable"
 
 
+class OutcomeUnknownError(UnavailableError):
+    """The connection broke at the commit: done or not, a retry with the same `Idempotency-Key` tells."""
+
+    code = "outcome_unknown"
+
+
 class MonitoringUnavailableError(UnavailableError):
     """Prometheus does not answer, or not in time."""
 
     code = "monitoring_unavailable"
+
+
+class RateLimiterUnavailableError(UnavailableError):
+    """The store that counts calls does not answer."""
+
+    code = "rate_limiter_unavailable"
+
+
+class LoginUnavailableError(UnavailableError):
+    """The OpenID provider does not answer."""
+
+    code = "login_unavailable"

@@ -14,6 +14,7 @@ from config_rollback.clock import Clock
 from config_rollback.delivery import Clients, Delivery
 from config_rollback.kpis import Kpis
 from config_rollback.metrics import Metrics
+from config_rollback.rate_limits import RateLimits
 from config_rollback.rollback import Changes
 from config_rollback.settings import Settings
 from config_rollback.store import Store
@@ -34,6 +35,7 @@ class Services:
     clients: Clients
     metrics: Metrics
     kpis: Kpis
+    rate_limits: RateLimits
     cookie_name: str
 
 
@@ -56,6 +58,7 @@ def build(settings: Settings, clock: Clock) -> Services:
         clients=clients,
         metrics=metrics,
         kpis=Kpis(settings.prometheus_url, clock),
+        rate_limits=RateLimits(settings),
         cookie_name=cookie_name(settings.external_url),
     )
 

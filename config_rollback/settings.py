@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import limits
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,7 +22,14 @@ MINIMUM_SECRET_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
 MINIMUM_TOKEN_LENGTH = 16
 
-_SECRETS = ("database_url", "jwt_secret", "service_tokens", "alertmanager_tokens")
+_SECRETS = (
+    "database_url",
+    "jwt_secret",
+    "service_tokens",
+    "alertmanager_tokens",
+    "rate_limit_store",
+    "oidc_client_secret",
+)
 
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
 """Tokens, one per line or comma separated; all verify, so that one can be replaced without a gap."""
@@ -55,6 +63,39 @@ class Settings(BaseSettings):
     """Where browsers reach this service: decides cookie flags and the origin that forms must come from."""
     alertmanager_url: str | None = None
     grafana_url: str | None = None
+
+    rate_limit_user: str = "300/minute"
+    """How often one person may call the API and the pages."""
+    rate_limit_role: str = "1200/minute"
+    """How often all of a role may."""
+    rate_limit_global: str = "2400/minute"
+    """How often all people may."""
+    rate_limit_store: SecretStr = SecretStr("memory://")
+    """Where calls are counted, a secret as it may hold a password: `redis://…` shares it between replicas."""
+    rate_limit_store_file: Path | None = None
+
+    jwks_file: Path | None = None
+    """Public keys (RFC 7517) of an issuer of access tokens; read anew while the service runs."""
+    jwks_url: str | None = None
+    """The same, fetched."""
+    jwt_issuer: str | None = None
+    """`iss` of its tokens."""
+    jwt_audience: str | None = None
+    """`aud` of its tokens: this service."""
+    jwt_role_claim: str = "role"
+    """The claim of its tokens that holds the role, a text or a list of texts."""
+
+    oidc_issuer: str | None = None
+    """OpenID provider for logins in a browser, exactly as its discovery document spells it."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    """Left out for a public client: PKCE is used either way."""
+    oidc_client_secret_file: Path | None = None
+    oidc_scopes: str = "openid"
+    oidc_role_claim: str = "role"
+    """The claim of the ID token that holds the role, a text or a list of texts."""
+    oidc_subject_claim: str = "sub"
+    """The claim that names a person in audit rows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +138,50 @@ class Settings(BaseSettings):
             raise ValueError(f"needs at least {MINIMUM_SECRET_BYTES} bytes")
         return secret
 
-    @field_validator("external_url", "prometheus_url", "alertmanager_url", "grafana_url")
+    @field_validator("rate_limit_user", "rate_limit_role", "rate_limit_global")
+    @classmethod
+    def _check_rate(cls, rate: str) -> str:
+        try:
+            amount = limits.parse(rate).amount
+        except ValueError:
+            amount = 0
+        if amount < 1:
+            raise ValueError("must be a rate such as 300/minute")
+        return rate
+
+    @field_validator("rate_limit_store")
+    @classmethod
+    def _check_store(cls, url: SecretStr) -> SecretStr:
+        if urlsplit(url.get_secret_value()).scheme not in ("memory", "redis", "rediss", "redis+unix"):
+            raise ValueError("must be memory:// or a redis:// URL")
+        return url
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _check_issuer(cls, url: str | None) -> str | None:
+        cls._check_url(url)
+        return url  # with its slash: the provider's spelling counts
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Settings:
+        if self.jwks_file and self.jwks_url:
+            raise ValueError(f"{_variable('jwks_file')} and {_variable('jwks_url')} are both set: give one")
+        keys = self.jwks_file or self.jwks_url
+        for name in ("jwt_issuer", "jwt_audience"):
+            if bool(getattr(self, name)) != bool(keys):
+                needed = f"{_variable('jwks_file')} or {_variable('jwks_url')}"
+                raise ValueError(f"{_variable(name)} goes with {needed}")
+        if bool(self.oidc_issuer) != bool(self.oidc_client_id):
+            names = f"{_variable('oidc_issuer')} and {_variable('oidc_client_id')}"
+            raise ValueError(f"{names} go together")
+        if self.oidc_client_secret and not self.oidc_issuer:
+            raise ValueError(f"{_variable('oidc_client_secret')} goes with {_variable('oidc_issuer')}")
+        if self.oidc_client_id and self.oidc_client_id == self.jwt_audience:
+            # Every ID token of a browser's login would then pass as an access token.
+            raise ValueError(f"{_variable('jwt_audience')} must differ from {_variable('oidc_client_id')}")
+        return self
+
+    @field_validator("external_url", "prometheus_url", "alertmanager_url", "grafana_url", "jwks_url")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
         if url is None:

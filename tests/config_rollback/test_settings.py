@@ -53,6 +53,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ("EXTERNAL_URL", "http://x/?a=b", "no query"),
         ("PROMETHEUS_URL", "prometheus:9090", "http or https"),
         ("PROMETHEUS_ULR", "http://x", "no such setting"),
+        ("RATE_LIMIT_USER", "many", "a rate such as 300/minute"),
+        ("RATE_LIMIT_GLOBAL", "0/minute", "a rate such as 300/minute"),
+        ("RATE_LIMIT_STORE", "memcached://x", "memory:// or a redis:// URL"),
+        ("JWKS_URL", "file:///etc/passwd", "http or https"),
+        ("JWT_ISSUER", "https://issuer.example", "goes with CONFIG_ROLLBACK_JWKS_FILE or"),
+        ("JWKS_FILE", "keys.json", "CONFIG_ROLLBACK_JWT_ISSUER goes with"),
+        ("OIDC_CLIENT_ID", "driftback", "CONFIG_ROLLBACK_OIDC_CLIENT_ID go together"),
+        ("OIDC_CLIENT_SECRET", "hush", "goes with CONFIG_ROLLBACK_OIDC_ISSUER"),
+        ("OIDC_ISSUER", "issuer.example", "http or https"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str, message: str) -> None:
@@ -69,12 +78,15 @@ def test_a_place_for_the_database_is_needed() -> None:
 
 
 def test_secrets_never_print() -> None:
-    secrets = ("j" * 40, "t" * 40, "sqlite:///pass-word.db")
+    secrets = ("j" * 40, "t" * 40, "sqlite:///pass-word.db", "redis://:word-of-redis@x", "hush-hush")
     settings = load(
         {
             "CONFIG_ROLLBACK_JWT_SECRET": secrets[0],
             "CONFIG_ROLLBACK_SERVICE_TOKENS": secrets[1],
             "CONFIG_ROLLBACK_DATABASE_URL": secrets[2],
+            "CONFIG_ROLLBACK_RATE_LIMIT_STORE": secrets[3],
+            "CONFIG_ROLLBACK_OIDC_CLIENT_SECRET": secrets[4],
+            **OIDC,
         }
     )
     for secret in secrets:
@@ -82,6 +94,34 @@ def test_secrets_never_print() -> None:
     with pytest.raises(SettingsError) as caught:
         load({**GOOD, "CONFIG_ROLLBACK_JWT_SECRET": "too-short-but-secret"})
     assert "too-short-but-secret" not in caught.value.message
+
+
+OIDC = {
+    "CONFIG_ROLLBACK_OIDC_ISSUER": "https://issuer.example/",
+    "CONFIG_ROLLBACK_OIDC_CLIENT_ID": "driftback",
+}
+JWKS = {
+    "CONFIG_ROLLBACK_JWKS_URL": "https://issuer.example/keys",
+    "CONFIG_ROLLBACK_JWT_ISSUER": "https://issuer.example/",
+    "CONFIG_ROLLBACK_JWT_AUDIENCE": "driftback-api",
+}
+
+
+def test_an_issuer_keeps_its_slash() -> None:
+    settings = load({**GOOD, **OIDC, **JWKS})
+    assert (settings.oidc_issuer, settings.jwt_issuer) == ("https://issuer.example/",) * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"CONFIG_ROLLBACK_JWKS_FILE": "keys.json"}, "JWKS_URL are both set"),
+        ({"CONFIG_ROLLBACK_JWT_AUDIENCE": "driftback"}, "JWT_AUDIENCE must differ from"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load({**GOOD, **OIDC, **JWKS, **changes})
 
 
 def test_settings_are_frozen() -> None:

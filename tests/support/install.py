@@ -14,7 +14,10 @@ from config_rollback.stack import components
 from config_rollback.stack.errors import ComponentMissingError
 
 # Executable → Debian packages. Chromium needs dozens of libraries, so it is installed, not unpacked.
-SYSTEM_PACKAGES = {"chromium": ["chromium", "fonts-dejavu-core"]}
+SYSTEM_PACKAGES = {
+    "chromium": ["chromium", "fonts-dejavu-core"],
+    "redis-check-rdb": ["redis-tools"],  # holds the server too (see redis.py)
+}
 
 
 def _install(packages: list[str]) -> None:

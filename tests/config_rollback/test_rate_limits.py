@@ -1,0 +1,127 @@
+"""Security cases 55 and 56: floods, and the store that counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from config_rollback.rate_limits import USER_SLOTS, _slot
+from tests.config_rollback.running import Service
+from tests.config_rollback.test_api_ops import error
+from tests.support.redis import PASSWORD, Redis
+
+PATH = "/v1/ops/personas"
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    redis = Redis(tmp_path).start()
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> SecretStr:
+    """Every store that calls can be counted in."""
+    if request.param == "memory":
+        return SecretStr("memory://")
+    return SecretStr(request.getfixturevalue("redis").url)
+
+
+def answers(service: Service, count: int, subject: str = "ann", role: str = "ops") -> list[int]:
+    token = service.token(role, subject)
+    return [service.request("GET", PATH, token=token).status_code for _ in range(count)]
+
+
+def refused(service: Service, subject: str, role: str = "ops") -> dict[str, Any]:
+    """The details of a 429."""
+    answer = service.request("GET", PATH, token=service.token(role, subject))
+    assert error(answer) == (429, "rate_limited")
+    details: dict[str, Any] = answer.json()["error"]["details"]
+    assert answer.headers["Retry-After"] == str(details["retry_after"])
+    assert 1 <= details["retry_after"] <= 60
+    return details
+
+
+def test_55_a_flood_by_one_user_leaves_others_alone(start: Start, store: SecretStr) -> None:
+    service = start(rate_limit_user="5/minute", rate_limit_store=store)
+    assert answers(service, 5) == [200] * 5
+    assert refused(service, "ann")["limit"] == "user"
+    assert answers(service, 5, "bob") == [200] * 5
+
+
+def test_a_flood_by_a_role_leaves_ops_alone(start: Start, store: SecretStr) -> None:
+    service = start(rate_limit_role="3/minute", rate_limit_store=store)
+    assert [status for n in range(3) for status in answers(service, 1, f"u{n}", "user")] == [403] * 3
+    assert refused(service, "u4", "user")["limit"] == "role"
+    assert answers(service, 1) == [200]
+    # Made-up roles share one limit.
+    assert [status for n in range(3) for status in answers(service, 1, "x", f"role{n}")] == [403] * 3
+    assert refused(service, "x", "role4")["limit"] == "role"
+
+
+def test_what_the_users_limit_refuses_uses_nothing_of_the_others_share(start: Start) -> None:
+    service = start(rate_limit_user="2/minute", rate_limit_role="3/minute", rate_limit_global="4/minute")
+    assert answers(service, 50) == [200, 200] + [429] * 48
+    assert answers(service, 1, "bob") == [200]
+    assert refused(service, "carl")["limit"] == "role"
+    assert answers(service, 1, "dora", "user") == [403]
+    assert refused(service, "emil", "user")["limit"] == "global"
+
+
+def test_refused_calls_change_nothing_and_fill_no_audit(start: Start) -> None:
+    service = start(rate_limit_user="2/minute")
+    service.publish()
+    service.publish()
+    before = service.database.content()
+    assert error(service.roll_back(expected_version=2)) == (429, "rate_limited")
+    assert service.database.content() == before
+
+
+def test_pages_are_limited_too(start: Start) -> None:
+    service = start(rate_limit_user="3/minute")
+    browser = service.browser()
+    assert [browser.get("/").status_code for _ in range(4)] == [200, 200, 200, 429]
+    page = browser.get("/")
+    assert int(page.headers["Retry-After"]) >= 1
+    assert 'data-code="rate_limited"' in page.text
+    browser.close()
+
+
+def test_delivery_is_never_limited(start: Start) -> None:
+    service = start(rate_limit_user="1/minute", rate_limit_role="1/minute", rate_limit_global="1/minute")
+    service.publish()
+    assert [service.config().status_code for _ in range(20)] == [200] * 20
+
+
+def test_56_with_the_store_down_people_are_refused_and_services_served(start: Start, redis: Redis) -> None:
+    service = start(rate_limit_store=SecretStr(redis.url))
+    service.publish()
+    service.publish()
+    redis.stop()
+    before = service.database.content()
+    answer = service.roll_back(expected_version=2)
+    assert error(answer) == (503, "rate_limiter_unavailable")
+    assert PASSWORD not in answer.text
+    assert service.database.content() == before
+    assert service.config().status_code == 200
+    redis.start()
+    assert service.roll_back(expected_version=2).status_code == 200
+
+
+def test_replicas_count_together_in_redis(start: Start, redis: Redis) -> None:
+    replicas = [start(rate_limit_user="5/minute", rate_limit_store=SecretStr(redis.url)) for _ in range(2)]
+    statuses = [status for _ in range(5) for replica in replicas for status in answers(replica, 1)]
+    assert statuses == [200] * 5 + [429] * 5
+
+
+def test_made_up_users_share_a_bounded_number_of_keys() -> None:
+    slots = {_slot(f"user {n}") for n in range(3 * USER_SLOTS)}
+    assert len(slots) <= USER_SLOTS
+    assert _slot("ann") != _slot("bob")

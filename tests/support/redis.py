@@ -1,0 +1,51 @@
+"""A real Redis for the tests, on a free port of loopback, with a password and nothing on disk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+START_SECONDS = 10
+PASSWORD = "the-password-of-redis"
+
+
+class Redis:
+    """A server that can be stopped and started again on its port."""
+
+    def __init__(self, folder: Path) -> None:
+        # Debian's redis-tools brings the server under another name; it acts by the name that it is called by.
+        program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
+        assert program, "redis is missing: run `make test`, which installs it"
+        self._program = folder / "redis-server"
+        self._program.symlink_to(program)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Redis:
+        """Returns when it answers."""
+        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "requirepass": PASSWORD}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen([self._program, *words], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                assert self._process.poll() is None, "redis ended at once"
+                assert time.monotonic() < deadline, "redis does not answer"
+                time.sleep(0.02)
+            else:
+                return self
+
+    def stop(self) -> None:
+        """Ends it; what it counted is lost."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
