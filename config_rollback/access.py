@@ -9,16 +9,16 @@ from starlette.requests import Request
 
 from config_rollback.attempts import Actor, Call
 from config_rollback.auth.bearer import bearer_token, check_static
+from config_rollback.auth.claims import OPS
 from config_rollback.errors import ForbiddenError
 from config_rollback.http import request_id
 from config_rollback.services import services
 
-OPS = "ops"
-
 
 async def require_ops(request: Request, action: str, persona: str | None = None) -> Actor:
     """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
-    identity = services(request).verifier.verify(bearer_token(request.headers.get("authorization")), "api")
+    token = bearer_token(request.headers.get("authorization"))
+    identity = await run_sync(services(request).access_tokens.verify, token)
     return await require_role(request, Actor(identity.subject, identity.role), action, persona)
 
 

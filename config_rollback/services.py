@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from config_rollback import database
 from config_rollback.attempts import Attempts
+from config_rollback.auth.issuers import AccessTokens
 from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
@@ -29,7 +30,7 @@ class Services:
     store: Store
     attempts: Attempts
     changes: Changes
-    verifier: TokenVerifier
+    access_tokens: AccessTokens
     sessions: Sessions
     delivery: Delivery
     clients: Clients
@@ -52,7 +53,7 @@ def build(settings: Settings, clock: Clock) -> Services:
         store=store,
         attempts=attempts,
         changes=Changes(attempts),
-        verifier=verifier,
+        access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, clock),
         delivery=delivery,
         clients=clients,

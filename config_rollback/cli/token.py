@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from config_rollback.auth.tokens import MAX_LIFETIME_SECONDS, mint_access_token, mint_login_link
+from config_rollback.auth.claims import MAX_LIFETIME_SECONDS
+from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from config_rollback.cli import connection
 
 app = typer.Typer(no_args_is_help=True, help="Access tokens for the API.")

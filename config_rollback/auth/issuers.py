@@ -1,0 +1,80 @@
+"""Access tokens for the API: this service's own (HS256), and those of another issuer (RS or ES, by JWKS).
+
+The two never meet: each has its algorithms, keys and issuer, and the header only chooses which one tries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jwt
+
+from config_rollback.auth import claims as rules
+from config_rollback.auth.keys import KeySet, from_file, from_url
+from config_rollback.auth.tokens import ALGORITHM, Identity, TokenVerifier
+from config_rollback.clock import Clock
+from config_rollback.settings import Settings
+
+_HEADER_FIELDS = frozenset({"alg", "typ", "kid", "x5t", "x5t#S256"})
+"""`jku`, `jwk`, `x5u` and `x5c` would let a token bring its own key, `crit` ask for more than is checked."""
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+_ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
+"""OpenID Connect Core, section 2: they mark what tells a client about a login, not what opens an API."""
+
+
+class AccessTokens:
+    """Checks bearer tokens of people and scripts."""
+
+    def __init__(self, own: TokenVerifier, settings: Settings, clock: Clock) -> None:
+        self._own = own
+        self._clock = clock
+        self._issuer, self._audience = settings.jwt_issuer, settings.jwt_audience
+        self._role_claim = settings.jwt_role_claim
+        self._keys: KeySet | None = None
+        if settings.jwks_file is not None:
+            self._keys = KeySet(from_file(settings.jwks_file), clock)
+        elif settings.jwks_url is not None:
+            self._keys = KeySet(from_url(settings.jwks_url), clock)
+
+    def verify(self, token: str) -> Identity:
+        """Who the token names; may fetch keys. Raises an `AuthenticationError` or `LoginUnavailableError`."""
+        header = rules.read_header(token)
+        if self._keys is None or header.get("alg") == ALGORITHM:
+            return self._own.verify(token, "api")
+        if str(header.get("typ", "JWT")).lower() not in _TYPES:
+            raise rules.invalid()
+        claims = signed_claims(token, header, self._keys, self._issuer)
+        if claims["aud"] != self._audience or not _ID_TOKEN_CLAIMS.isdisjoint(claims):
+            raise rules.invalid()
+        expires_at = rules.check_times(claims, self._clock())
+        return Identity(
+            subject=rules.text(claims, "sub"),
+            role=rules.role(claims, self._role_claim),
+            jti="",
+            expires_at=expires_at,
+        )
+
+
+def signed_claims(token: str, header: dict[str, Any], keys: KeySet, issuer: str | None) -> dict[str, Any]:
+    """The claims of a token that one of the keys signed; audience and times are for the caller to check."""
+    if not _HEADER_FIELDS.issuperset(header):
+        raise rules.invalid()
+    key = keys.find(header.get("kid"), header.get("alg"))
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[key.algorithm_name],
+            issuer=issuer,
+            options={
+                "require": ["exp", "iat", "iss", "aud", "sub"],
+                "verify_aud": False,
+                # Checked against the injected clock, and as whole numbers only.
+                "verify_exp": False,
+                "verify_iat": False,
+                "verify_nbf": False,
+            },
+        )
+    except jwt.PyJWTError as error:
+        raise rules.invalid(error) from error
+    return claims

@@ -1,0 +1,45 @@
+"""A small web server for the tests: fixed documents, counted, and away when it is told to be."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+
+class Documents:
+    """Serves `documents` by path; `fetched` lists the paths that were asked for."""
+
+    def __init__(self, **documents: bytes) -> None:
+        self.documents = {f"/{name}": content for name, content in documents.items()}
+        self.fetched: list[str] = []
+        self.down = False
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                """Counts, then answers."""
+                outer.fetched.append(self.path)
+                content = outer.documents.get(self.path)
+                self.send_response(503 if outer.down else 404 if content is None else 200)
+                self.end_headers()
+                if content is not None and not outer.down:
+                    self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    def __enter__(self) -> Documents:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
