@@ -1,13 +1,13 @@
 """Panel defaults: what every panel of a kind has in common, so that a dashboard states only what differs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
-from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders.common import (
     GraphThresholdsStyleConfig,
     ReduceDataOptions,
-    TableSortByFieldState,
+    StackingConfig,
     VizLegendOptions,
     VizTooltipOptions,
 )
@@ -15,7 +15,6 @@ from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import (
-    DataTransformerConfig,
     DynamicConfigValue,
     GridPos,
     Panel,
@@ -24,41 +23,14 @@ from grafana_foundation_sdk.models.dashboard import (
     ValueMap,
     ValueMappingResult,
 )
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana import variables
 
 NO_MESSAGES = "no messages in this window"
 
-
-@dataclass(frozen=True)
-class Column:
-    """Column of a table: the field, its heading, and what the cell shows or opens.
-
-    `states` maps values to text and colour, `steps` are limits from which on the value has a colour.
-    """
-
-    field: str
-    title: str
-    unit: str | None = None
-    decimals: int | None = None
-    no_value: str | None = None
-    states: dict[str, tuple[str, str]] | None = None
-    steps: tuple[tuple[float, str], ...] = ()
-    link: tuple[str, str] | None = None
-    new_tab: bool = False
-
-
-def persona_column() -> Column:
-    """The persona, which opens its versions side by side."""
-    link = ("Compare the versions of this persona", variables.persona_link("persona"))
-    return Column("persona", "Persona", link=link)
-
-
-def version_column(title: str) -> Column:
-    """The config version, which opens the rollback page that leaves it."""
-    link = ("Open the rollback page for this version", variables.rollback_link("persona", "config_version"))
-    return Column("config_version", title, link=link, new_tab=True)
+Shape = Literal["lines", "steps", "stacked"]
 
 
 def kpi_stat(
@@ -68,11 +40,12 @@ def kpi_stat(
     *,
     value: str,
     state: str,
+    previous: str,
     unit: str,
     decimals: int,
     states: dict[str, tuple[str, str]],
 ) -> Builder[Panel]:
-    """A KPI and, below it, its state in words and colour.
+    """A KPI, its state in words and colour, and the KPI in the equally long window before.
 
     The number itself has no colour: a fixed limit would paint ordinary variation, and
     the state is what was judged. `states` maps the values of the state query to text and colour.
@@ -83,22 +56,23 @@ def kpi_stat(
         .title(title)
         .description(description)
         .datasource(variables.DATASOURCE)
-        .with_target(_query(value, "A").instant())
-        .with_target(_query(state, "B").instant())
+        .with_target(query(value, "A").legend_format("last $window").instant())
+        .with_target(query(state, "B").legend_format("state").instant())
+        .with_target(query(previous, "C").legend_format("the $window before").instant())
         .unit(unit)
         .decimals(decimals)
         .no_value(NO_MESSAGES)
-        .thresholds(_thresholds())
+        .thresholds(thresholds())
         .override_by_query(
             "B",
             [
                 DynamicConfigValue(id_val="unit", value="none"),
                 DynamicConfigValue(id_val="noValue", value="state unknown: no KPI recorded"),
-                DynamicConfigValue(id_val="mappings", value=[_value_map(states)]),
+                DynamicConfigValue(id_val="mappings", value=[value_map(states)]),
             ],
         )
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-        .text_mode(common.BigValueTextMode.VALUE)
+        .text_mode(common.BigValueTextMode.VALUE_AND_NAME)
         .color_mode(common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE)
         .orientation(common.VizOrientation.HORIZONTAL)
@@ -116,6 +90,7 @@ def trend(
     decimals: int | None = None,
     no_value: str = NO_MESSAGES,
     limit: float | None = None,
+    shape: Shape = "lines",
 ) -> Builder[Panel]:
     """A number over time, one line per group, with the latest and the highest value in the legend.
 
@@ -129,11 +104,11 @@ def trend(
         .title(title)
         .description(description)
         .datasource(variables.DATASOURCE)
-        .with_target(_query(expr, "A").legend_format(legend).range())
+        .with_target(query(expr, "A").legend_format(legend).range())
         .unit(unit)
         .min(0)
         .no_value(no_value)
-        .thresholds(_thresholds(*steps))
+        .thresholds(thresholds(*steps))
         .thresholds_style(GraphThresholdsStyleConfig().mode(style))
         .legend(
             VizLegendOptions()
@@ -144,11 +119,47 @@ def trend(
         )
         .tooltip(VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
         .line_width(2)
-        .fill_opacity(0)
+        .fill_opacity(60 if shape == "stacked" else 0)
         .show_points(common.VisibilityMode.AUTO)
         .span_nulls(False)
     )
+    if shape == "stacked":
+        panel = panel.stacking(StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    if shape == "steps":
+        panel = panel.line_interpolation(common.LineInterpolation.STEP_AFTER)
     return panel if decimals is None else panel.decimals(decimals)
+
+
+def heat_map(panel_id: int, title: str, description: str, *, expr: str, unit: str) -> Builder[Panel]:
+    """Messages per bucket over time; `expr` gives cumulative buckets with the label `le`."""
+    return (
+        heatmap.Panel()
+        .id(panel_id)
+        .title(title)
+        .description(description)
+        .datasource(variables.DATASOURCE)
+        .with_target(query(expr, "A").legend_format("{{le}}").range().format(PromQueryFormat.HEATMAP))
+        .calculate(False)
+        .y_axis(heatmap.YAxisConfig().unit(unit))
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .scale(HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+            .steps(64)
+            .fill("blue")
+            .reverse(False)
+        )
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .rows_frame(heatmap.RowsHeatmapOptions().layout(common.HeatmapCellLayout.AUTO))
+        .show_value(common.VisibilityMode.NEVER)
+        .tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).show_color_scale(True))
+        .show_legend()
+        .unit("short")
+        .no_value(NO_MESSAGES)
+        .thresholds(thresholds())
+    )
 
 
 def count_stat(
@@ -160,75 +171,28 @@ def count_stat(
     legend: str,
     unit: str,
     decimals: int,
-    steps: tuple[tuple[float, str], ...],
+    steps: tuple[tuple[float, str], ...] = (),
+    states: dict[str, tuple[str, str]] | None = None,
     no_value: str,
 ) -> Builder[Panel]:
-    """One number per group, coloured from the given limits on."""
-    return (
+    """One number per group, coloured from the given limits on, or the words and colours of `states`."""
+    panel = (
         stat.Panel()
         .id(panel_id)
         .title(title)
         .description(description)
         .datasource(variables.DATASOURCE)
-        .with_target(_query(expr, "A").legend_format(legend).instant())
+        .with_target(query(expr, "A").legend_format(legend).instant())
         .unit(unit)
         .decimals(decimals)
         .no_value(no_value)
-        .thresholds(_thresholds(*steps))
+        .thresholds(thresholds(*steps))
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]).values(False))
         .text_mode(common.BigValueTextMode.VALUE_AND_NAME)
         .color_mode(common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE)
     )
-
-
-def facts_table(
-    panel_id: int,
-    title: str,
-    description: str,
-    *,
-    exprs: Sequence[str],
-    columns: Sequence[Column],
-    sort_by: str,
-    descending: bool = False,
-    no_value: str,
-) -> Builder[Panel]:
-    """Several instant queries as one table; rows with equal labels become one row.
-
-    Query n (from A) gives the field `Value #<letter>`. `sort_by` is the title of a column.
-    """
-    refs = [chr(ord("A") + n) for n in range(len(exprs))]
-    shown = {column.field for column in columns}
-    hidden = {
-        field: True for field in ["Time", "Value", *(f"Value #{ref}" for ref in refs)] if field not in shown
-    }
-    panel = (
-        table.Panel()
-        .id(panel_id)
-        .title(title)
-        .description(description)
-        .datasource(variables.DATASOURCE)
-        .unit("none")
-        .no_value(no_value)
-        .thresholds(_thresholds())
-        .sort_by([TableSortByFieldState().display_name(sort_by).desc(descending)])
-        .with_transformation(DataTransformerConfig(id_val="merge", options={}))
-        .with_transformation(
-            DataTransformerConfig(
-                id_val="organize",
-                options={
-                    "excludeByName": hidden,
-                    "indexByName": {column.field: n for n, column in enumerate(columns)},
-                    "renameByName": {},
-                },
-            )
-        )
-    )
-    for ref, expr in zip(refs, exprs, strict=True):
-        panel = panel.with_target(_query(expr, ref).instant().format(PromQueryFormat.TABLE))
-    for column in columns:
-        panel = panel.override_by_name(column.field, _column_properties(column))
-    return panel
+    return panel if states is None else panel.mappings([value_map(states)])
 
 
 def alert_list(panel_id: int, title: str, description: str) -> Builder[Panel]:
@@ -280,40 +244,22 @@ def place(rows: Sequence[tuple[int, Sequence[tuple[int, Builder[Panel]]]]]) -> l
     return placed
 
 
-def _query(expr: str, ref_id: str) -> prometheus.Dataquery:
+def query(expr: str, ref_id: str) -> prometheus.Dataquery:
+    """A query by the name that overrides and columns know it by."""
     return prometheus.Dataquery().expr(expr).ref_id(ref_id)
 
 
-def _thresholds(*steps: tuple[float, str]) -> ThresholdsConfig:
+def thresholds(*steps: tuple[float, str]) -> ThresholdsConfig:
     """Colours from these values on, none below: Grafana's default paints even a missing value green."""
     levels = [Threshold(value=None, color="text"), *(Threshold(value, color) for value, color in steps)]
     return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(levels)
 
 
-def _value_map(states: dict[str, tuple[str, str]]) -> ValueMap:
+def value_map(states: dict[str, tuple[str, str]]) -> ValueMap:
+    """Value → (text, colour)."""
     return ValueMap(
         options={
             value: ValueMappingResult(text=text, color=color, index=index)
             for index, (value, (text, color)) in enumerate(states.items())
         }
     )
-
-
-def _column_properties(column: Column) -> list[DynamicConfigValue]:
-    properties: dict[str, object] = {"displayName": column.title}
-    if column.unit is not None:
-        properties["unit"] = column.unit
-    if column.decimals is not None:
-        properties["decimals"] = column.decimals
-    if column.no_value is not None:
-        properties["noValue"] = column.no_value
-    if column.states is not None:
-        properties["mappings"] = [_value_map(column.states)]
-    if column.steps:
-        properties["thresholds"] = _thresholds(*column.steps).build()
-    if column.states is not None or column.steps:
-        properties["custom.cellOptions"] = {"type": "color-text"}
-    if column.link is not None:
-        title, url = column.link
-        properties["links"] = [{"title": title, "url": url, "targetBlank": column.new_tab}]
-    return [DynamicConfigValue(id_val=key, value=value) for key, value in properties.items()]

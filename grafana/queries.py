@@ -18,54 +18,88 @@ _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"
 _CONVERSATION = f"{_JOURNEY},{_PERSONA}"
 
+_STALE_RULES = 'time() - timestamp(kpi:messages_total{scope="total",window="1h"}) > 180'
+"""Three evaluations missed. After five minutes Prometheus shows no KPI and no alert any more."""
 
-def kpi(name: str, scope: Scope) -> str:
-    """Selector of a recorded KPI at the chosen window, for the chosen journeys and personas."""
-    return f'kpi:{name}{{scope="{scope}",window="$window",{_CONVERSATION}}}'
+_FAILING_RULES = 'increase(prometheus_rule_evaluation_failures_total{rule_group=~".*;(kpi|drift)"}[5m]) > 0'
 
 
-def messages(by: str = "") -> str:
+def kpi(name: str, scope: Scope, *, previous: bool = False) -> str:
+    """Selector of a recorded KPI at the chosen window, or at the equally long one before it."""
+    return f'kpi:{name}{{scope="{scope}",window="$window",{_CONVERSATION}}}{_offset(previous)}'
+
+
+def messages(by: str = "", *, previous: bool = False) -> str:
     """Messages in the window, summed over the selection and grouped by the labels in `by`."""
-    return f"sum{_by(by)} ({kpi('messages_total', 'persona')})"
+    return f"sum{_by(by)} ({kpi('messages_total', 'persona', previous=previous)})"
 
 
-def out_of_scope_rate(by: str = "") -> str:
+def out_of_scope_rate(by: str = "", *, previous: bool = False) -> str:
     """Out-of-scope messages over chat messages: sums, then one division. Absent without chat messages."""
-    chat = kpi("chat_messages_total", "persona")
-    return f"sum{_by(by)} ({kpi('out_of_scope_total', 'persona')}) / (sum{_by(by)} ({chat}) > 0)"
+    events = kpi("out_of_scope_total", "persona", previous=previous)
+    chat = kpi("chat_messages_total", "persona", previous=previous)
+    return f"sum{_by(by)} ({events}) / (sum{_by(by)} ({chat}) > 0)"
 
 
-def llm_error_rate(by: str = "") -> str:
+def llm_error_rate(by: str = "", *, previous: bool = False) -> str:
     """Messages that ended in an LLM error over all messages. Absent without messages."""
-    return f"sum{_by(by)} ({kpi('llm_errors_total', 'persona')}) / ({messages(by)} > 0)"
+    errors = kpi("llm_errors_total", "persona", previous=previous)
+    return f"sum{_by(by)} ({errors}) / ({messages(by, previous=previous)} > 0)"
 
 
-def p95_latency_ms(by: str = "") -> str:
+def p95_latency_ms(by: str = "", *, previous: bool = False) -> str:
     """95th percentile of the latency in ms, from summed buckets: percentiles cannot be averaged."""
+    return f"1000 * histogram_quantile(0.95, {latency_buckets(by, previous=previous)}) >= 0"
+
+
+def latency_buckets(by: str = "", *, previous: bool = False) -> str:
+    """Messages of the window by upper bound of their latency in s, cumulative."""
     labels = f"le,{by}" if by else "le"
-    buckets = f'sum by ({labels}) (kpi:latency_bucket:sum{{window="$window",{_CONVERSATION}}})'
-    return f"1000 * histogram_quantile(0.95, {buckets}) >= 0"
+    return (
+        f'sum by ({labels}) (kpi:latency_bucket:sum{{window="$window",{_CONVERSATION}}}{_offset(previous)})'
+    )
+
+
+def llm_errors_by_reason() -> str:
+    """LLM errors of the window by reason, exact: the difference of two counts of each durable journal.
+
+    The recorded KPI have no reason, so the rules' method is repeated here. What was not seen at the window's
+    start counts from 0 if it was born inside the window, and not at all if it was not (a fresh database).
+    """
+    identity = "journal,journey,persona,config_version"
+    errors = f"conversation_llm_errors_total{{{_CONVERSATION}}}"
+    now = f"max by ({identity},reason) ({errors})"
+    then = f"max by ({identity},reason) ({errors} offset $window)"
+    start = "min_over_time(vector(time())[1m:1m] offset $window)"
+    born = f"kpi:created:last{{{_CONVERSATION}}} > on () group_left () {start}"
+    return f"sum by (reason) (\n  {now}\n  - ({then} or 0 * {now} and on ({identity}) {born})\n)"
 
 
 def conversation_state() -> str:
-    """2 exporter down, 1 silent, 0 receiving, -1 no message in the window."""
+    """3 rules not evaluated, 2 exporter down, 1 silent, 0 receiving, -1 no message in the window."""
     return (
-        f"2 * ({_firing('ExporterDown')} > bool 0)\n"
-        f"or ({_firing('ConversationSilence', _JOURNEY)} > bool 0)\n"
+        f"3 * (count({_STALE_RULES}) > bool 0)\n"
+        f"or 2 * (count({_firing('ExporterDown')}) > bool 0)\n"
+        f"or (count({_firing('ConversationSilence', _JOURNEY)}) > bool 0)\n"
         f"or ({messages()} > bool 0) - 1"
     )
 
 
 def drift_state(alert: str, kpi_name: str) -> str:
-    """2 version worse than its predecessor, 1 drifting from its own past, 0 healthy, -1 too few messages.
+    """3 unknown, 2 worse than its predecessor, 1 drifting, 0 healthy, -1 too few messages, -2 no reference.
 
-    The state is that of the alerts, so that a tile and a page never disagree.
+    The state is that of the alerts, so that a tile and a page never disagree. It is healthy only where an
+    alert could fire: the exporter is scraped, the rules are evaluated, and there is a past or a predecessor.
     """
     regression = _firing("ConfigVersionRegression", f'kpi="{kpi_name}",{_CONVERSATION}')
+    past = f'kpi:drift:baseline{{kpi="{kpi_name}",{_CONVERSATION}}}'
+    predecessor = f'kpi:predecessor:messages{{kpi="{kpi_name}",{_CONVERSATION}}} >= {MINIMUM_SAMPLE}'
     return (
-        f"2 * ({regression} > bool 0)\n"
-        f"or ({_firing(alert, _CONVERSATION)} > bool 0)\n"
-        f"or ({messages()} >= bool {MINIMUM_SAMPLE}) - 1"
+        f"3 * (count({_firing('ExporterDown')} or {_STALE_RULES} or {_FAILING_RULES}) > bool 0)\n"
+        f"or 2 * (count({regression}) > bool 0)\n"
+        f"or (count({_firing(alert, _CONVERSATION)}) > bool 0)\n"
+        f"or 0 * count({past} or {predecessor}) and on () {messages()} >= {MINIMUM_SAMPLE}\n"
+        f"or -1 - ({messages()} >= bool {MINIMUM_SAMPLE})"
     )
 
 
@@ -151,60 +185,25 @@ def _version_rows() -> str:
     return f"0 * {kpi('messages_total', 'version')}"
 
 
+def traffic_share() -> str:
+    """Share of the messages of the last two minutes that each version answered; absent without messages."""
+    recent = f"kpi:messages:recent{{{_CONVERSATION}}}"
+    return f"sum by (config_version) ({recent}) / on () group_left () (sum({recent}) > 0)"
+
+
+def processes() -> str:
+    """Processes that report serving each version."""
+    return f"sum by (config_version) (config_clients{{{_PERSONA}}})"
+
+
+def _offset(previous: bool) -> str:
+    return " offset $window" if previous else ""
+
+
 def _by(labels: str) -> str:
     return f" by ({labels})" if labels else ""
 
 
 def _firing(alert: str, labels: str = "") -> str:
     extra = f",{labels}" if labels else ""
-    return f'count(ALERTS{{alertname="{alert}",alertstate="firing"{extra}}})'
-
-
-def coverage() -> str:
-    """Share of the window in which the exporter was really scraped."""
-    return 'kpi:coverage_ratio{window="$window"}'
-
-
-def pushes() -> str:
-    """Pushes per second, by what became of them."""
-    return "sum by (result) (rate(exporter_pushes_total[$__rate_interval]))"
-
-
-def lost_observations() -> str:
-    """Observations per second that the KPI lack or count under another name, by reason."""
-    rejected = "sum by (reason) (rate(exporter_rejected_total[$__rate_interval]))"
-    dropped = "sum(rate(exporter_client_dropped_total[$__rate_interval]))"
-    return f'{rejected} or label_replace({dropped}, "reason", "dropped_by_client", "", "")'
-
-
-def series_share_of_limit() -> str:
-    """Fullness of the exporter's table of label sets; at 1 new label sets become `other`."""
-    return "max by (instance) (exporter_series / exporter_series_limit)"
-
-
-def targets_up() -> str:
-    """1 for each job that Prometheus can scrape, 0 where any target of it is down."""
-    return "min by (job) (up)"
-
-
-def rule_failures() -> str:
-    """Failed rule evaluations per second, by rule group."""
-    return "sum by (rule_group) (rate(prometheus_rule_evaluation_failures_total[$__rate_interval]))"
-
-
-def rule_load() -> str:
-    """Evaluation time of each rule group as a share of its interval; at 1 evaluations are missed."""
-    return (
-        "max by (rule_group) "
-        "(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)"
-    )
-
-
-def rollbacks() -> str:
-    """Rollbacks asked for within the dashboard's time range, by status."""
-    return "sum by (status) (increase(config_rollbacks_total[$__range]))"
-
-
-def audit_failures() -> str:
-    """Acts refused within the dashboard's time range because the audit row could not be written."""
-    return "sum(increase(config_audit_failures_total[$__range]))"
+    return f'ALERTS{{alertname="{alert}",alertstate="firing"{extra}}}'

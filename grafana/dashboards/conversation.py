@@ -3,21 +3,24 @@
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import panels, queries, variables
+from grafana import panels, pipeline_queries, queries, tables, variables
 from grafana.dashboards import _frame
-from grafana.panels import Column
+from grafana.tables import Column
 
 _VOLUME_STATES = {
     "0": ("Receiving", "green"),
     "1": ("Silent: messages stopped", "red"),
     "2": ("Exporter down: numbers are old", "red"),
+    "3": ("Rules not evaluated: numbers are old", "red"),
     "-1": ("No messages in this window", "orange"),
 }
 _DRIFT_STATES = {
     "0": ("Healthy", "green"),
     "1": ("Drifting from its own past", "red"),
     "2": ("A version is worse than its predecessor", "red"),
+    "3": ("Unknown: exporter down or rules not evaluated", "red"),
     "-1": ("Too few messages to judge", "blue"),
+    "-2": ("No past or predecessor to judge by", "blue"),
 }
 
 
@@ -43,7 +46,16 @@ def dashboard() -> Dashboard:
         ],
         panels=panels.place(
             [
-                (5, [(6, _messages(1)), (6, _out_of_scope(2)), (6, _llm_errors(3)), (6, _latency(4))]),
+                (
+                    7,
+                    [
+                        (5, _messages(1)),
+                        (5, _out_of_scope(2)),
+                        (5, _llm_errors(3)),
+                        (5, _latency(4)),
+                        (4, _coverage(12)),
+                    ],
+                ),
                 (9, [(8, _alerts(5)), (16, _drifting_personas(6))]),
                 (8, [(12, _messages_trend(7)), (12, _out_of_scope_trend(8))]),
                 (8, [(12, _llm_errors_trend(9)), (12, _latency_trend(10))]),
@@ -60,6 +72,7 @@ def _messages(panel_id: int) -> Builder[Panel]:
         "Finished messages in the window, whatever their outcome. The state says whether messages arrive at"
         " all.",
         value=queries.messages(),
+        previous=queries.messages(previous=True),
         state=queries.conversation_state(),
         unit="short",
         decimals=0,
@@ -74,6 +87,7 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
         "Share of chat messages outside the persona's topics. The state is that of the alerts "
         "OutOfScopeDrift and ConfigVersionRegression for the chosen personas.",
         value=queries.out_of_scope_rate(),
+        previous=queries.out_of_scope_rate(previous=True),
         state=queries.drift_state("OutOfScopeDrift", "out_of_scope_rate"),
         unit="percentunit",
         decimals=2,
@@ -88,6 +102,7 @@ def _llm_errors(panel_id: int) -> Builder[Panel]:
         "Share of messages that ended in an LLM error (timeout, rate limit, provider error, invalid output,"
         " content filter). The state is that of the alerts LlmErrorDrift and ConfigVersionRegression.",
         value=queries.llm_error_rate(),
+        previous=queries.llm_error_rate(previous=True),
         state=queries.drift_state("LlmErrorDrift", "llm_error_rate"),
         unit="percentunit",
         decimals=2,
@@ -102,10 +117,26 @@ def _latency(panel_id: int) -> Builder[Panel]:
         "95% of the messages in the window were answered within this time (the buckets are exact to about "
         "2%). The state is that of the alerts LatencyDrift and ConfigVersionRegression.",
         value=queries.p95_latency_ms(),
+        previous=queries.p95_latency_ms(previous=True),
         state=queries.drift_state("LatencyDrift", "p95_latency_ms"),
         unit="ms",
         decimals=0,
         states=_DRIFT_STATES,
+    )
+
+
+def _coverage(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Coverage",
+        "Share of the window in which the exporter was scraped. Below 99% the numbers beside it may lack "
+        "messages, and a young Prometheus compares with less than a full window.",
+        expr=pipeline_queries.coverage(),
+        legend="of the last $window",
+        unit="percentunit",
+        decimals=1,
+        steps=((0, "orange"), (0.99, "green")),
+        no_value="coverage unknown: rules not evaluated",
     )
 
 
@@ -120,7 +151,7 @@ def _alerts(panel_id: int) -> Builder[Panel]:
 
 
 def _drifting_personas(panel_id: int) -> Builder[Panel]:
-    return panels.facts_table(
+    return tables.facts_table(
         panel_id,
         "Drifting personas",
         "What is known against each serving version, the strongest evidence first. Evidence of 6 means "
@@ -135,8 +166,8 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
             queries.against_predecessor(),
         ],
         columns=[
-            panels.persona_column(),
-            panels.version_column("Version"),
+            tables.persona_column(),
+            tables.version_column("Version"),
             Column("journey", "Journey"),
             Column("kpi", "KPI"),
             Column(
@@ -204,7 +235,7 @@ def _latency_trend(panel_id: int) -> Builder[Panel]:
 
 
 def _active_versions(panel_id: int) -> Builder[Panel]:
-    return panels.facts_table(
+    return tables.facts_table(
         panel_id,
         "Active config versions",
         "What each persona should be serving, the version a rollback would restore, and how many processes "
@@ -216,8 +247,8 @@ def _active_versions(panel_id: int) -> Builder[Panel]:
             queries.clients_on_other_versions(),
         ],
         columns=[
-            panels.persona_column(),
-            panels.version_column("Active version"),
+            tables.persona_column(),
+            tables.version_column("Active version"),
             Column("predecessor", "A rollback restores", no_value="nothing to restore"),
             Column("Value #C", "Processes on it", unit="short", no_value="none reported"),
             Column("Value #D", "Processes on other versions", unit="short", no_value="none reported"),

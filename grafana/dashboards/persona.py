@@ -3,9 +3,9 @@
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import panels, queries, variables
+from grafana import panels, queries, tables, variables
 from grafana.dashboards import _frame
-from grafana.panels import Column
+from grafana.tables import Column
 
 _LEGEND = "{{journey}} version {{config_version}}"
 
@@ -36,7 +36,9 @@ def dashboard() -> Dashboard:
         panels=panels.place(
             [
                 (9, [(8, _out_of_scope(1)), (8, _llm_errors(2)), (8, _latency(3))]),
-                (9, [(24, _versions(4))]),
+                (7, [(24, _versions(4))]),
+                (8, [(8, _traffic_share(5)), (8, _processes(6)), (8, _error_reasons(7))]),
+                (10, [(24, _latency_distribution(8))]),
             ]
         ),
     )
@@ -82,7 +84,7 @@ def _latency(panel_id: int) -> Builder[Panel]:
 
 
 def _versions(panel_id: int) -> Builder[Panel]:
-    return panels.facts_table(
+    return tables.facts_table(
         panel_id,
         "Versions",
         "Every version with messages in the last days, newest first, and its KPI in the window. The version"
@@ -97,7 +99,7 @@ def _versions(panel_id: int) -> Builder[Panel]:
             queries.version_predecessor(),
         ],
         columns=[
-            panels.version_column("Version"),
+            tables.version_column("Version"),
             Column("persona", "Persona"),
             Column("journey", "Journey"),
             Column("Value #E", "Active", states={"1": ("active", "green")}, no_value="no"),
@@ -111,4 +113,59 @@ def _versions(panel_id: int) -> Builder[Panel]:
         sort_by="Version",
         descending=True,
         no_value=panels.NO_MESSAGES,
+    )
+
+
+def _traffic_share(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Share of traffic per version",
+        "Share of the messages of the last two minutes that each version answered. A rollback has converged "
+        "when the version that was left has fallen to 0.",
+        expr=queries.traffic_share(),
+        legend="version {{config_version}}",
+        unit="percentunit",
+        decimals=0,
+        no_value="no messages in the last two minutes",
+        shape="stacked",
+    )
+
+
+def _processes(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Processes per version",
+        "Processes that reported within the last minute to serve each version. All should be on one version "
+        "within seconds of a change.",
+        expr=queries.processes(),
+        legend="version {{config_version}}",
+        unit="short",
+        decimals=0,
+        no_value="no process reports a version",
+        shape="steps",
+    )
+
+
+def _error_reasons(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "LLM errors by reason",
+        "Messages that ended in an LLM error, by reason, over the window that ends at each point. If all "
+        "reasons rise, look at the provider; if only invalid output does, at the configuration.",
+        expr=queries.llm_errors_by_reason(),
+        legend="{{reason}}",
+        unit="short",
+        decimals=0,
+        shape="stacked",
+    )
+
+
+def _latency_distribution(panel_id: int) -> Builder[Panel]:
+    return panels.heat_map(
+        panel_id,
+        "Latency distribution",
+        "Messages by latency, over the window that ends at each point; the darker, the more messages. Two "
+        "bands are two kinds of answers, which a percentile hides.",
+        expr=queries.latency_buckets(),
+        unit="s",
     )

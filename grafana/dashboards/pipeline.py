@@ -3,10 +3,12 @@
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import panels, queries, variables
+from grafana import panels, variables
+from grafana import pipeline_queries as queries
 from grafana.dashboards import _frame
 
 _NOT_SCRAPED = "not scraped"
+_NO_ROLLBACK = "config_rollback not scraped"
 
 
 def dashboard() -> Dashboard:
@@ -33,10 +35,12 @@ def dashboard() -> Dashboard:
         ],
         panels=panels.place(
             [
-                (5, [(6, _coverage(1)), (10, _rollbacks(2)), (8, _audit_failures(3))]),
-                (8, [(12, _targets(4)), (12, _lost(5))]),
-                (8, [(12, _pushes(6)), (12, _series(7))]),
-                (8, [(12, _rule_failures(8)), (12, _rule_load(9))]),
+                (5, [(6, _coverage(1)), (6, _alerting(10)), (6, _audit(11)), (6, _audit_failures(3))]),
+                (5, [(12, _rollbacks(2)), (12, _activations(12))]),
+                (8, [(12, _pushes(6)), (12, _lost(5))]),
+                (8, [(8, _targets(4)), (8, _scrape_duration(13)), (8, _series(7))]),
+                (8, [(8, _rule_age(14)), (8, _rule_failures(8)), (8, _rule_load(9))]),
+                (8, [(12, _notifications(15)), (12, _refused_logins(16))]),
             ]
         ),
     )
@@ -66,8 +70,55 @@ def _rollbacks(panel_id: int) -> Builder[Panel]:
         legend="{{status}}",
         unit="short",
         decimals=0,
-        steps=(),
-        no_value="config_rollback not scraped",
+        no_value=_NO_ROLLBACK,
+    )
+
+
+def _activations(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Activations",
+        "Versions that became active in the time range, by publishing and by rollback.",
+        expr=queries.activations(),
+        legend="{{action}}",
+        unit="short",
+        decimals=0,
+        no_value=_NO_ROLLBACK,
+    )
+
+
+def _alerting(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Alerting",
+        "Whether rules are evaluated (the alert Watchdog always fires) and alerts reach Alertmanager.",
+        expr=queries.alerting_state(),
+        legend="last 5 minutes",
+        unit="none",
+        decimals=0,
+        states={
+            "1": ("Rules evaluated, alerts delivered", "green"),
+            "0": ("Alertmanager not reached", "red"),
+        },
+        no_value="Rules not evaluated: no alert can fire",
+    )
+
+
+def _audit(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Audit log",
+        "Whether audit rows could be written in the last 15 minutes. No audit, no action: while they "
+        "cannot be, publishing and rolling back are refused.",
+        expr=queries.audit_state(),
+        legend="last 15 minutes",
+        unit="none",
+        decimals=0,
+        states={
+            "0": ("No write failed", "green"),
+            "1": ("Writes fail: rollbacks are refused", "red"),
+        },
+        no_value=_NO_ROLLBACK,
     )
 
 
@@ -82,7 +133,7 @@ def _audit_failures(panel_id: int) -> Builder[Panel]:
         unit="short",
         decimals=0,
         steps=((0, "green"), (0.5, "red")),
-        no_value="config_rollback not scraped",
+        no_value=_NO_ROLLBACK,
     )
 
 
@@ -96,6 +147,18 @@ def _targets(panel_id: int) -> Builder[Panel]:
         unit="none",
         decimals=0,
         no_value="Prometheus has no targets",
+    )
+
+
+def _scrape_duration(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Scrape duration",
+        "Time of the slowest target of each job. Near the scrape timeout (10 s) samples are lost.",
+        expr=queries.scrape_duration(),
+        legend="{{job}}",
+        unit="s",
+        no_value=_NOT_SCRAPED,
     )
 
 
@@ -140,13 +203,27 @@ def _series(panel_id: int) -> Builder[Panel]:
     )
 
 
+def _rule_age(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Age of the last rule evaluation",
+        "Time since each rule group was evaluated. Up to the evaluation interval (1m) is normal; above "
+        "3m the dashboards call the state unknown.",
+        expr=queries.rule_age(),
+        legend="{{group}}",
+        unit="s",
+        limit=180,
+        no_value=_NOT_SCRAPED,
+    )
+
+
 def _rule_failures(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Failed rule evaluations",
         "Per second and rule group. Above 0 a KPI or an alert is not computed.",
         expr=queries.rule_failures(),
-        legend="{{rule_group}}",
+        legend="{{group}}",
         unit="cps",
         no_value=_NOT_SCRAPED,
     )
@@ -158,8 +235,34 @@ def _rule_load(panel_id: int) -> Builder[Panel]:
         "Rule evaluation time",
         "Time of the last evaluation as a share of its interval. At 100% evaluations are missed.",
         expr=queries.rule_load(),
-        legend="{{rule_group}}",
+        legend="{{group}}",
         unit="percentunit",
         limit=1,
         no_value=_NOT_SCRAPED,
+    )
+
+
+def _notifications(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Failed notifications",
+        "Per second, by the step that failed: from Prometheus to Alertmanager, and from there to each kind "
+        "of receiver. Above 0 an alert may reach nobody.",
+        expr=queries.notifications(),
+        legend="{{step}}",
+        unit="cps",
+        no_value=_NOT_SCRAPED,
+    )
+
+
+def _refused_logins(panel_id: int) -> Builder[Panel]:
+    return panels.trend(
+        panel_id,
+        "Requests without valid credentials",
+        "Requests per second that config_rollback refused, by error code. A steady line is a client with an "
+        "expired token; a burst may be an attack.",
+        expr=queries.refused_logins(),
+        legend="{{code}}",
+        unit="reqps",
+        no_value=_NO_ROLLBACK,
     )

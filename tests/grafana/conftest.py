@@ -1,7 +1,43 @@
 """Imports the SDK once, without its warning to prefer dashboards v2, which Grafana before 12 cannot load."""
 
 import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from config_rollback.stack.components import ensure
+from tests.grafana import live, model, services
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Prefer using dashboardv2.Dashboard", DeprecationWarning)
     import grafana.build  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def rollback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Rollback]:
+    """A config_rollback in which version 2 of every odd persona is active."""
+    with services.rollback(tmp_path_factory.mktemp("rollback")) as running:
+        for persona in model.ODD_PERSONAS:
+            running.publish(persona, "first")
+            running.publish(persona, "second")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def alertmanager(rollback: services.Rollback, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Host and port of an Alertmanager with the committed routes."""
+    program = ensure(["alertmanager"])["alertmanager"]
+    with services.alertmanager(program, tmp_path_factory.mktemp("alertmanager"), rollback.url) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def prometheus(
+    rollback: services.Rollback, alertmanager: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[live.Prometheus]:
+    """A Prometheus that knows every odd persona; the first one has eight days of raw counters."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    with live.prometheus(
+        folder, model.ODD_PERSONAS, alertmanager=alertmanager, rollback_url=rollback.url
+    ) as running:
+        yield running

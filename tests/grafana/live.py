@@ -1,20 +1,21 @@
 """A real Prometheus with the real rules, scraping metrics that a test sets."""
 
 import json
-import re
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
+import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from config_rollback.stack.components import ensure
 from exporter import catalogue
-from tests.grafana import model
+from tests.grafana import history, model
 
 _DEADLINE_SECONDS = 60
 
@@ -37,12 +38,21 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def query(self, expr: str) -> list[Sample]:
-        """Samples of an instant query; fails with Prometheus' own words where the expression is refused."""
-        answer = requests.post(f"{self.url}/api/v1/query", data={"query": expr}, timeout=10).json()
-        assert answer["status"] == "success", f"{answer.get('error')}\n{expr}"
-        samples: list[Sample] = answer["data"]["result"]
+    def query(self, expr: str, *, ahead: float = 0) -> list[Sample]:
+        """Samples of an instant query, now or so many seconds ahead, everything standing still."""
+        samples: list[Sample] = self._ask(expr, ahead)["result"]
         return samples
+
+    def samples_read(self, expr: str) -> int:
+        """Samples that Prometheus loads to answer an instant query."""
+        return int(self._ask(expr)["stats"]["samples"]["totalQueryableSamples"])
+
+    def _ask(self, expr: str, ahead: float = 0) -> Any:
+        """Fails with Prometheus' own words where the expression is refused."""
+        data = {"query": expr, "time": time.time() + ahead, "stats": "all"}
+        answer = requests.post(f"{self.url}/api/v1/query", data=data, timeout=30).json()
+        assert answer["status"] == "success", f"{answer.get('error')}\n{expr}"
+        return answer["data"]
 
     def wait_for(self, expr: str, samples: int) -> None:
         """Until the query has at least that many samples."""
@@ -53,23 +63,39 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, personas: tuple[str, ...]) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, personas: tuple[str, ...], *, alertmanager: str, rollback_url: str
+) -> Iterator[Prometheus]:
     """Prometheus with the committed rules, scraping and evaluating every second, once it knows all personas.
 
-    Version 2 of every persona is active, was preceded by version 1, and its drift alerts fire.
+    They have a past of eight days (`history`; the first one in full). Version 2 of every persona became
+    active just now, was preceded by version 1, and its drift alerts fire. Alerts go to `alertmanager` (host
+    and port).
     """
+    history.write_blocks(folder / "data", personas, personas[0], time.time())
     with ExitStack() as stack:
+        rollback, activate = _rollback(personas)
         targets = {}
         for job, registry in {
             "exporter": _exporter(personas),
-            "config_rollback": _rollback(personas),
+            "config_rollback": rollback,
         }.items():
             server, thread = start_http_server(0, "127.0.0.1", registry)
             stack.callback(thread.join)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             targets[job] = f"127.0.0.1:{server.server_port}"
-        running = Prometheus(stack.enter_context(_process(folder, _config(folder, targets))))
+        port = free_port()
+        targets |= {"prometheus": f"127.0.0.1:{port}", "alertmanager": alertmanager}
+        config = _config(folder, targets, alertmanager, rollback_url)
+        running = Prometheus(stack.enter_context(_process(folder, config, port)))
+        running.wait_for("config_active_version == 1", len(personas))
+        activate()
+        running.wait_for("changes(config_active_version[5m]) > 0", len(personas))
+        running.wait_for("increase(config_rollbacks_total[5m])", 1)
+        running.wait_for("increase(alertmanager_notifications_failed_total[5m])", 1)
+        running.wait_for("increase(prometheus_rule_evaluation_failures_total[5m])", 1)
+        running.wait_for("kpi:drift:evidence > 0", len(personas))
         running.wait_for('kpi:p95_latency_ms{scope="version",window="7d"}', 3 * len(personas))
         running.wait_for("kpi:version:z", len(personas))
         running.wait_for('ALERTS{alertstate="firing",persona!=""}', len(ALERTS) * len(personas))
@@ -95,17 +121,20 @@ def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
     for persona in personas:
         for journey, version in (("chat", "1"), ("chat", "2"), ("guidance", "2")):
             labels = ("journal-1", journey, persona, version)
-            messages.labels(*labels).inc(100)
+            past = history.CYCLES if version == "1" else 0
+            messages.labels(*labels).inc(100 * (past + 1))
             if journey in catalogue.OUT_OF_SCOPE_JOURNEYS:
-                out_of_scope.labels(*labels).inc(30 if version == "2" else 3)
-            llm_errors.labels(*labels, "timeout").inc(2)
-            created.labels(*labels).set(time.time())
-            for n in range(1, 101):
-                latency.labels(*labels).observe(n * 0.008)
+                out_of_scope.labels(*labels).inc(30 if version == "2" else 3 * (past + 1))
+            for reason in catalogue.REASONS:
+                llm_errors.labels(*labels, reason).inc(2 * (past + 1) if reason == "timeout" else 0)
+            created.labels(*labels).set(time.time() - (history.DAYS * 24 * 3600 if past else 0))
+            for seconds in history.LATENCIES * (past + 1):
+                latency.labels(*labels).observe(seconds)
     return registry
 
 
-def _rollback(personas: tuple[str, ...]) -> CollectorRegistry:
+def _rollback(personas: tuple[str, ...]) -> tuple[CollectorRegistry, Callable[[], None]]:
+    """Its metrics while version 1 is active, and what makes version 2 the active one."""
     registry = CollectorRegistry()
 
     def gauge(name: str, *labels: str) -> Gauge:
@@ -117,18 +146,26 @@ def _rollback(personas: tuple[str, ...]) -> CollectorRegistry:
     gauge("config_rollback_info", "external_url").labels(ROLLBACK_URL).set(1)
     Counter("config_rollbacks", "Rollbacks.", ["status"], registry=registry).labels("succeeded").inc()
     Counter("config_audit_failures", "Audit failures.", registry=registry)
+    for name, label in (("config_activations", "action"), ("config_authentication_failures", "code")):
+        Counter(name, name, [label], registry=registry).labels("any").inc()
     alerts = gauge("alert_of_the_test", "alert", "kpi", "journey", "persona", "config_version")
     for persona in personas:
-        active.labels(persona).set(2)
+        active.labels(persona).set(1)
         predecessor.labels(persona, "2", "1").set(1)
         clients.labels(persona, "1").set(1)
         clients.labels(persona, "2").set(3)
         for alert, kpi in ALERTS.items():
             alerts.labels(alert, kpi, "chat", persona, "2").set(1)
-    return registry
+
+    def activate() -> None:
+        for persona in personas:
+            active.labels(persona).set(2)
+
+    return registry, activate
 
 
-def _config(folder: Path, targets: dict[str, str]) -> Path:
+def _config(folder: Path, targets: dict[str, str], alertmanager: str, rollback_url: str) -> Path:
+    """The committed configuration with the test's targets, intervals and addresses."""
     alerts = folder / "alerts.json"
     rules = [
         {
@@ -141,26 +178,31 @@ def _config(folder: Path, targets: dict[str, str]) -> Path:
     alerts.write_text(json.dumps({"groups": [{"name": "alerts_of_the_test", "rules": rules}]}))
     config = folder / "prometheus.json"
     jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()]
-    config.write_text(
-        json.dumps(
-            {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(alerts), str(model.ROOT / "rules" / "*.yml")],
-                "scrape_configs": jobs,
-            }
-        )
-    )
+    committed = yaml.safe_load((model.ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    committed["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    committed["global"]["external_labels"]["driftback_url"] = rollback_url
+    committed["rule_files"] = [str(alerts), str(model.ROOT / "rules" / "*.yml")]
+    committed["scrape_configs"] = jobs
+    committed["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
+    config.write_text(json.dumps(committed))
     return config
 
 
+def free_port() -> int:
+    """A port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
-def _process(folder: Path, config: Path) -> Iterator[str]:
-    """URL of a Prometheus process on a free port."""
+def _process(folder: Path, config: Path, port: int) -> Iterator[str]:
+    """URL of a Prometheus process."""
     command = [
         str(ensure(["prometheus"])["prometheus"]),
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
-        "--web.listen-address=127.0.0.1:0",
+        f"--web.listen-address=127.0.0.1:{port}",
     ]
     log = folder / "prometheus.log"
     with log.open("w") as output:
@@ -171,9 +213,7 @@ def _process(folder: Path, config: Path) -> Iterator[str]:
             assert process.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.1)
-        listening = re.search(r'msg="Listening on" address=(\S+)', text)
-        assert listening, text
-        yield f"http://{listening[1]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=_DEADLINE_SECONDS)

@@ -80,7 +80,7 @@ def interpolate(expr: str, values: Mapping[str, str]) -> str:
         value = values[match[1]]
         return value if value == ".*" else re.sub(r"[\\^$*+?.()|[\]{}/]", r"\\\g<0>", value)
 
-    expr = expr.replace("$__rate_interval", "1m").replace("$__range", "5m")
+    expr = expr.replace("$__rate_interval", "5m").replace("$__range", "5m")
     expr = re.sub(r"\$\{(\w+):regex\}", regex, expr)
     return re.sub(r"\$window\b", values["window"], expr)
 

@@ -1,0 +1,99 @@
+"""From an alert to the right page: the annotations of firing alerts, followed in a real browser."""
+
+import time
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from playwright.sync_api import Page, expect
+
+from config_rollback.auth.tokens import mint_login_link
+from tests.grafana import live, model, services
+from tests.grafana.model import Json
+from tests.support.browser import browser_page
+
+_DEADLINE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def alerts(prometheus: live.Prometheus, alertmanager: str) -> dict[str, Json]:
+    """The annotations of ConfigVersionRegression as Alertmanager has them, by persona.
+
+    The rule is the committed one: version 2 has ten times the out-of-scope rate of version 1.
+    """
+    query = {"filter": ['alertname="ConfigVersionRegression"', 'kpi="out_of_scope_rate"', 'predecessor!=""']}
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while True:
+        found = requests.get(f"http://{alertmanager}/api/v2/alerts", params=query, timeout=10).json()
+        annotations = {alert["labels"]["persona"]: alert["annotations"] for alert in found}
+        if annotations.keys() >= set(model.ODD_PERSONAS):
+            return annotations
+        assert time.monotonic() < deadline, sorted(annotations)
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def page(rollback: services.Rollback) -> Iterator[Page]:
+    """A browser in which the person on call has logged in by a one-time link."""
+    with browser_page() as page:
+        page.goto(mint_login_link(services.SECRET, subject="ann", external_url=rollback.url))
+        page.get_by_test_id("login-button").click()
+        yield page
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_rollback_link_opens_the_page_of_that_persona_and_version(
+    alerts: dict[str, Json], rollback: services.Rollback, page: Page, persona: str
+) -> None:
+    url = alerts[persona]["rollback_url"]
+    assert url.startswith(f"{rollback.url}/rollback/")
+    page.goto(url)
+    button = page.get_by_test_id("rollback-button")
+    expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
+
+
+def test_rollback_link_leads_through_the_login_to_the_same_page(
+    alerts: dict[str, Json], rollback: services.Rollback, page: Page
+) -> None:
+    persona = "night desk & bar"
+    url = alerts[persona]["rollback_url"]
+    assert page.context.browser
+    stranger = page.context.browser.new_context().new_page()
+    stranger.goto(url)
+    assert urlsplit(stranger.url).path == "/login"
+    expect(stranger.get_by_test_id("rollback-button")).to_have_count(0)
+    next_path = url.removeprefix(rollback.url)
+    stranger.goto(
+        mint_login_link(services.SECRET, subject="bo", external_url=rollback.url, next_path=next_path)
+    )
+    stranger.get_by_test_id("login-button").click()
+    button = stranger.get_by_test_id("rollback-button")
+    expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_dashboard_link_chooses_exactly_that_persona(alerts: dict[str, Json], persona: str) -> None:
+    annotations = alerts[persona]
+    parts = urlsplit(annotations["dashboard_url"])
+    assert parts.path == "/d/driftback-persona"
+    assert parse_qs(parts.query, strict_parsing=True) == {"var-journey": ["chat"], "var-persona": [persona]}
+    assert annotations["__dashboardUid__"] == "driftback-persona"
+    titles = {str(panel["id"]): panel["title"] for panel in model.dashboard("driftback-persona")["panels"]}
+    assert titles[annotations["__panelId__"]] == "Out-of-scope rate per version"
+
+
+def test_runbook_link_names_a_runbook_that_exists(alerts: dict[str, Json]) -> None:
+    for annotations in alerts.values():
+        path = urlsplit(annotations["runbook_url"]).path
+        assert (model.ROOT / "rules" / "runbooks" / path.split("/")[-1]).is_file()
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_every_link_is_shown_as_one(alerts: dict[str, Json], persona: str) -> None:
+    """Grafana and Alertmanager make a link of a value that is a whole URL, without a space in it."""
+    for name in ("rollback_url", "dashboard_url", "runbook_url"):
+        url = alerts[persona][name]
+        assert urlsplit(url).scheme in ("http", "https")
+        assert url.isascii()
+        assert not set(url) & set(" \"'<>\\^`{|}")
