@@ -8,7 +8,9 @@ from starlette.requests import HTTPConnection
 
 from config_rollback import database
 from config_rollback.attempts import Attempts
+from config_rollback.auth import oidc
 from config_rollback.auth.issuers import AccessTokens
+from config_rollback.auth.oidc import OidcLogins
 from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
@@ -32,6 +34,7 @@ class Services:
     changes: Changes
     access_tokens: AccessTokens
     sessions: Sessions
+    oidc: OidcLogins | None
     delivery: Delivery
     clients: Clients
     metrics: Metrics
@@ -55,6 +58,7 @@ def build(settings: Settings, clock: Clock) -> Services:
         changes=Changes(attempts),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, clock),
+        oidc=oidc.from_settings(settings, clock),
         delivery=delivery,
         clients=clients,
         metrics=metrics,

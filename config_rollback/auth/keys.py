@@ -53,22 +53,31 @@ class KeySet:
         self._tried_at: datetime | None = None
 
     def find(self, kid: object, algorithm: object) -> jwt.PyJWK:
-        """The key that the header of a token names.
+        """The key that the header of a token names; without an id, the only one of its algorithm.
 
         Raises `TokenInvalidError` for one that is not in the set, `LoginUnavailableError` where the set was
         never had; once it was, it serves on while its source is away.
         """
-        if not isinstance(kid, str) or not isinstance(algorithm, str) or not _KID.fullmatch(kid):
+        if not isinstance(algorithm, str) or not (
+            kid is None or (isinstance(kid, str) and _KID.fullmatch(kid))
+        ):
             raise invalid()
-        known = self._keys.get((kid, algorithm))
+        known = self._lookup(kid, algorithm)
         if known is None or self._due(REFRESH, self._loaded_at):
             self._refresh(wait=known is None)
         if self._loaded_at is None:
             raise LoginUnavailableError("the keys that verify logins cannot be read at the moment")
-        found = self._keys.get((kid, algorithm))
+        found = self._lookup(kid, algorithm)
         if found is None:
             raise invalid()
         return found
+
+    def _lookup(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        keys = self._keys
+        if kid is not None:
+            return keys.get((kid, algorithm))
+        fitting = [key for (_, name), key in keys.items() if name == algorithm]
+        return fitting[0] if len(fitting) == 1 else None  # OpenID Connect Core 1.0, section 10.1
 
     def _due(self, age: timedelta, since: datetime | None) -> bool:
         return since is None or self._clock() - since >= age

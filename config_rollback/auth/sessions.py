@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import structlog
+
 from config_rollback.attempts import Actor
 from config_rollback.auth.csrf import form_token
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
 from config_rollback.errors import SessionRevokedError, TokenAlreadyUsedError
 from config_rollback.models import BrowserSession
-from config_rollback.store import Store
+from config_rollback.store import Store, Transaction
+
+log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(hours=8)
 
@@ -43,21 +47,33 @@ class Sessions:
     def open(self, login_token: str) -> Login:
         """Uses up a one-time token. Raises an `AuthenticationError`, the second time too."""
         identity = self._verifier.verify(login_token, "login")
-        now = self._clock()
-        login = Login(Actor(identity.subject, identity.role), secrets.token_urlsafe(32))
         with self._store.write() as transaction:
-            if not transaction.use_token(identity.jti, identity.expires_at, now):
+            if not transaction.use_token(identity.jti, identity.expires_at, self._clock()):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
-            transaction.add_session(
-                BrowserSession(
-                    cookie_hash=_hash(login.cookie),
-                    subject=identity.subject,
-                    role=identity.role,
-                    created_at=now,
-                    expires_at=now + LIFETIME,
-                    revoked_at=None,
-                )
+            login = self._add(transaction, Actor(identity.subject, identity.role))
+        log.info("logged_in", actor=identity.subject, role=identity.role, way="link")
+        return login
+
+    def open_for(self, actor: Actor) -> Login:
+        """A session of somebody whom the OpenID provider vouches for."""
+        with self._store.write() as transaction:
+            login = self._add(transaction, actor)
+        log.info("logged_in", actor=actor.subject, role=actor.role, way="oidc")
+        return login
+
+    def _add(self, transaction: Transaction, actor: Actor) -> Login:
+        now = self._clock()
+        login = Login(actor, secrets.token_urlsafe(32))
+        transaction.add_session(
+            BrowserSession(
+                cookie_hash=_hash(login.cookie),
+                subject=actor.subject,
+                role=actor.role,
+                created_at=now,
+                expires_at=now + LIFETIME,
+                revoked_at=None,
             )
+        )
         return login
 
     def check_login_token(self, login_token: str) -> None:
@@ -79,6 +95,7 @@ class Sessions:
         """Logs out every copy of the cookie."""
         with self._store.write() as transaction:
             transaction.revoke_session(_hash(login.cookie), self._clock())
+        log.info("logged_out", actor=login.actor.subject)
 
 
 def cookie_name(external_url: str) -> str:

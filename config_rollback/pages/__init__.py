@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from config_rollback.pages import alerts, audit, login, overview, rollback
+from config_rollback.pages import alerts, audit, login, oidc, overview, rollback
 
 
 def routes() -> list[BaseRoute]:
@@ -19,5 +19,6 @@ def routes() -> list[BaseRoute]:
         *audit.routes,
         *alerts.routes,
         *login.routes,
+        *oidc.routes,
         Mount("/static", static),
     ]

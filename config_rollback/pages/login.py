@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
@@ -11,11 +12,10 @@ from starlette.routing import Route
 
 from config_rollback.auth.csrf import check_form_token
 from config_rollback.auth.redirects import check_next
-from config_rollback.auth.sessions import LIFETIME
 from config_rollback.errors import AuthenticationError, UnauthenticatedError
 from config_rollback.http import query_of
 from config_rollback.pages.render import page
-from config_rollback.pages.session import find_login, read_own_form
+from config_rollback.pages.session import find_login, read_own_form, set_session
 from config_rollback.services import services
 
 
@@ -36,6 +36,7 @@ async def show(request: Request) -> Response:
         token=None if problem else token,
         next_path=next_path,
         problem=problem,
+        provider=urlsplit(services(request).settings.oidc_issuer or "").hostname,
     )
 
 
@@ -48,15 +49,7 @@ async def log_in(request: Request) -> Response:
         raise UnauthenticatedError("a login link is needed")
     login = await run_sync(partial(here.sessions.open, form["token"]))
     response = RedirectResponse(next_path, 303)
-    response.set_cookie(
-        here.cookie_name,
-        login.cookie,
-        max_age=int(LIFETIME.total_seconds()),
-        path="/",
-        secure=here.settings.secure,
-        httponly=True,
-        samesite="lax",  # strict would drop the cookie when an alert's link is followed from a mail
-    )
+    set_session(request, response, login)
     return response
 
 

@@ -7,10 +7,11 @@ from functools import partial
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
+from starlette.responses import Response
 
 from config_rollback import access
 from config_rollback.auth.csrf import check_form_token, check_origin
-from config_rollback.auth.sessions import Login
+from config_rollback.auth.sessions import LIFETIME, Login
 from config_rollback.errors import UnauthenticatedError
 from config_rollback.http import read_form
 from config_rollback.services import services
@@ -26,6 +27,20 @@ async def find_login(request: Request) -> Login:
     if cookie is None:
         raise UnauthenticatedError("log in to see this page")
     return await run_sync(partial(here.sessions.find, cookie))
+
+
+def set_session(request: Request, response: Response, login: Login) -> None:
+    """Gives the browser the session's cookie."""
+    here = services(request)
+    response.set_cookie(
+        here.cookie_name,
+        login.cookie,
+        max_age=int(LIFETIME.total_seconds()),
+        path="/",
+        secure=here.settings.secure,
+        httponly=True,
+        samesite="lax",  # strict would drop the cookie when an alert's link is followed from a mail
+    )
 
 
 async def require_login(request: Request, action: str = "read", persona: str | None = None) -> Login:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl
 
 
 class Documents:
-    """Serves `documents` by path; `fetched` lists the paths that were asked for."""
+    """Serves `documents` by path; `fetched` lists the paths that were asked for.
+
+    A form that is posted goes to `on_post` (path, fields, headers), which returns status and answer.
+    """
 
     def __init__(self, **documents: bytes) -> None:
         self.documents = {f"/{name}": content for name, content in documents.items()}
         self.fetched: list[str] = []
         self.down = False
+        self.on_post: Callable[[str, dict[str, str], dict[str, str]], tuple[int, bytes]]
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -26,6 +33,15 @@ class Documents:
                 if content is not None and not outer.down:
                     self.wfile.write(content)
 
+            def do_POST(self) -> None:
+                """Hands the form to `on_post`."""
+                form = parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                status, content = outer.on_post(self.path, dict(form), dict(self.headers))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(content)
+
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Says nothing."""
 
@@ -33,7 +49,7 @@ class Documents:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
-    def __enter__(self) -> Documents:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -52,6 +52,7 @@ JWKS = json.dumps(
         "keys": [
             public(RSA_KEY, "r1", alg="RS256", use="sig"),
             public(EC_KEY, "e1"),
+            public(ec.generate_private_key(ec.SECP256R1()), "e2"),
             public(RSA_KEY, "encryption", use="enc"),
             public(SHORT_KEY, "short"),
             {"kty": "oct", "k": base64.urlsafe_b64encode(b"k" * 32).decode(), "kid": "o1", "alg": "HS256"},
@@ -114,7 +115,7 @@ INVALID = {
     "23 x5u": token(x5u="https://evil.example/cert"),
     "23 jwk": token(jwk=public(STRANGER, "r1"), key=STRANGER),
     "crit": token(crit=["exp"]),
-    "no kid": token(kid=None),
+    "no kid, and two keys of the algorithm": token(kid=None, key=EC_KEY, alg="ES256"),
     "unknown kid": token(kid="r2"),
     "kid of a key for encryption": token(kid="encryption"),
     "kid of a short key": raw(json.dumps(CLAIMS), SHORT_KEY, "short"),
@@ -150,7 +151,9 @@ def verify(service: Service, given: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "good", [token(), token(typ="at+jwt"), token(key=EC_KEY, alg="ES256", kid="e1")], ids=["RS", "at", "ES"]
+    "good",
+    [token(), token(typ="at+jwt"), token(key=EC_KEY, alg="ES256", kid="e1"), token(kid=None)],
+    ids=["RS", "at", "ES", "no kid"],
 )
 def test_a_good_token_opens_the_api(trusting: Service, good: str) -> None:
     assert call(trusting, good) == (200, "")
