@@ -187,10 +187,15 @@ class Transaction:
         return head
 
     def audit_rows(
-        self, limit: int, before: int | None = None, persona: str | None = None, actor: str | None = None
+        self,
+        limit: int,
+        before: int | None = None,
+        persona: str | None = None,
+        actor: str | None = None,
+        **equal: str,
     ) -> Sequence[AuditRow]:
-        """Newest first, older than row `before`."""
-        query = select(AuditRow).order_by(AuditRow.audit_id.desc()).limit(limit)
+        """Newest first, older than row `before`; `equal` holds values of further columns."""
+        query = select(AuditRow).filter_by(**equal).order_by(AuditRow.audit_id.desc()).limit(limit)
         if before is not None:
             query = query.where(AuditRow.audit_id < before)
         if persona is not None:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from config_rollback.errors import InvalidRequestError
 from config_rollback.http import number_of, query_of
 from config_rollback.models import AuditRow
 from config_rollback.pages.render import page
@@ -17,27 +18,29 @@ from config_rollback.pages.session import require_login
 from config_rollback.services import services
 
 PAGE = 50
+FILTERS = ("persona", "actor", "action", "status")
+CHOICES = {"action": ("publish", "rollback", "read"), "status": ("succeeded", "failed")}
 
 
 async def show(request: Request) -> Response:
-    """The page; `before` continues an earlier one, `persona` and `actor` filter."""
+    """The page; `before` continues an earlier one, the others filter."""
     login = await require_login(request)
-    query = query_of(request, "before", "persona", "actor")
+    query = query_of(request, "before", *FILTERS)
     before = number_of(query["before"], "before") if "before" in query else None
-    persona, actor = query.get("persona") or None, query.get("actor") or None
+    wanted = {name: query[name] for name in FILTERS if query.get(name)}
+    for name, choices in CHOICES.items():
+        if wanted.get(name, choices[0]) not in choices:
+            raise InvalidRequestError(f"{name} is one of {', '.join(choices)}")
 
     def read() -> Sequence[AuditRow]:
         with services(request).store.read() as transaction:
-            return transaction.audit_rows(PAGE + 1, before, persona, actor)
+            return transaction.audit_rows(PAGE + 1, before, **wanted)
 
     rows = await run_sync(read)
     older = None
     if len(rows) > PAGE:
-        given = {"persona": persona, "actor": actor, "before": str(rows[PAGE - 1].audit_id)}
-        older = "/audit?" + urlencode({name: value for name, value in given.items() if value})
-    return page(
-        request, "audit.html", login, rows=rows[:PAGE], older=older, persona=persona or "", actor=actor or ""
-    )
+        older = "/audit?" + urlencode(wanted | {"before": str(rows[PAGE - 1].audit_id)})
+    return page(request, "audit.html", login, rows=rows[:PAGE], older=older, wanted=wanted, choices=CHOICES)
 
 
 routes = [Route("/audit", show)]

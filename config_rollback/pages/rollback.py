@@ -18,6 +18,7 @@ from config_rollback.errors import NotFoundError, TargetNotFoundError
 from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import Activation, Alert, AuditRow, Version
+from config_rollback.pages.evidence import collect
 from config_rollback.pages.render import page, rollback_path, shortened
 from config_rollback.pages.session import require_form, require_login
 from config_rollback.rollback import Rollback
@@ -26,6 +27,7 @@ from config_rollback.services import services
 MAX_CHOICES = 20
 MAX_VALUE_LENGTH = 60
 MAX_ALERTS = 20
+MAX_HISTORY = 8
 WATCH = timedelta(minutes=5)
 """How long the result reloads by itself while processes have not converged."""
 
@@ -50,6 +52,7 @@ class Situation:
     target: Version | None
     choices: Sequence[Version]
     alerts: Sequence[Alert]
+    history: Sequence[AuditRow]
 
     @property
     def stale(self) -> bool:
@@ -84,6 +87,11 @@ async def show(request: Request) -> Response:
     wanted = number_of(query["to"], "to") if "to" in query else None
     alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
     situation = await run_sync(lambda: _situation(request, persona, leaves, wanted))
+    here = services(request)
+    evidence = None
+    if situation.target is not None and not situation.stale:
+        versions = tuple(dict.fromkeys((situation.leaves, situation.target.number)))
+        evidence = await collect(here.kpis, persona, versions)
     return page(
         request,
         "rollback.html",
@@ -92,7 +100,8 @@ async def show(request: Request) -> Response:
         status=409 if situation.stale else 200,
         situation=situation,
         alert=alert,
-        serving=services(request).clients.serving(persona),
+        evidence=evidence,
+        serving=here.clients.serving(persona),
         idempotency_key=uuid.uuid4().hex,
     )
 
@@ -130,6 +139,11 @@ async def _show_result(request: Request, persona: str, audit_id: int) -> Respons
     clients, converged = serving.total(), serving[outcome.activation.version]
     latest = outcome.active.activation_id == outcome.activation.activation_id
     young = here.clock() - outcome.activation.activated_at < WATCH
+    waiting = converged < clients
+    evidence = None
+    if latest and not waiting and outcome.row.from_version is not None:  # first the fast answer, then this
+        versions = (outcome.row.from_version, outcome.activation.version)
+        evidence = await collect(here.kpis, persona, versions)
     return page(
         request,
         "result.html",
@@ -138,8 +152,14 @@ async def _show_result(request: Request, persona: str, audit_id: int) -> Respons
         clients=clients,
         converged=converged,
         latest=latest,
-        reload=latest and young and converged < clients,
+        evidence=evidence,
+        reload=_reload_seconds(waiting) if latest and young else None,
     )
+
+
+def _reload_seconds(waiting: bool) -> int:
+    """Every second until all processes have followed, then as often as Prometheus has news of the KPI."""
+    return 1 if waiting else 15
 
 
 def _situation(request: Request, persona: str, leaves: int | None, wanted: int | None) -> Situation:
@@ -160,6 +180,7 @@ def _situation(request: Request, persona: str, leaves: int | None, wanted: int |
             target=target,
             choices=transaction.versions(persona, MAX_CHOICES),
             alerts=transaction.alerts(MAX_ALERTS, persona=persona, status="firing"),
+            history=transaction.audit_rows(MAX_HISTORY, persona=persona, status="succeeded"),
         )
 
 

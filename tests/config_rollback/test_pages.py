@@ -88,7 +88,7 @@ def test_the_result_counts_until_all_processes_have_followed(drifted: Service, b
         page = browser.get("/rollback/concierge?result=3").text
         assert attribute(page, "rollback-result", "data-converged") == converged
         assert attribute(page, "rollback-result", "data-clients") == clients
-        assert ('http-equiv="refresh"' in page) is reloads
+        assert ('http-equiv="refresh" content="1"' in page) is reloads
 
 
 def test_the_result_stops_reloading_after_five_minutes(drifted: Service, browser: Browser) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Page, sync_playwright
 
 # No sandbox: Chromium refuses to start one as root. The rest keeps it from calling home.
-_ARGUMENTS = [
+ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -25,7 +25,7 @@ def browser_page(width: int = 1280, height: int = 900, dark: bool = False) -> It
     executable = shutil.which("chromium")
     assert executable, "chromium is missing: run `make test`, which installs it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         try:
             context = browser.new_context(
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"

@@ -1,0 +1,65 @@
+"""The KPI of two versions side by side, as far as Prometheus can tell in a bounded time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from config_rollback.errors import MonitoringUnavailableError
+from config_rollback.kpis import Kpis, Selection
+
+WAIT_SECONDS = 2.0
+"""How long a page waits for Prometheus before it is shown without."""
+WINDOWS = ("1h", "24h", "7d")
+"""The shortest in which both versions have messages is shown, else the longest."""
+
+Measured = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The KPI of each version over one window; `problem` says why there are none."""
+
+    window: str
+    versions: Mapping[int, Measured]
+    problem: str | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether none of the versions had a message."""
+        return not any(kpis["messages_total"]["value"] for kpis in self.versions.values())
+
+
+async def collect(kpis: Kpis, persona: str, versions: tuple[int, ...]) -> Evidence:
+    """Asks for all windows at once. Never raises: what a page says without Prometheus is in `problem`."""
+    found: dict[tuple[str, int], Measured] = {}
+    problems: list[str] = []
+
+    async def ask(window: str, version: int) -> None:
+        selection = Selection(window, persona=persona, config_version=str(version))
+        try:
+            found[window, version] = (await kpis.read(selection))["kpis"]
+        except MonitoringUnavailableError as error:
+            problems.append(error.message)
+
+    with anyio.move_on_after(WAIT_SECONDS) as waiting:
+        async with anyio.create_task_group() as group:
+            for window in WINDOWS:
+                for version in versions:
+                    group.start_soon(ask, window, version)
+    if waiting.cancelled_caught:
+        problems.append("Prometheus does not answer in time")
+    if problems:
+        return Evidence(WINDOWS[0], {}, problems[0])
+    return _shortest(found, versions)
+
+
+def _shortest(found: Mapping[tuple[str, int], Measured], versions: tuple[int, ...]) -> Evidence:
+    for window in WINDOWS:
+        evidence = Evidence(window, {version: found[window, version] for version in versions})
+        if all(measured["messages_total"]["value"] for measured in evidence.versions.values()):
+            return evidence
+    return evidence

@@ -1,0 +1,139 @@
+"""The figures on the pages, and what the pages say without them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.config_rollback.running import Browser, Service
+from tests.config_rollback.test_alerts import alert, send
+from tests.config_rollback.test_kpis import HEALTHY, Prometheus, prometheus
+from tests.config_rollback.test_pages import attribute, form
+
+__all__ = ["prometheus"]
+
+LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
+
+
+@pytest.fixture
+def service(start: Callable[..., Service], prometheus: Prometheus) -> Service:
+    """A service with that Prometheus, and a persona whose version 2 is bad."""
+    service = start(prometheus_url=prometheus.url)
+    service.publish(note="reviewed")
+    service.publish(note="tidied", allowed_topics=["orders"])
+    return service
+
+
+def by_query(prometheus: Prometheus, choose: Callable[[str], dict[str, float]]) -> None:
+    """Answers each query by its text."""
+    original = prometheus.answer
+
+    def answer() -> bytes:
+        prometheus.values = HEALTHY | choose(prometheus.queries[-1])
+        return original()
+
+    prometheus.answer = answer  # type: ignore[method-assign]
+
+
+def test_the_decision_shows_both_versions_with_counts_and_intervals(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    prometheus.values |= dict(zip(COUNTS, (200.0, 200.0, 50.0, 2.0), strict=True))
+    send(service, alert())
+    page = browser.get(LINK).text
+    assert attribute(page.replace('data-testid="kpis"', 'id="kpis"'), "kpis", "data-window") == "1h"
+    assert page.count("50 of 200") == 2
+    assert "25%" in page
+    assert "20% to 31%" in page  # Wilson's interval of 50 in 200
+    assert "led you here" in page
+    versions = {1, 2}
+    assert all(any(f'config_version="{n}"' in query for query in prometheus.queries) for n in versions)
+
+
+def test_where_the_last_hour_is_silent_a_longer_window_is_shown(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    silent = dict.fromkeys(COUNTS, 0.0)
+    by_query(prometheus, lambda query: silent if 'window="1h"' in query else {})
+    assert 'data-window="24h"' in browser.get(LINK).text
+
+
+def test_no_traffic_yet_is_said(service: Service, browser: Browser, prometheus: Prometheus) -> None:
+    prometheus.values |= dict.fromkeys(COUNTS, 0.0)
+    page = browser.get(LINK).text
+    assert 'data-testid="kpi-quiet"' in page
+    assert 'id="rollback-button"' in page
+
+
+@pytest.mark.parametrize("raw", [(503, b""), (200, b"{"), (200, b'{"status": "error"}')])
+def test_46_without_prometheus_the_page_says_so_and_the_button_works(
+    service: Service, browser: Browser, prometheus: Prometheus, raw: tuple[int, bytes]
+) -> None:
+    prometheus.raw = raw
+    page = browser.get(LINK).text
+    assert 'data-testid="kpi-problem"' in page
+    assert "A rollback does not need them." in page
+    assert browser.post("/rollback/concierge", form(page)).status_code == 303
+    result = browser.get("/rollback/concierge?result=3")
+    assert result.status_code == 200
+    assert 'data-testid="kpi-problem"' in result.text
+
+
+def test_a_prometheus_that_hangs_is_not_waited_for(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    let_go = threading.Event()
+    original = prometheus.answer
+
+    def hang() -> bytes:
+        let_go.wait(30)
+        return original()
+
+    prometheus.answer = hang  # type: ignore[method-assign]
+    try:
+        page = browser.get(LINK).text
+        assert "Prometheus does not answer in time" in page
+        assert browser.post("/rollback/concierge", form(page)).status_code == 303
+    finally:
+        let_go.set()
+
+
+def test_the_result_shows_before_and_after_once_all_have_followed(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    service.config("concierge", "?client=a&serving=2")
+    browser.post("/rollback/concierge", form(browser.get(LINK).text))
+    waiting = browser.get("/rollback/concierge?result=3").text
+    assert 'http-equiv="refresh" content="1"' in waiting
+    assert 'data-testid="kpis"' not in waiting
+    service.config("concierge", "?client=a&serving=1")
+    done = browser.get("/rollback/concierge?result=3").text
+    assert 'http-equiv="refresh" content="15"' in done
+    assert 'data-testid="kpis"' in done
+    service.clock.move(minutes=6)
+    assert 'http-equiv="refresh"' not in browser.get("/rollback/concierge?result=3").text
+
+
+def test_the_decision_tells_who_did_what(service: Service, browser: Browser) -> None:
+    service.roll_back(expected_version=2, reason="topics lost")
+    service.roll_back(expected_version=7)
+    page = browser.get("/rollback/concierge?from=1&to=2").text
+    history = page.partition('data-testid="history"')[2].partition("</ol>")[0]
+    assert history.count("<li>") == 3, "attempts that did nothing belong to the audit page"
+    assert "rolled back from version 2 to 1" in history
+    assert "topics lost" in history
+    assert "published version 2" in history
+
+
+def test_the_audit_page_filters_by_what_and_outcome(service: Service, browser: Browser) -> None:
+    service.roll_back(expected_version=2)
+    service.roll_back(expected_version=7)
+    count = 'data-testid="audit-row"'
+    assert browser.get("/audit?action=rollback").text.count(count) == 2
+    assert browser.get("/audit?action=rollback&status=failed").text.count(count) == 1
+    assert "<option selected>failed</option>" in browser.get("/audit?status=failed").text
+    assert browser.get("/audit?action=&status=&persona=&actor=").text.count(count) == 4
+    assert browser.get("/audit?status=wrong").status_code == 422
