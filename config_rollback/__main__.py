@@ -11,6 +11,7 @@ import uvicorn
 from config_rollback import logs
 from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
+from config_rollback.server import DeadlineProtocol
 from config_rollback.services import Services
 from config_rollback.settings import Settings, load
 
@@ -38,7 +39,7 @@ def create_server(settings: Settings) -> Server:
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=DeadlineProtocol,
         ws="none",
         log_config=None,
         access_log=False,  # `RequestContext` logs requests, without their queries

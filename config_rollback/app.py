@@ -129,6 +129,8 @@ def error_response(request: Request, error: errors.ConfigRollbackError) -> Respo
         response = json_response({"error": content, "request_id": request_id(request)}, status)
     if isinstance(error, errors.RateLimitedError):
         response.headers["Retry-After"] = str(error.details["retry_after"])
+    if isinstance(error, (errors.RequestTimeoutError, errors.BodyTooLargeError)):
+        response.headers["Connection"] = "close"  # the rest of the body is not waited for
     if status == 401 and not is_page:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

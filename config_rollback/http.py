@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import unicodedata
 import uuid
@@ -19,12 +20,15 @@ from config_rollback.errors import (
     InvalidJsonError,
     InvalidRequestError,
     NotFoundError,
+    RequestTimeoutError,
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
 )
 from config_rollback.persona_config import describe, validate_persona
 
 MAX_BODY_BYTES = 1_048_576
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -132,8 +136,12 @@ async def _read_body(request: Request) -> bytes:
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise RequestTimeoutError(f"the body takes at most {BODY_SECONDS:g} seconds") from None
     return bytes(body)

@@ -57,6 +57,13 @@ class RequestContext:
             await send(message)
 
         try:
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+                # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
+                error = {"code": "invalid_request", "message": "the body has two lengths", "details": {}}
+                refusal = json_response({"error": error, "request_id": request_id}, 400)
+                refusal.headers["Connection"] = "close"
+                await refusal(scope, receive, send_with_headers)
+                return
             await self._app(scope, receive, send_with_headers)
         except Exception:
             log.exception("internal_error")

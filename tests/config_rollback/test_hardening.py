@@ -1,0 +1,209 @@
+"""Security cases 49 and 57 to 60: slow and malformed HTTP, log lines, secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+from pydantic import SecretStr
+
+from config_rollback import http, server
+from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
+from tests.config_rollback.test_api_ops import error
+
+SLOW_CLIENTS = 200
+
+
+def connect(service: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), 10)
+
+
+def exchange(service: Service, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to exactly these bytes; reads until the server closes."""
+    with connect(service) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    return int(lines[0].split()[1]), dict(line.lower().split(": ", 1) for line in lines[1:]), body
+
+
+def refusal(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, str]:
+    status, headers, body = answer
+    content = json.loads(body)
+    assert content["request_id"] == headers["x-request-id"]
+    return status, content["error"]["code"]
+
+
+POST = b"POST /v1/ops/personas/p/versions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def authorised(service: Service) -> bytes:
+    return POST + f"Authorization: Bearer {service.token()}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"GET / HTTP/1.1\r\nHost:", b"BODY"], ids=["silent", "half a head", "half a body"]
+)
+def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes) -> None:
+    if beginning == b"BODY":
+        beginning = authorised(service) + b"Content-Length: 1000\r\n\r\n{"
+    clients = [connect(service) for _ in range(SLOW_CLIENTS)]
+    try:
+        for client in clients:
+            client.sendall(beginning)
+        started = time.monotonic()
+        assert requests.get(f"{service.url}/-/healthy", timeout=5).status_code == 200
+        assert time.monotonic() - started < 1
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_57_a_head_that_does_not_come_ends_the_connection(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
+        with connect(service) as client:
+            client.sendall(beginning)
+            assert client.recv(100) == b""
+    with connect(service) as client:
+        client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost:")
+        while client.recv(10_000):
+            pass
+
+
+def test_57_a_body_that_does_not_come_is_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
+    answer = exchange(service, authorised(service) + b"Content-Length: 1000\r\n\r\n{")
+    assert refusal(answer) == (408, "request_timeout")
+    assert service.audit() == []
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"Content-Length: 2\r\nContent-Length: 3\r\n",
+        b"Content-Length: 2, 3\r\n",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+        b"Transfer-Encoding: gzip\r\n",
+        b"Content-Length: -1\r\n",
+    ],
+)
+def test_58_a_body_with_two_lengths_is_refused(service: Service, lengths: bytes) -> None:
+    for body in (b"{}", b"2\r\n{}\r\n0\r\n\r\n"):
+        answer = exchange(service, authorised(service) + lengths + b"\r\n" + body)
+        assert answer[0] in (400, 501)
+        assert refusal(answer)[1] == "invalid_request"
+    assert service.audit() == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x00b\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+    ids=["no host", "two hosts", "a NUL", "nonsense"],
+)
+def test_malformed_heads_are_refused_in_the_shape_of_the_contract(service: Service, head: bytes) -> None:
+    assert refusal(exchange(service, head)) == (400, "invalid_request")
+
+
+def test_49_a_body_over_the_limit_is_refused_declared_or_chunked(service: Service) -> None:
+    declared = exchange(service, authorised(service) + b"Content-Length: 9999999\r\n\r\n")
+    assert refusal(declared) == (413, "body_too_large")
+    chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
+    try:
+        chunked = exchange(service, authorised(service) + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
+        assert refusal(chunked) == (413, "body_too_large")
+    except ConnectionError:
+        pass  # the server answered and closed while this side was still sending
+    assert service.audit() == []
+
+
+def test_59_line_breaks_in_ids_stay_in_one_log_line(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    forged = '%0d%0a{"event":"audit_appended","audit_id":99}'
+    service.request("GET", f"/v1/ops/personas/{forged}/versions")
+    service.request("GET", f"/{forged}", headers={"X-Request-ID": "a b"})
+    service.request("GET", "/v1/ops/personas", headers={"X-Request-ID": forged})
+    service.roll_back("p", expected_version=1, reason="a\r\nb", alert="x")
+    events = [record.getMessage() for record in caplog.records if record.name.startswith("config_rollback")]
+    assert len(events) >= 5
+    for line in events:
+        assert "\n" not in line
+        assert "\r" not in line
+        assert json.loads(line).get("audit_id") != 99
+
+
+def test_60_secrets_show_up_nowhere(start: Callable[..., Service], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    service = start(
+        rate_limit_store=SecretStr("memory://word-of-store"),
+        oidc_issuer="http://127.0.0.1:9",
+        oidc_client_id="driftback",
+        oidc_client_secret=SecretStr("word-of-client"),
+    )
+    token, link = service.token(), service.login_link()
+    login_token = link.partition("token=")[2]
+    browser = service.browser()
+    service.publish()
+    service.publish()
+    answers = [
+        requests.get(link, timeout=10, headers={"Accept": "application/json"}),
+        service.request("GET", "/v1/ops/personas", token=token),
+        service.request("GET", "/v1/ops/personas", token=f"{token}x"),
+        service.request("GET", "/v1/ops/personas", token=SERVICE_TOKEN),
+        service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json={}),
+        service.request(
+            "POST", "/v1/ops/personas/p/versions", token=token, json={"config": CONFIG | {"x": 1}}
+        ),
+        service.roll_back(expected_version=7, token=token),
+        service.config(),
+        browser.get("/auth/start"),
+        browser.get("/auth/callback?code=word-of-code&state=s"),
+        *(browser.get(path) for path in ("/", "/audit", "/alerts", "/rollback/concierge?from=2")),
+        service.request("GET", "/metrics", token=None),
+    ]
+    forms = {browser.get("/").text.partition('name="form_token" value="')[2].partition('"')[0]}
+    secrets = {
+        SECRET, SERVICE_TOKEN, ALERTMANAGER_TOKEN, token, browser.cookie, "word-of-store", "word-of-client",
+        "word-of-code",
+    }  # fmt: skip
+    logs = "\n".join(record.getMessage() for record in caplog.records if "urllib3" not in record.name)
+    stored = str(service.database.content())
+    for secret in secrets | {login_token}:
+        assert secret not in logs
+        assert secret not in stored
+        assert secret not in repr(service.app.state.services.settings)
+    for secret in secrets:
+        assert not any(secret in answer.text for answer in answers)
+    assert not any(form in logs or form in stored for form in forms)
+
+
+def test_an_unexpected_error_tells_no_secret(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(service.app.state.services.delivery, "_active", property(fail))
+    answer = service.config()
+    assert error(answer) == (500, "internal_error")
+    assert SECRET not in answer.text
