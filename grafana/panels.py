@@ -71,6 +71,7 @@ def kpi_stat(
                 DynamicConfigValue(id_val="mappings", value=[value_map(states)]),
             ],
         )
+        .override_by_query("C", [DynamicConfigValue(id_val="noValue", value="no messages")])
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]).values(False))
         .text_mode(common.BigValueTextMode.VALUE_AND_NAME)
         .color_mode(common.BigValueColorMode.VALUE)

@@ -12,8 +12,11 @@ def pushes() -> str:
 
 
 def lost_observations() -> str:
-    """Observations per second that the KPI lack or count under another name, by reason."""
-    rejected = "sum by (reason) (rate(exporter_rejected_total[$__rate_interval]))"
+    """Observations per second that the KPI lack or count under another name, by reason that occurs.
+
+    The clients' drops are always there, so that nothing lost differs from nothing scraped.
+    """
+    rejected = "sum by (reason) (rate(exporter_rejected_total[$__rate_interval])) > 0"
     dropped = "sum(rate(exporter_client_dropped_total[$__rate_interval]))"
     return f'{rejected} or label_replace({dropped}, "reason", "dropped_by_client", "", "")'
 
@@ -44,7 +47,7 @@ def alerting_state() -> str:
 
 def rule_age() -> str:
     """Seconds since each rule group was last evaluated."""
-    return f"time() - {_by_group('max', 'prometheus_rule_group_last_evaluation_timestamp_seconds')}"
+    return f"time() - {_by_group('max', 'prometheus_rule_group_last_evaluation_timestamp_seconds > 0')}"
 
 
 def rule_failures() -> str:
@@ -61,7 +64,8 @@ def rule_load() -> str:
 def notifications() -> str:
     """Alert notifications per second that failed, by the step that failed."""
     prometheus = "sum(rate(prometheus_notifications_errors_total[$__rate_interval]))"
-    alertmanager = "sum by (integration) (rate(alertmanager_notifications_failed_total[$__rate_interval]))"
+    failed = "rate(alertmanager_notifications_failed_total[$__rate_interval])"
+    alertmanager = f"sum by (integration) ({failed}) > 0"
     return (
         f'label_replace({prometheus}, "step", "Prometheus to Alertmanager", "", "")\n'
         f'or label_replace({alertmanager}, "step", "Alertmanager to $1", "integration", "(.*)")'

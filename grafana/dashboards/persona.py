@@ -164,8 +164,8 @@ def _latency_distribution(panel_id: int) -> Builder[Panel]:
     return panels.heat_map(
         panel_id,
         "Latency distribution",
-        "Messages by latency, over the window that ends at each point; the darker, the more messages. Two "
-        "bands are two kinds of answers, which a percentile hides.",
+        "Messages by latency, over the window that ends at each point; the stronger the colour, the more "
+        "messages. Two bands are two kinds of answers, which a percentile hides.",
         expr=queries.latency_buckets(),
         unit="s",
     )

@@ -264,5 +264,5 @@ def _refused_logins(panel_id: int) -> Builder[Panel]:
         expr=queries.refused_logins(),
         legend="{{code}}",
         unit="reqps",
-        no_value=_NO_ROLLBACK,
+        no_value="none so far, or config_rollback not scraped",
     )

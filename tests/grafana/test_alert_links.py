@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import requests
@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from config_rollback.auth.tokens import mint_login_link
 from tests.grafana import live, model, services
+from tests.grafana.alertmanager_page import ensure_with_page
 from tests.grafana.model import Json
 from tests.support.browser import browser_page
 
@@ -97,3 +98,42 @@ def test_every_link_is_shown_as_one(alerts: dict[str, Json], persona: str) -> No
         assert urlsplit(url).scheme in ("http", "https")
         assert url.isascii()
         assert not set(url) & set(" \"'<>\\^`{|}")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_links_on_alertmanager_s_own_page_are_clickable(
+    prometheus: live.Prometheus, own_page: str, rollback: services.Rollback, page: Page, persona: str
+) -> None:
+    """Soak: Debian's Alertmanager has no page, and the one of the module takes Go and minutes to build."""
+    chosen = quote('{kpi="out_of_scope_rate",predecessor="1"}', safe="")
+    page.goto(f"http://{own_page}/#/alerts?filter={chosen}")
+    page.get_by_text("Expand all groups").click()
+    url = f"{rollback.url}/rollback/{quote(persona, safe='')}?from=2&alert=ConfigVersionRegression"
+    for info in page.get_by_role("button", name="Info").all():
+        info.click()
+    with page.context.expect_page() as opened:
+        page.locator(f'a[href="{url}"]').first.click()
+    button = opened.value.get_by_test_id("rollback-button")
+    expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
+    opened.value.close()
+    shown = page.eval_on_selector_all("a", "links => links.map(link => link.href)")
+    assert any(link.endswith("/runbooks/ConfigVersionRegression.md") for link in shown)
+    dashboards = [urlsplit(link) for link in shown if "/d/driftback-persona" in link]
+    assert persona in {parse_qs(link.query)["var-persona"][0] for link in dashboards}
+
+
+@pytest.fixture(scope="module")
+def own_page(
+    alerts: dict[str, Json],
+    alertmanager: str,
+    rollback: services.Rollback,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """Host and port of an Alertmanager that has its web page, with the same alerts."""
+    folder = tmp_path_factory.mktemp("own-page")
+    with services.alertmanager(ensure_with_page(), folder, rollback.url) as address:
+        sent = requests.get(f"http://{alertmanager}/api/v2/alerts", timeout=10).json()
+        kept = [{key: alert[key] for key in ("labels", "annotations", "startsAt")} for alert in sent]
+        requests.post(f"http://{address}/api/v2/alerts", json=kept, timeout=10).raise_for_status()
+        yield address
