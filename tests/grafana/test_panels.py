@@ -1,5 +1,6 @@
 """Identity, layout and dressing of every panel."""
 
+import re
 from itertools import combinations
 
 import pytest
@@ -98,3 +99,14 @@ def test_stat_says_its_state_in_words_for_every_value_of_the_state_query(panel: 
 def _cells(position: Json) -> set[tuple[int, int]]:
     columns = range(position["x"], position["x"] + position["w"])
     return {(x, y) for x in columns for y in range(position["y"], position["y"] + position["h"])}
+
+
+def test_the_documentation_lists_every_panel() -> None:
+    text = (model.ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    listed = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    written = [
+        f"| {panel['id']} | {panel['title']} | {panel['description']} |"
+        for dashboard in model.dashboards()
+        for panel in dashboard["panels"]
+    ]
+    assert listed == written
