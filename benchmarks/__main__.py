@@ -24,7 +24,7 @@ LIBRARIES = ("msgspec", "uvicorn", "prometheus-client", "opentelemetry-sdk", "st
 
 
 def main(wanted: list[str]) -> int:
-    """Measure, print and write. Returns 1 when a benchmark cannot run; a missed goal is a figure, not an error."""
+    """Measure, print and write. Returns 1 if there is nothing to run; a missed goal is a figure, no error."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(_machine())
     rows = []

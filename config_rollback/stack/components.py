@@ -36,6 +36,7 @@ COMPONENTS: dict[str, Component] = {
     "promtool": Component(("promtool",), "prometheus"),
     "alertmanager": Component(("alertmanager", "prometheus-alertmanager"), "prometheus-alertmanager"),
     "amtool": Component(("amtool",), "prometheus-alertmanager"),
+    "pushgateway": Component(("pushgateway", "prometheus-pushgateway"), "prometheus-pushgateway"),
     "victoria-metrics": Component(("victoria-metrics",), "victoria-metrics"),
 }
 
