@@ -18,6 +18,7 @@ from tests.rules.files import (
 CONFIG_ROLLBACK_METRICS = {
     "config_active_version",
     "config_audit_failures_total",
+    "config_baseline_accepted_timestamp_seconds",
     "config_clients",
     "config_rollbacks_total",
     "config_version_predecessor_info",

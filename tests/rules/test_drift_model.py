@@ -1,0 +1,132 @@
+"""The Python model of the drift rules gives what the rules give, on random traces evaluated by promtool."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks.rules_report import traffic
+from benchmarks.rules_report.drift_model import DAY, Counts, drift, parameters, regression
+from tests.rules.files import RULES
+
+KPI = parameters()["kpis"][0]
+LABELS = 'journal="J",journey="chat",persona="p",config_version="{}"'
+
+
+def _series(name: str, labels: str, values: list[str]) -> dict[str, str]:
+    return {"series": f"{name}{{{labels}}}", "values": " ".join(values)}
+
+
+def _version(name: str, messages: Counts, events: Counts, born: int) -> list[dict[str, str]]:
+    """The counters of one version of one run, one sample a minute; absent before it is born."""
+    labels = LABELS.format(name)
+    absent = ["_"] * born
+    return [
+        _series(metric, labels, absent + [str(int(count)) for count in np.cumsum(counts)[born:]])
+        for metric, counts in (
+            ("conversation_messages_total", messages),
+            ("conversation_out_of_scope_total", events),
+        )
+    ] + [
+        _series(
+            "conversation_created_timestamp_seconds",
+            labels,
+            absent + [str(60 * born)] * (len(messages) - born),
+        )
+    ]
+
+
+def _evaluate(
+    promtool: Path, folder: Path, series: list[dict[str, str]], checks: list[tuple[str, int]]
+) -> None:
+    """Asserts that each expression gives exactly one sample, 1, at its minute."""
+    document = {
+        "rule_files": [str(RULES / name) for name in ("recording.yml", "drift.yml")],
+        "evaluation_interval": "1m",
+        "group_eval_order": ["kpi", "drift"],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {"expr": f"count({expr})", "eval_time": f"{minute}m", "exp_samples": [{"value": 1}]}
+                    for expr, minute in checks
+                ],
+            }
+        ],
+    }
+    path = folder / "model.yml"
+    path.write_text(yaml.safe_dump(document, width=10**9), encoding="utf-8")
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.parametrize("per_hour", [120, 1_500])
+def test_drift_model_gives_what_the_rules_give(promtool: Path, tmp_path: Path, per_hour: int) -> None:
+    rng = np.random.default_rng(per_hour)
+    minutes = DAY + 12 * 60
+    share = np.full(minutes, 0.03)
+    share[DAY + 240 : DAY + 480] = 0.12
+    messages = traffic.messages(rng, minutes, 1, per_hour)
+    events = traffic.events(rng, messages, share, 0.3)
+    messages[0] = events[0] = 0
+    trace = drift(messages, events, KPI["floor"])
+    assert trace.on[DAY + 240 : DAY + 480].any()
+    checks = []
+    for i in range(DAY + 120, minutes, 5):
+        if np.isnan(trace.baseline[i, 0]) or messages[max(0, i - 1) : i + 1].sum() == 0:
+            continue
+        selector = f'{{kpi="{KPI["kpi"]}"}}'
+        checks += [
+            (
+                f"abs(kpi:drift:evidence{selector} - {trace.evidence[i, 0]!r}) < 1e-6".replace(
+                    "np.float64", ""
+                ),
+                i,
+            ),
+            (
+                f"abs(kpi:drift:baseline{selector} - {trace.baseline[i, 0]!r}) < 1e-9".replace(
+                    "np.float64", ""
+                ),
+                i,
+            ),
+            (f"kpi:drift:on{selector} == {int(trace.on[i, 0])}", i),
+        ]
+    assert len(checks) > 200
+    _evaluate(promtool, tmp_path, _version("1", messages[:, 0], events[:, 0], 0), checks)
+
+
+def test_regression_model_gives_what_the_rules_give(promtool: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    births, minutes = [0, 150, 300], 450
+    share = np.full(minutes, 0.03)
+    share[300:] = 0.12
+    messages = traffic.messages(rng, minutes, 1, 600)
+    events = traffic.events(rng, messages, share, 0.2)
+    messages[0] = events[0] = 0
+    named = regression(messages, events, births, minutes)[:, :, 0]
+    assert named[2].any()
+    series = []
+    checks: list[tuple[str, int]] = []
+    for version, born in enumerate(births):
+        end = [*births, minutes][version + 1]
+        mask = np.zeros(minutes, np.int64)
+        mask[born:end] = 1
+        series += _version(str(version + 1), messages[:, 0] * mask, events[:, 0] * mask, born)
+        if version:
+            predecessor = f'persona="p",config_version="{version + 1}",predecessor="{version}"'
+            series.append(
+                _series(
+                    "config_version_predecessor_info", predecessor, ["_"] * born + ["1"] * (minutes - born)
+                )
+            )
+            threshold = parameters()["regression"]["threshold"]
+            z = f'kpi:version:z{{kpi="{KPI["kpi"]}",config_version="{version + 1}"}} > {threshold}'
+            checks += [
+                (z if named[version, i] else f"vector(1) unless on () ({z})", i)
+                for i in range(born + 3, end, 5)
+            ]
+    assert len(checks) > 50
+    _evaluate(promtool, tmp_path, series, checks)

@@ -1,0 +1,48 @@
+"""A shortened form of `make rules-report`; and the fast clock scales nothing but durations."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, fast_clock
+from benchmarks.rules_report.rows import Row
+from config_rollback.stack import components
+
+
+def test_the_fast_clock_changes_nothing_but_durations() -> None:
+    pattern = re.compile(r"(?<=\[)\d+\w+(?=\])|(?<=offset )\d+\w+|(?<=time\(\) - )[\d.]+")
+    for rule in fast_clock.counting_rules():
+        fast = fast_clock.scaled(rule["expr"])
+        assert pattern.sub("#", fast) == pattern.sub("#", rule["expr"])
+        assert fast_clock.scaled(rule["expr"], scale=1).replace("000ms", "s") != fast
+        for slow, quick in zip(pattern.findall(rule["expr"]), pattern.findall(fast), strict=True):
+            assert _seconds(slow) / _seconds(quick) == pytest.approx(fast_clock.SCALE, rel=0.01)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([\d.]+)(ms|s|m|h|d)?", text)
+    assert match, text
+    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def test_counts_are_exact_through_every_fault(prometheus: Path, tmp_path: Path) -> None:
+    rows = list(count_rows.rows(prometheus, tmp_path, count_rows.SHORT_SECONDS))
+    assert len(rows) == len(fast_clock.PERSONAS) + 1
+    assert [row for row in rows if not row.met] == []
+
+
+def test_p95_and_the_samples_read_keep_their_goals(prometheus: Path, tmp_path: Path) -> None:
+    promtool = components.ensure(["promtool"])["promtool"]
+    assert [r for r in accuracy_rows.rows(prometheus, promtool, tmp_path, 100) if not r.met] == []
+
+
+def test_drift_keeps_its_goals_in_a_few_runs() -> None:
+    rows = list(drift_rows.rows(100, (500, 5_000)))
+    assert [row for row in rows if not row.met] == []
+
+
+def test_a_figure_beyond_its_goal_is_not_met() -> None:
+    assert not Row("delay", 61, "min", "most", 60).met
+    assert Row("delay", 60, "min", "most", 60).met
+    assert not Row("exact", 0.98, "share", "least", 0.99).met
