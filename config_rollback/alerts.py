@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from config_rollback.models import Alert
 
+MAX_ALERTS = 2_000
+"""Per message; a larger group needs Alertmanager's `max_alerts`."""
 NO_END_YEAR = 1
 """Alertmanager writes an end that is not known as Go's zero time, in the year 1."""
 
@@ -50,4 +52,4 @@ class WebhookMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     version: Literal["4"]
-    alerts: list[WebhookAlert] = Field(max_length=10_000)
+    alerts: list[WebhookAlert] = Field(max_length=MAX_ALERTS)

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
 from config_rollback import database, errors
-from config_rollback.api import alerts, configs, health, ops
+from config_rollback.api import alerts, configs, health, openapi, ops
 from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
@@ -77,13 +77,13 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
         try:
             yield
         finally:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            here.delivery.close()
+            await watcher
             here.store.close()
 
+    calls = [*ops.routes, *configs.routes, *alerts.routes, *health.routes]
     app = Starlette(
-        routes=[*ops.routes, *configs.routes, *alerts.routes, *health.routes, *page_routes()],
+        routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
         middleware=[Middleware(RequestContext)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
@@ -117,7 +117,7 @@ def error_response(request: Request, error: errors.ConfigRollbackError) -> Respo
     """The error in the shape of the contract: JSON, or a page for a browser."""
     status = STATUS[type(error)]
     path = request.scope["path"]
-    is_page = not path.startswith(("/v1/", "/-/", "/metrics"))
+    is_page = not path.startswith(("/v1/", "/-/", "/metrics", "/openapi.json"))
     looks = request.method in ("GET", "HEAD")
     here = path + (f"?{request.url.query}" if request.url.query else "")
     if is_page and looks and isinstance(error, errors.UnauthenticatedError):

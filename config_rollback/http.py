@@ -27,6 +27,8 @@ from config_rollback.errors import (
 from config_rollback.persona_config import describe, validate_persona
 
 MAX_BODY_BYTES = 1_048_576
+MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
+"""Up to here a body that is too large is read and thrown away: whoever is still sending sees no answer."""
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 
@@ -133,15 +135,19 @@ def _require_media_type(request: Request, wanted: str) -> None:
 
 async def _read_body(request: Request) -> bytes:
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+    if declared.isdecimal() and int(declared) > MAX_DISCARDED_BYTES:
         raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+                size += len(chunk)
+                if size <= MAX_BODY_BYTES:
+                    body += chunk
+                elif size > MAX_DISCARDED_BYTES:
+                    break
     except TimeoutError:
         raise RequestTimeoutError(f"the body takes at most {BODY_SECONDS:g} seconds") from None
+    if size > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
     return bytes(body)

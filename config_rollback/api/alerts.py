@@ -9,10 +9,17 @@ from starlette.routing import Route
 
 from config_rollback import access
 from config_rollback.alerts import WebhookMessage
+from config_rollback.api import shapes
+from config_rollback.api.operation import operation
 from config_rollback.http import read_json, success
 from config_rollback.services import services
 
+BATCH = 100
+"""Alerts per transaction: a rollback waits for no more than these. Half a message kept does no harm, for
+Alertmanager sends it again."""
 
+
+@operation("alertmanager", shapes.Received, body=WebhookMessage)
 async def receive(request: Request) -> Response:
     """Keeps the alerts as evidence. Repeating a message changes nothing but `updated_at`."""
     access.require_alertmanager(request)
@@ -21,8 +28,12 @@ async def receive(request: Request) -> Response:
     now = here.clock()
 
     def keep() -> int:
-        with here.store.write() as transaction:
-            return sum(transaction.upsert_alert(alert.as_row(now)) for alert in message.alerts)
+        new = 0
+        for start in range(0, len(message.alerts), BATCH):
+            with here.store.write() as transaction:
+                batch = message.alerts[start : start + BATCH]
+                new += sum(transaction.upsert_alert(alert.as_row(now)) for alert in batch)
+        return new
 
     new = await run_sync(keep)
     for alert in message.alerts:

@@ -9,6 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from config_rollback import access
+from config_rollback.api import shapes
+from config_rollback.api.operation import operation
 from config_rollback.delivery import ActiveConfig
 from config_rollback.errors import InvalidRequestError, NotFoundError
 from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
@@ -18,6 +20,18 @@ MAX_WAIT_SECONDS = 60
 MAX_CLIENT_LENGTH = 128
 
 
+@operation(
+    "service",
+    shapes.ActiveConfig,
+    query={
+        "wait": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS},
+        "client": {"type": "string", "maxLength": MAX_CLIENT_LENGTH},
+        "serving": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    },
+    headers={"If-None-Match": {"type": "string"}},
+    errors=(NotFoundError,),
+    other={304: "Nothing newer than If-None-Match"},
+)
 async def get_config(request: Request) -> Response:
     """The active configuration, as soon as it differs from `If-None-Match`.
 

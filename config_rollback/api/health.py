@@ -8,20 +8,24 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from config_rollback.api.operation import operation
 from config_rollback.services import services
 
 
+@operation("anyone", None)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     text = await run_sync(services(request).metrics.render)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+@operation("anyone", None)
 async def healthy(_: Request) -> Response:
     """The process answers."""
     return PlainTextResponse("healthy\n")
 
 
+@operation("anyone", None)
 async def ready(request: Request) -> Response:
     """The database answers too."""
     here = services(request)

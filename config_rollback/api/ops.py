@@ -12,19 +12,38 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from config_rollback import access, audit, diff, kpis, operations
+from config_rollback.api import shapes
+from config_rollback.api.operation import operation
 from config_rollback.attempts import Call
 from config_rollback.clock import isoformat
-from config_rollback.errors import IdempotencyKeyMissingError, InvalidRequestError, NotFoundError
+from config_rollback.errors import (
+    ConfigChangedError,
+    IdempotencyKeyMissingError,
+    IdempotencyKeyReusedError,
+    InvalidRequestError,
+    MonitoringUnavailableError,
+    NotFoundError,
+    NothingToRollBackError,
+    OutcomeUnknownError,
+    RequestInProgressError,
+    TargetNotFoundError,
+)
 from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import AuditRow, Version
-from config_rollback.rollback import Publication, Rollback
+from config_rollback.rollback import Publication, Published, Rollback, RolledBack
 from config_rollback.services import services
 
 AUDIT_PAGE = 100
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
 AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
+
+
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
+OF_ACTS = (IdempotencyKeyReusedError, RequestInProgressError, OutcomeUnknownError)
 
 
 class PublishBody(BaseModel):
@@ -48,6 +67,7 @@ class RollbackBody(BaseModel):
     alert: AlertName | None = None
 
 
+@operation("ops", list[shapes.Persona])
 async def list_personas(request: Request) -> Response:
     """Every persona, what it serves, and what a rollback would restore by default."""
     await access.require_ops(request, "read")
@@ -69,6 +89,7 @@ async def list_personas(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
+@operation("ops", list[shapes.Version], errors=(NotFoundError,))
 async def list_versions(request: Request) -> Response:
     """A persona's versions, newest first."""
     persona = persona_of(request)
@@ -85,6 +106,7 @@ async def list_versions(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
+@operation("ops", shapes.VersionWithConfig, errors=(NotFoundError,))
 async def get_version(request: Request) -> Response:
     """One version with its configuration."""
     persona = persona_of(request)
@@ -102,6 +124,13 @@ async def get_version(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
+@operation(
+    "ops",
+    shapes.Diff,
+    query={"from": NUMBER, "to": NUMBER},
+    required=frozenset({"from", "to"}),
+    errors=(NotFoundError,),
+)
 async def get_diff(request: Request) -> Response:
     """The fields in which two versions differ."""
     persona = persona_of(request)
@@ -121,6 +150,14 @@ async def get_diff(request: Request) -> Response:
     return success(request, {"persona": persona, "from": left, "to": right, "changes": await run_sync(read)})
 
 
+@operation(
+    "ops",
+    Published,
+    status=201,
+    headers={"Idempotency-Key": KEY},
+    body=PublishBody,
+    errors=(NotFoundError, ConfigChangedError, *OF_ACTS),
+)
 async def publish(request: Request) -> Response:
     """Adds a version and activates it."""
     persona = persona_of(request)
@@ -131,6 +168,21 @@ async def publish(request: Request) -> Response:
     return success(request, asdict(result), status=201)
 
 
+@operation(
+    "ops",
+    RolledBack,
+    headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
+    body=RollbackBody,
+    errors=(
+        NotFoundError,
+        TargetNotFoundError,
+        ConfigChangedError,
+        NothingToRollBackError,
+        IdempotencyKeyMissingError,
+        *OF_ACTS,
+    ),
+)
 async def roll_back(request: Request) -> Response:
     """Activates an older version."""
     persona = persona_of(request)
@@ -144,6 +196,12 @@ async def roll_back(request: Request) -> Response:
     return success(request, asdict(result))
 
 
+@operation(
+    "ops",
+    list[shapes.AuditRow],
+    query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, "persona": TEXT, "actor": TEXT},
+    more={"next_cursor": {"type": ["string", "null"]}},
+)
 async def list_audit(request: Request) -> Response:
     """Audit rows, newest first; `cursor` continues where the last answer ended."""
     await access.require_ops(request, "read")
@@ -163,6 +221,7 @@ async def list_audit(request: Request) -> Response:
     return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
 
 
+@operation("ops", audit.Verification, query={"head": TEXT})
 async def verify_audit(request: Request) -> Response:
     """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
     await access.require_ops(request, "read")
@@ -181,6 +240,18 @@ async def verify_audit(request: Request) -> Response:
     return success(request, asdict(await run_sync(read)))
 
 
+@operation(
+    "ops",
+    shapes.Kpis,
+    query={
+        "window": {"enum": list(kpis.WINDOWS)},
+        "journey": TEXT,
+        "persona": TEXT,
+        "config_version": TEXT,
+    },
+    required=frozenset({"window"}),
+    errors=(MonitoringUnavailableError,),
+)
 async def get_kpis(request: Request) -> Response:
     """The four KPI of a window."""
     await access.require_ops(request, "read")

@@ -16,6 +16,9 @@ from config_rollback import http, server
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
 from tests.config_rollback.test_api_ops import error
 
+# Nothing here depends on which database it is.
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
 SLOW_CLIENTS = 200
 
 
@@ -129,11 +132,8 @@ def test_49_a_body_over_the_limit_is_refused_declared_or_chunked(service: Servic
     declared = exchange(service, authorised(service) + b"Content-Length: 9999999\r\n\r\n")
     assert refusal(declared) == (413, "body_too_large")
     chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
-    try:
-        chunked = exchange(service, authorised(service) + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
-        assert refusal(chunked) == (413, "body_too_large")
-    except ConnectionError:
-        pass  # the server answered and closed while this side was still sending
+    ended = authorised(service) + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n"
+    assert refusal(exchange(service, ended)) == (413, "body_too_large")
     assert service.audit() == []
 
 

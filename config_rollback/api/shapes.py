@@ -1,0 +1,92 @@
+"""Shapes of the answers, as the contract names them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+
+class Persona(TypedDict):
+    """A persona and what it serves."""
+
+    persona: str
+    active_version: int
+    activated_at: str
+    activated_by: str
+    rollback_to: int | None
+
+
+class Version(TypedDict):
+    """A version without its configuration."""
+
+    version: int
+    content_hash: str
+    created_at: str
+    created_by: str
+    note: str
+    active: bool
+
+
+class VersionWithConfig(Version):
+    """A version."""
+
+    config: dict[str, Any]
+
+
+class Change(TypedDict):
+    """A field that differs; null where a side lacks it."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+Diff = TypedDict("Diff", {"persona": str, "from": int, "to": int, "changes": list[Change]})
+
+
+class AuditRow(TypedDict):
+    """An attempt."""
+
+    audit_id: int
+    at: str
+    request_id: str
+    actor: str
+    role: str
+    action: str
+    persona: str | None
+    from_version: int | None
+    to_version: int | None
+    status: Literal["succeeded", "failed"]
+    error_code: str | None
+    reason: str | None
+    alert: str | None
+    hash: str
+
+
+class Received(TypedDict):
+    """How many alerts a message held, and how many of them were new."""
+
+    received: int
+    new: int
+
+
+class ActiveConfig(TypedDict):
+    """What a service is to serve."""
+
+    persona: str
+    version: int
+    content_hash: str
+    activated_at: str
+    config: dict[str, Any]
+
+
+class Kpis(TypedDict):
+    """The four KPI by name."""
+
+    window: str
+    aggregation_scope: str
+    filters: dict[str, str]
+    generated_at: str
+    coverage: float | None
+    kpis: dict[str, dict[str, Any]]
