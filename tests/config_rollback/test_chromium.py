@@ -20,9 +20,6 @@ from pydantic import SecretStr
 from tests.config_rollback.running import Clock, Service
 from tests.support.browser import browser_page
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 USERS = ({"sub": "ann", "role": "ops"}, {"sub": "bob", "role": "support"})
 

@@ -14,9 +14,6 @@ from tests.config_rollback.test_pages import attribute, form
 
 __all__ = ["prometheus"]
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
 

@@ -16,9 +16,6 @@ from config_rollback import http, server
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
 from tests.config_rollback.test_api_ops import error
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 SLOW_CLIENTS = 200
 
 

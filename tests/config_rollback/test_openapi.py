@@ -21,9 +21,6 @@ from tests.config_rollback.test_kpis import Prometheus, prometheus
 
 __all__ = ["prometheus"]
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 SHORT_EXAMPLES = 12
 """Per operation: a few seconds."""
 SOAK_CASES = 50_000

@@ -20,9 +20,6 @@ from tests.config_rollback.running import SECRET, Clock, Service
 from tests.config_rollback.test_api_ops import error
 from tests.support.documents import Documents
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 ISSUER = "https://issuer.example/"
 AUDIENCE = "driftback-api"
 NOW = int(Clock()().timestamp())

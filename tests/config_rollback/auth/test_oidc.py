@@ -20,9 +20,6 @@ from tests.config_rollback.running import Browser, Clock, Service
 from tests.config_rollback.test_api_ops import error
 from tests.support.documents import Documents
 
-# Nothing here depends on which database it is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 CLIENT = "driftback"
 CLIENT_SECRET = "the-secret-of-the-client"
