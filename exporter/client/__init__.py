@@ -1,9 +1,10 @@
 """The emit library: import this in a chat or guidance service. Standard library and requests only."""
 
 from exporter.catalogue import LATENCY_BOUNDS
+from exporter.client.message import Message, classify
 from exporter.client.recorder import Recorder
 
 latency_bounds = LATENCY_BOUNDS
 """Upper bounds of the latency buckets in seconds, without +Inf."""
 
-__all__ = ["Recorder", "latency_bounds"]
+__all__ = ["Message", "Recorder", "classify", "latency_bounds"]

@@ -22,6 +22,7 @@ from exporter.client.buffer import (
     TTFT_SUM,
     Buffer,
 )
+from exporter.client.message import Message, ServedConfig
 from exporter.client.sender import Sender
 
 MAX_MILLISECONDS: Final = 1e12
@@ -123,6 +124,26 @@ class Recorder:
             labels = (journey, persona, config_version)
             message = (latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens)
             self._record_slowly(labels, message, error)
+
+    def message(
+        self,
+        *,
+        journey: str,
+        persona: str | None = None,
+        config_version: str | int | None = None,
+        config: ServedConfig | None = None,
+    ) -> Message:
+        """A context manager, sync and async, that times a message and counts it at its end.
+
+        Persona and version are given, or taken from `config`, such as `ConfigClient.current`; take it once
+        per message, for the version may change while one is answered. Without either, the message is dropped
+        and counted as dropped.
+        """
+        if config is not None:
+            persona = getattr(config, "persona", None) if persona is None else persona
+            config_version = getattr(config, "version", None) if config_version is None else config_version
+        labels = {"journey": journey, "persona": persona, "config_version": config_version}
+        return Message(self.record, labels)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything recorded so far is acknowledged, at most `timeout` seconds. True if it is."""

@@ -1,0 +1,173 @@
+"""The context manager that times a message: what it counts, and what it leaves alone."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from exporter.client import Recorder, classify
+from tests.exporter.running import TOKEN, Running
+
+LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}
+
+
+class _Error(Exception):
+    def __init__(self, **attributes: object) -> None:
+        super().__init__("secret prompt")
+        self.__dict__.update(attributes)
+
+
+class APITimeoutError(Exception):
+    """Named as openai's."""
+
+
+class RateLimitError(Exception):
+    """Named as openai's and anthropic's."""
+
+
+class ContentFilterFinishReasonError(Exception):
+    """Named as openai's."""
+
+
+class ValidationError(ValueError):
+    """Named as pydantic's."""
+
+
+class ConnectError(Exception):
+    """Named as httpx's."""
+
+
+class UnreadableError(Exception):
+    """An exception whose attributes raise."""
+
+    @property
+    def status_code(self) -> int:
+        raise RuntimeError("no status")
+
+
+@pytest.fixture
+def recorder(exporter: Running) -> Iterator[Recorder]:
+    """A recorder that sends to the exporter."""
+    with Recorder(exporter.url, TOKEN, flush_interval=0.05) as recorder:
+        yield recorder
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "timeout"),
+        (requests.ReadTimeout(), "timeout"),
+        (requests.ConnectTimeout(), "timeout"),
+        (APITimeoutError(), "timeout"),
+        (_Error(status_code=504), "timeout"),
+        (_Error(status_code=408), "timeout"),
+        (_Error(status_code=429), "rate_limited"),
+        (_Error(response=SimpleNamespace(status_code=429)), "rate_limited"),
+        (RateLimitError(), "rate_limited"),
+        (ContentFilterFinishReasonError(), "content_filter"),
+        (json.JSONDecodeError("no", "", 0), "invalid_output"),
+        (ValidationError(), "invalid_output"),
+        (_Error(status_code=500), "provider_error"),
+        (_Error(status_code=401), "provider_error"),
+        (ConnectionResetError(), "provider_error"),
+        (requests.ConnectionError(), "provider_error"),
+        (ConnectError(), "provider_error"),
+        (KeyError("x"), "other"),
+        (_Error(status_code="429"), "other"),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Exception) else value,
+)
+def test_the_reason_of_an_exception(error: Exception, reason: str) -> None:
+    assert classify(error) == reason
+
+
+def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> None:
+    with recorder.message(journey="chat", persona="p", config_version=1) as message:
+        message.first_token()
+        message.first_token()
+        message.tokens(input=7, output=9)
+        message.out_of_scope()
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total", **LABELS) == 1
+    assert exporter.value("conversation_out_of_scope_total", **LABELS) == 1
+    assert exporter.value("conversation_time_to_first_token_seconds_count", **LABELS) == 1
+    assert exporter.value("conversation_tokens_total", direction="input") == 7
+    assert exporter.value("conversation_tokens_total", direction="output") == 9
+
+
+def test_the_callers_exception_passes_through_unchanged_and_is_counted(
+    exporter: Running, recorder: Recorder
+) -> None:
+    error = TimeoutError("mine")
+    with pytest.raises(TimeoutError) as caught, recorder.message(**LABELS):
+        raise error
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    with pytest.raises(UnreadableError), recorder.message(**LABELS):
+        raise UnreadableError
+    with recorder.message(**LABELS) as message:
+        message.failed("content_filter")
+    assert recorder.flush()
+    for reason in ("timeout", "other", "content_filter"):
+        assert exporter.value("conversation_llm_errors_total", reason=reason) == 1
+    assert exporter.value("conversation_messages_total") == 3
+
+
+def test_tasks_are_timed_each_on_its_own(exporter: Running, recorder: Recorder) -> None:
+    async def answer(seconds: float) -> None:
+        async with recorder.message(**LABELS):
+            await asyncio.sleep(seconds)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(answer(0.1), answer(0.2), *(answer(0) for _ in range(50)))
+
+    asyncio.run(all_of_them())
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 52
+    total = exporter.value("conversation_latency_seconds_sum")
+    assert total is not None
+    assert total >= 0.3
+
+
+def test_a_cancelled_message_did_not_finish(exporter: Running, recorder: Recorder) -> None:
+    async def answer() -> None:
+        async with recorder.message(**LABELS):
+            await asyncio.sleep(60)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(answer())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    recorder.record(**LABELS, latency_ms=1)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1
+
+
+def test_persona_and_version_come_from_the_config(exporter: Running, recorder: Recorder) -> None:
+    with recorder.message(journey="guidance", config=SimpleNamespace(persona="coach", version=12)):
+        pass
+    assert recorder.flush()
+    labels: dict[str, str] = {"journey": "guidance", "persona": "coach", "config_version": "12"}
+    assert exporter.value("conversation_messages_total", **labels) == 1
+
+
+def test_a_message_without_labels_is_dropped_and_reported(exporter: Running, recorder: Recorder) -> None:
+    with recorder.message(journey="chat"):
+        pass
+    with recorder.message(journey="chat", config=None):
+        pass
+    with recorder.message(journey="chat", config=object()):  # type: ignore[arg-type]
+        pass
+    recorder.record(**LABELS, latency_ms=1)
+    assert recorder.flush()
+    assert exporter.value("exporter_client_dropped_total") == 3
+    assert exporter.value("conversation_messages_total") == 1
