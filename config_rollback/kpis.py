@@ -95,19 +95,23 @@ def expression(selection: Selection) -> str:
     """One PromQL expression for all values, each under its name in the label `kpi`."""
     window = {"window": selection.window}
     recorded = _selector({"scope": selection.scope, **window, **selection.filters})
-    # A persona's recorded series are per journey: with no journey asked for, several p95 can't be combined.
-    if selection.persona is not None and selection.journey is None:
-        buckets = f"kpi:latency_bucket:sum{_selector({**window, **selection.filters})}"
-        p95 = f"1000 * histogram_quantile(0.95, sum by (le) ({buckets})) >= 0"
-    else:
-        p95 = f"max(kpi:p95_latency_ms{recorded})"
     total = _selector({"scope": "total", **window})
+    # A persona's recorded series are per journey: with no journey asked for, several p95 can't be combined.
+    combined = selection.persona is not None and selection.journey is None
+    buckets = f"kpi:latency_bucket:sum{_selector({**window, **selection.filters})}"
+    messages = f"sum(kpi:messages_total{recorded})"
+    margin = f"{Z_95 * math.sqrt(0.95 * 0.05):.6f} / scalar({messages}) ^ 0.5"
+    before = f" offset {selection.window}"
     parts = {
-        "messages": f"sum(kpi:messages_total{recorded})",
-        "chat_messages": f"sum(kpi:chat_messages_total{recorded})",
-        "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
-        "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
-        "p95_latency_ms": p95,
+        "messages": messages,
+        "p95_low": _quantile(f"0.95 - {margin}", buckets),
+        "p95_high": _quantile(f"0.95 + {margin}", buckets),
+        **_values(recorded, buckets, combined),
+        "previous_messages": f"sum(kpi:messages_total{recorded}{before})",
+        **{
+            f"previous_{name}": part
+            for name, part in _values(recorded + before, buckets + before, combined).items()
+        },
         "coverage": f"max(kpi:coverage_ratio{_selector(window)})",
         "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
         "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
@@ -115,21 +119,42 @@ def expression(selection: Selection) -> str:
     return " or ".join(f'label_replace({part}, "kpi", "{name}", "", "")' for name, part in parts.items())
 
 
+def _values(recorded: str, buckets: str, combined: bool) -> dict[str, str]:
+    return {
+        "chat_messages": f"sum(kpi:chat_messages_total{recorded})",
+        "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
+        "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
+        "p95_latency_ms": _quantile("0.95", buckets) if combined else f"max(kpi:p95_latency_ms{recorded})",
+    }
+
+
+def _quantile(share: str, buckets: str) -> str:
+    return f"1000 * histogram_quantile({share}, sum by (le) ({buckets})) >= 0"
+
+
 def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """The four KPI of the contract, each with what it rests on."""
+    """The four KPI of the contract, each with what it rests on and its value in the window before.
+
+    The interval of p95 is the 95% interval of the order statistic (ranks n q -+ 1.96 sqrt(n q (1 - q))), read
+    off the buckets like p95 itself; `high` is null where the messages are too few to bound it.
+    """
     stale = values.get("age_seconds", 0.0) > STALE_SECONDS or values.get("exporter_up", 0.0) < 1
     messages = values.get("messages")
     p95 = values.get("p95_latency_ms")
     return {
         "messages_total": {
             "value": messages or 0,
+            "previous": values.get("previous_messages"),
             "data_status": _status(messages is not None, stale, low=False),
         },
-        "out_of_scope_rate": _rate(values.get("out_of_scope"), values.get("chat_messages"), stale),
-        "llm_error_rate": _rate(values.get("llm_errors"), messages, stale),
+        "out_of_scope_rate": _rate(values, "out_of_scope", "chat_messages", stale),
+        "llm_error_rate": _rate(values, "llm_errors", "messages", stale),
         "p95_latency_ms": {
             "value": p95,
             "denominator": messages or 0,
+            "low": values.get("p95_low"),
+            "high": values.get("p95_high"),
+            "previous": values.get("previous_p95_latency_ms"),
             "data_status": _status(p95 is not None, stale, low=(messages or 0) < LOW_SAMPLE_P95),
         },
     }
@@ -147,10 +172,13 @@ def wilson_interval(events: float, total: float) -> tuple[float, float]:
     return max((centre - margin) / scale, 0.0), min((centre + margin) / scale, 1.0)
 
 
-def _rate(events: float | None, total: float | None, stale: bool) -> dict[str, Any]:
+def _rate(values: dict[str, float], counted: str, of: str, stale: bool) -> dict[str, Any]:
+    events, total = values.get(counted), values.get(of)
+    earlier = values.get(f"previous_{of}")
+    previous = values.get(f"previous_{counted}", 0.0) / earlier if earlier else None
     if not total:
         nothing = {"value": None, "numerator": events or 0, "denominator": 0, "low": None, "high": None}
-        return nothing | {"data_status": "no_data"}
+        return nothing | {"previous": previous, "data_status": "no_data"}
     low, high = wilson_interval(events or 0, total)
     return {
         "value": (events or 0) / total,
@@ -158,6 +186,7 @@ def _rate(events: float | None, total: float | None, stale: bool) -> dict[str, A
         "denominator": total,
         "low": low,
         "high": high,
+        "previous": previous,
         "data_status": _status(True, stale, low=total < LOW_SAMPLE_RATE),
     }
 

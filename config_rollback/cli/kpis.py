@@ -33,9 +33,10 @@ def kpis(
     if json_output:
         connection.print_json(data)
         return
-    table = Table("KPI", "value", "95% interval", "counts", "data", box=None)
+    table = Table("KPI", "value", "95% interval", "window before", "counts", "data", box=None)
     for name, kpi in data["kpis"].items():
-        table.add_row(name, _value(name, kpi["value"]), _interval(kpi), _counts(kpi), kpi["data_status"])
+        value, before = _value(name, kpi["value"]), _value(name, kpi["previous"])
+        table.add_row(name, value, _interval(name, kpi), before, _counts(kpi), kpi["data_status"])
     connection.out.print(table)
     if data["coverage"] is not None:
         connection.out.print(f"{data['coverage']:.1%} of the window was scraped.")
@@ -49,8 +50,12 @@ def _value(name: str, value: float | None) -> str:
     return f"{value:,.0f} ms" if name.endswith("_ms") else f"{value:,.0f}"
 
 
-def _interval(kpi: dict[str, Any]) -> str:
-    return "" if kpi.get("low") is None else f"{kpi['low']:.2%} to {kpi['high']:.2%}"
+def _interval(name: str, kpi: dict[str, Any]) -> str:
+    if kpi.get("low") is None:
+        return ""
+    if kpi["high"] is None:
+        return f"above {_value(name, kpi['low'])}"
+    return f"{_value(name, kpi['low'])} to {_value(name, kpi['high'])}"
 
 
 def _counts(kpi: dict[str, Any]) -> str:

@@ -23,6 +23,13 @@ HEALTHY = {
     "out_of_scope": 40.0,
     "llm_errors": 10.0,
     "p95_latency_ms": 1234.5,
+    "p95_low": 1100.0,
+    "p95_high": 1400.0,
+    "previous_messages": 500.0,
+    "previous_chat_messages": 400.0,
+    "previous_out_of_scope": 8.0,
+    "previous_llm_errors": 1.0,
+    "previous_p95_latency_ms": 1000.0,
     "coverage": 1.0,
     "age_seconds": 12.0,
     "exporter_up": 1.0,
@@ -89,13 +96,14 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
         "generated_at": "2026-03-01T12:00:00.000000Z",
         "coverage": 1.0,
         "kpis": {
-            "messages_total": {"value": 1000.0, "data_status": "ok"},
+            "messages_total": {"value": 1000.0, "previous": 500.0, "data_status": "ok"},
             "out_of_scope_rate": {
                 "value": 0.05,
                 "numerator": 40.0,
                 "denominator": 800.0,
                 "low": pytest.approx(0.0369, abs=1e-4),
                 "high": pytest.approx(0.0674, abs=1e-4),
+                "previous": 0.02,
                 "data_status": "ok",
             },
             "llm_error_rate": {
@@ -104,9 +112,17 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
                 "denominator": 1000.0,
                 "low": pytest.approx(0.0054, abs=1e-4),
                 "high": pytest.approx(0.0183, abs=1e-4),
+                "previous": 0.002,
                 "data_status": "ok",
             },
-            "p95_latency_ms": {"value": 1234.5, "denominator": 1000.0, "data_status": "ok"},
+            "p95_latency_ms": {
+                "value": 1234.5,
+                "denominator": 1000.0,
+                "low": 1100.0,
+                "high": 1400.0,
+                "previous": 1000.0,
+                "data_status": "ok",
+            },
         },
     }
     assert len(prometheus.queries) == 1
@@ -206,7 +222,7 @@ def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> N
     ):
         text = expression(selection)
         promql_parser.parse(text)
-        assert text.count("label_replace(") == 8
+        assert text.count("label_replace(") == 15
 
 
 def test_the_p95_of_several_journeys_comes_from_their_buckets_not_from_their_p95() -> None:
@@ -235,3 +251,15 @@ def test_wilson_intervals(events: float, total: float, low: float, high: float) 
 def test_more_events_than_messages_stay_within_the_unit_interval() -> None:
     low, high = wilson_interval(12, 10)
     assert 0 <= low < high <= 1
+
+
+def test_without_an_earlier_window_there_is_no_comparison() -> None:
+    values = {name: value for name, value in HEALTHY.items() if not name.startswith("previous_")}
+    assert [kpi["previous"] for kpi in summarise(values).values()] == [None] * 4
+
+
+def test_few_messages_leave_the_interval_of_p95_open() -> None:
+    kpi = summarise({**HEALTHY, "messages": 30.0} | {"p95_low": 900.0})["p95_latency_ms"]
+    assert kpi["low"] == 900.0
+    del (values := dict(HEALTHY))["p95_high"]
+    assert summarise(values)["p95_latency_ms"]["high"] is None

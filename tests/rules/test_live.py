@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config_rollback.kpis import Selection, expression, summarise
 from tests.rules.live import Exporter, Prometheus, running
 
 CHAT_1 = ("chat", "concierge", "1")
@@ -79,6 +80,14 @@ def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_p
         exporter.count(CHAT_1, 5, seconds=0.4)
         asked.wait_for(TOTAL, 596)
         _assert_counts(asked, "kpi:messages_total", {CHAT_1: 416, CHAT_2: 40, GUIDANCE_1: 140})
+
+        # What the KPI endpoint asks, all in one query.
+        answer = asked.query(expression(Selection("1h", persona="coach")))
+        kpis = summarise({dict(labels)["kpi"]: value for labels, value in answer.items()})
+        assert (kpis["messages_total"]["value"], kpis["llm_error_rate"]["value"]) == (140, 20 / 140)
+        p95_kpi = kpis["p95_latency_ms"]
+        assert p95_kpi["low"] <= p95_kpi["value"] <= p95_kpi["high"] < 2500
+        assert all(kpi["previous"] is None for kpi in kpis.values())
 
         rates = asked.query("kpi:out_of_scope_rate or kpi:llm_error_rate")
         assert rates
