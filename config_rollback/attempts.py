@@ -23,6 +23,7 @@ from config_rollback.errors import (
     IdempotencyKeyReusedError,
     NotFoundError,
     NothingToRollBackError,
+    OutcomeUnknownError,
     RefusalError,
     RequestInProgressError,
     StorageBusyError,
@@ -70,7 +71,7 @@ class Observer(Protocol):
         """The attempt has its audit row."""
 
     def unaudited(self, attempt: Attempt, error: UnavailableError) -> None:
-        """The database failed; nothing was done."""
+        """The database failed; nothing was done, or (`OutcomeUnknownError`) nobody knows."""
 
 
 class Attempts:
@@ -105,7 +106,8 @@ class Attempts:
         """Runs `decide`, which does the act and appends its audit row, or raises a `RefusalError`.
 
         A refusal is audited and raised. `wish` is what makes two requests the same. Raises also
-        `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was done.
+        `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was done. After
+        `OutcomeUnknownError` it may have been.
         """
         fingerprint = hashlib.sha256(json.dumps([attempt.action, wish], sort_keys=True).encode()).hexdigest()
         with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
@@ -169,8 +171,8 @@ class Attempts:
     def _auditable(self, attempt: Attempt) -> Iterator[None]:
         try:
             yield
-        except StorageBusyError as busy:
-            self._observer.unaudited(attempt, busy)
+        except (StorageBusyError, OutcomeUnknownError) as error:
+            self._observer.unaudited(attempt, error)
             raise
         except StorageUnavailableError as error:
             failure = AuditUnavailableError("the audit row could not be written, so nothing was changed")

@@ -12,6 +12,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a writer waits for another before it answers `storage_busy`."""
 
+_WRITER_LOCK = 0x64726966746261
+"""Key of PostgreSQL's advisory lock that writers take, per database ("driftba" in ASCII)."""
+
 _POOL = {"pool_size": 20, "max_overflow": 20}
 """As many as the threads that may ask for a connection at once (40, anyio's default)."""
 
@@ -27,14 +30,18 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
         )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "checkin", _end_transaction)
         return engine
-    return create_engine(
+    engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}"},
+        connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}", "connect_timeout": 5},
         pool_timeout=busy_timeout,
         pool_pre_ping=True,
         **_POOL,
     )
+    event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "checkin", _end_transaction)
+    return engine
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -53,14 +60,51 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _begin_postgresql(connection: Connection) -> None:
+    # What BEGIN IMMEDIATE is on SQLite: one writer at a time, whatever it writes; ends with the transaction.
+    # Statements after it see what the writer before has committed (READ COMMITTED, the default).
+    if connection.get_execution_options().get("driftback_write", False):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
+
+
+def _end_transaction(connection: Any, _record: Any) -> None:
+    # After a COMMIT that failed, SQLAlchemy takes the transaction for ended and gives the connection back; it
+    # may be open still, and hold the writers' lock for ever. Where nothing is open this does nothing.
+    if connection is not None:  # None: it was lost
+        connection.rollback()
+
+
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Brings the schema to `revision`; several processes may try at once, on SQLite one after the other."""
+    """Brings the schema to `revision`; several processes may try at once."""
     _run(engine, command.upgrade, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Takes the schema back to `revision` (`base`: nothing left)."""
     _run(engine, command.downgrade, revision)
+
+
+GRANTS = {
+    "SELECT, INSERT": ("versions", "activations", "audit", "idempotency"),
+    "SELECT, UPDATE": ("audit_head",),
+    "SELECT, INSERT, DELETE": ("used_tokens",),
+    "SELECT, INSERT, UPDATE": ("sessions", "alerts"),
+    "SELECT": ("alembic_version",),
+}
+"""Privileges of a role that runs the service without owning its tables."""
+
+
+def grant(engine: Engine, role: str) -> None:
+    """Gives a PostgreSQL role the least that the service needs, and takes away what it had beyond.
+
+    Run by the tables' owner. History then has two locks: no privilege to change it, and the triggers.
+    """
+    quoted = engine.dialect.identifier_preparer.quote_identifier(role)
+    with engine.connect() as connection, connection.begin():
+        connection.exec_driver_sql(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
+        connection.exec_driver_sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {quoted}")
+        for privileges, tables in GRANTS.items():
+            connection.exec_driver_sql(f"GRANT {privileges} ON {', '.join(tables)} TO {quoted}")
 
 
 def _run(engine: Engine, action: Any, revision: str) -> None:

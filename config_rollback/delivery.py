@@ -49,7 +49,7 @@ class Delivery:
         self._newest_activation = 0
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._refreshing = asyncio.Lock()
-        self.closing = False
+        self._closing = asyncio.Event()
 
     @property
     def active(self) -> Mapping[str, ActiveConfig]:
@@ -74,9 +74,13 @@ class Delivery:
                 self._wake(persona)
 
     async def watch(self) -> None:
-        """Refreshes for ever; a database that fails is asked again."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
+        """Refreshes until `close`; a database that fails is asked again.
+
+        Not to be cancelled: a query in its thread would outlive the pool that its connection belongs to.
+        """
+        while not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), WATCH_SECONDS)
             try:
                 await self.refresh()
             except (StorageBusyError, StorageUnavailableError) as error:
@@ -85,7 +89,7 @@ class Delivery:
     async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
         """The configuration as soon as its tag differs from `etag`; None where that takes too long."""
         config = self._active.get(persona)
-        if (config is not None and config.etag != etag) or seconds <= 0 or self.closing:
+        if (config is not None and config.etag != etag) or seconds <= 0 or self._closing.is_set():
             return None if config is not None and config.etag == etag else config
         event = asyncio.Event()
         self._waiting.setdefault(persona, set()).add(event)
@@ -102,7 +106,7 @@ class Delivery:
 
     def close(self) -> None:
         """Lets every long poll answer at once, so that a stop needs not wait for them."""
-        self.closing = True
+        self._closing.set()
         for persona in list(self._waiting):
             self._wake(persona)
 

@@ -97,6 +97,7 @@ class AuditRow(Base):
     __table_args__ = (
         Index("ix_audit_persona", "persona", "audit_id"),
         Index("ix_audit_actor", "actor", "audit_id"),
+        Index("ix_audit_action", "action", "persona", "audit_id"),
     )
 
     audit_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

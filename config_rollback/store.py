@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
 
 from config_rollback import audit
-from config_rollback.errors import StorageBusyError, StorageUnavailableError
+from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
 from config_rollback.models import (
     Activation,
     Alert,
@@ -31,7 +31,10 @@ class Store:
     """Opens transactions and turns driver errors into `StorageBusyError` and `StorageUnavailableError`."""
 
     def __init__(self, engine: Engine) -> None:
-        self._readers = engine
+        self._engine = engine
+        # A read is one moment: on PostgreSQL that takes a snapshot, on SQLite every transaction is one.
+        snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._readers = engine.execution_options(**snapshot if engine.name == "postgresql" else {})
         self._writers = engine.execution_options(driftback_write=True)
 
     @contextmanager
@@ -42,18 +45,30 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Commits at the end, or on any exception keeps nothing. One writer at a time."""
-        with _translated(), Session(self._writers, expire_on_commit=False) as session, session.begin():
+        """Commits at the end, or on any exception keeps nothing. One writer at a time.
+
+        Raises `OutcomeUnknownError` where the connection broke before the COMMIT was confirmed.
+        """
+        with _translated(), Session(self._writers, expire_on_commit=False) as session:
             yield Transaction(session)
+            try:
+                session.commit()
+            except DBAPIError as error:
+                # SQLite has no server that may have committed without being able to say so.
+                if error.connection_invalidated:
+                    raise OutcomeUnknownError(
+                        "the database connection broke at the commit; ask again with the same Idempotency-Key"
+                    ) from error
+                raise
 
     @property
     def engine(self) -> Engine:
         """The engine, for schema upgrades."""
-        return self._readers
+        return self._engine
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
-        self._readers.dispose()
+        self._engine.dispose()
 
 
 @contextmanager
@@ -93,9 +108,10 @@ class Transaction:
             select(Activation, Version)
             .join(Version, and_(Version.persona == Activation.persona, Version.number == Activation.version))
             .where(Activation.activation_id.in_(newest))
-            .order_by(Activation.persona)
         )
-        return [(activation, version) for activation, version in rows]
+        # Sorted here: databases differ in how they order text.
+        pairs = [(activation, version) for activation, version in rows]
+        return sorted(pairs, key=lambda pair: pair[0].persona)
 
     def newest_activation_id(self) -> int:
         """0 where nothing was ever activated."""
@@ -170,7 +186,7 @@ class Transaction:
     # Audit
 
     def lock_audit_head(self) -> audit.Head:
-        """The end of the chain, held until the commit: on PostgreSQL this is what puts writers in line."""
+        """The end of the chain, held until the commit."""
         row = self._session.scalars(select(AuditHead).with_for_update()).one()
         return audit.Head(row.audit_id, row.hash)
 
@@ -212,10 +228,9 @@ class Transaction:
         """Walks the whole chain, in constant memory."""
         stored = self._session.scalars(select(AuditHead)).one_or_none()
         head = audit.Head(stored.audit_id, stored.hash) if stored else audit.Head(0, audit.GENESIS)
-        rows = self._session.execute(
-            select(AuditRow.__table__).order_by(AuditRow.audit_id).execution_options(yield_per=1000)
-        )
-        return audit.verify(rows, head, known_head)
+        query = select(AuditRow.__table__).order_by(AuditRow.audit_id)
+        with self._session.execute(query.execution_options(yield_per=1000)) as rows:
+            return audit.verify(rows, head, known_head)
 
     # Idempotency
 

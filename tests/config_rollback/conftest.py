@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,22 @@ import structlog
 
 from config_rollback import database as schema
 from config_rollback.store import Store
-from tests.config_rollback.running import Browser, Clock, Database, Service
+from tests.config_rollback.databases import Database, Postgresql, Sqlite
+from tests.config_rollback.running import Browser, Clock, Service
+from tests.support.postgres import Server
+
+ON_BOTH_DATABASES = {
+    "test_alerts",
+    "test_api_ops",
+    "test_audit",
+    "test_browser",
+    "test_delivery",
+    "test_faults",
+    "test_metrics",
+    "test_migrations",
+    "test_state",
+    "test_store",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,11 +46,40 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; started by the first test that asks for one."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Sqlite:
+    """An empty SQLite database."""
+    return Sqlite(tmp_path / "config_rollback.db")
+
+
+@pytest.fixture
+def postgresql(postgres: Server) -> Postgresql:
+    """An empty PostgreSQL database; it goes with the server."""
+    name = postgres.create_database()
+    return Postgresql(postgres, name)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of storage run on both databases, those of pages, tokens and commands on SQLite."""
+    if "database" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["sqlite", "postgresql"] if module in ON_BOTH_DATABASES else ["sqlite"]
+        metafunc.parametrize("database", kinds, indirect=True)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> Database:
     """An empty database of each kind that the service supports."""
-    assert request.param == "sqlite"
-    return Database(f"sqlite:///{tmp_path / 'config_rollback.db'}")
+    found: Database = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
@@ -48,11 +93,11 @@ def store(database: Database) -> Iterator[Store]:
 
 
 @pytest.fixture
-def start(database: Database, clock: Clock) -> Iterator[Callable[..., Service]]:
-    """Starts a service; settings may be given by name. All are stopped at the end."""
+def start_on(clock: Clock) -> Iterator[Callable[..., Service]]:
+    """Starts a service on the database given; settings may be given by name. All are stopped at the end."""
     running: list[Service] = []
 
-    def start(**settings: Any) -> Service:
+    def start(database: Database, **settings: Any) -> Service:
         service = Service(database, clock, **settings)
         running.append(service)
         return service.start()
@@ -63,9 +108,23 @@ def start(database: Database, clock: Clock) -> Iterator[Callable[..., Service]]:
 
 
 @pytest.fixture
+def start(database: Database, start_on: Callable[..., Service]) -> Callable[..., Service]:
+    """The same on the test's database."""
+    return partial(start_on, database)
+
+
+@pytest.fixture
 def service(start: Callable[..., Service]) -> Service:
     """A running service with an empty database."""
     return start()
+
+
+@pytest.fixture
+def drifted(service: Service) -> Service:
+    """A persona whose version 2 is bad."""
+    service.publish()
+    service.publish(allowed_topics=["orders"])
+    return service
 
 
 @pytest.fixture

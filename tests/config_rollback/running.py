@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 import threading
 import uuid
 from collections.abc import Callable
@@ -14,13 +13,13 @@ from urllib.parse import quote, unquote
 import requests
 import uvicorn
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
 from config_rollback.app import create_app
 from config_rollback.auth.sessions import cookie_name
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from config_rollback.server import DeadlineProtocol
 from config_rollback.settings import Settings
+from tests.config_rollback.databases import Database
 
 SECRET = "a secret of at least thirty-two bytes"
 SERVICE_TOKEN = "a-service-token-for-tests"
@@ -48,27 +47,6 @@ class Clock:
     def move(self, **by: float) -> None:
         """Goes on by a `timedelta`."""
         self.now += timedelta(**by)
-
-
-class Database:
-    """A database, seen by another client than the service. PostgreSQL will be a second one."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def execute(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Runs one statement and commits."""
-        connection = sqlite3.connect(str(make_url(self.url).database), timeout=10)
-        try:
-            with connection:
-                return connection.execute(sql, parameters).fetchall()
-        finally:
-            connection.close()
-
-    def content(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table, to see that nothing changed."""
-        names = [name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: self.execute(f"SELECT * FROM {name}") for name in sorted(names)}
 
 
 class Service:
@@ -158,6 +136,12 @@ class Service:
         """What is active, by the API."""
         rows = self.request("GET", "/v1/ops/personas").json()["data"]
         return int(next(row["active_version"] for row in rows if row["persona"] == persona))
+
+    def version(self, number: int, persona: str = "concierge") -> dict[str, Any]:
+        """A version with its configuration, by the API."""
+        answer = self.request("GET", f"/v1/ops/personas/{quote(persona, safe='')}/versions/{number}")
+        data: dict[str, Any] = answer.json()["data"]
+        return data
 
     def audit(self) -> list[dict[str, Any]]:
         """All audit rows, oldest first."""

@@ -11,7 +11,7 @@ import pytest
 
 from config_rollback.audit import GENESIS, Attempt, Head, row_hash, verify
 from config_rollback.store import Store
-from tests.config_rollback.running import Database
+from tests.config_rollback.databases import Database
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -160,7 +160,7 @@ def test_a_stored_chain_edited_behind_the_triggers_is_found(store: Store, databa
             transaction.append_audit(attempt(number))
     with store.read() as transaction:
         assert transaction.verify_audit().valid
-    database.execute("DROP TRIGGER audit_no_update")
+    database.disable_triggers()
     database.execute("UPDATE audit SET reason = 'forged' WHERE audit_id = 3")
     with store.read() as transaction:
         result = transaction.verify_audit()
@@ -171,7 +171,7 @@ def test_a_stored_chain_cut_behind_the_triggers_is_found(store: Store, database:
     for number in range(1, 6):
         with store.write() as transaction:
             transaction.append_audit(attempt(number))
-    database.execute("DROP TRIGGER audit_no_delete")
+    database.disable_triggers()
     database.execute("DELETE FROM audit WHERE audit_id > 3")
     with store.read() as transaction:
         assert transaction.verify_audit().broken_at == 4

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
 from config_rollback import database as schema
 from config_rollback.models import Base
-from tests.config_rollback.running import Database
+from config_rollback.store import Store
+from tests.config_rollback.databases import Database, Sqlite
+from tests.config_rollback.test_audit import attempt
 
 
 def test_up_and_down_and_up_again(database: Database) -> None:
@@ -31,8 +34,8 @@ def test_the_migrations_make_what_the_models_say(database: Database) -> None:
     engine.dispose()
 
 
-def test_sqlite_is_durable_and_waits_for_other_writers(database: Database) -> None:
-    engine = schema.connect(database.url)
+def test_sqlite_is_durable_and_waits_for_other_writers(sqlite: Sqlite) -> None:
+    engine = schema.connect(sqlite.url)
     with engine.connect() as connection:
         values = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -46,3 +49,26 @@ def test_sqlite_is_durable_and_waits_for_other_writers(database: Database) -> No
         "recursive_triggers": 1,
         "busy_timeout": 5000,
     }
+
+
+def test_a_chain_of_the_first_schema_stays_valid_and_closed(database: Database) -> None:
+    engine = schema.connect(database.url)
+    schema.upgrade(engine, "0001")
+    store = Store(engine)
+    for number in range(1, 6):
+        with store.write() as transaction:
+            transaction.append_audit(attempt(number))
+    rows = database.execute("SELECT * FROM audit ORDER BY audit_id")
+    schema.upgrade(engine)
+    assert database.execute("SELECT * FROM audit ORDER BY audit_id") == rows
+    with store.write() as transaction:
+        transaction.append_audit(attempt(6))
+    with store.read() as transaction:
+        assert (transaction.verify_audit().valid, transaction.verify_audit().rows) == (True, 6)
+    with pytest.raises(Exception, match="append-only"):
+        database.execute("DELETE FROM audit")
+    schema.downgrade(engine, "0001")
+    assert database.execute("SELECT * FROM audit WHERE audit_id < 6 ORDER BY audit_id") == rows
+    with pytest.raises(Exception, match="append-only"):
+        database.execute("DELETE FROM audit")
+    store.close()

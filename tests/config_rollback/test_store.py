@@ -16,7 +16,8 @@ from config_rollback.errors import (
 )
 from config_rollback.rollback import Changes, Publication, Rollback
 from config_rollback.store import Store
-from tests.config_rollback.running import CONFIG, Clock, Database
+from tests.config_rollback.databases import Database
+from tests.config_rollback.running import CONFIG, Clock
 
 CALL = Call(Actor("ann", "ops"), "r")
 

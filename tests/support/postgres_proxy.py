@@ -1,0 +1,85 @@
+"""A Unix socket between a client and PostgreSQL that can break a connection at the COMMIT."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+from typing import Literal
+
+Cut = Literal["request lost", "answer lost"]
+"""Which way the COMMIT goes missing: before PostgreSQL sees it, or after it has obeyed."""
+
+_SOCKET = ".s.PGSQL.5432"
+
+
+class Proxy:
+    """Passes everything on; once armed, the next COMMIT ends its connection, and disarms."""
+
+    def __init__(self, folder: Path, server_folder: Path) -> None:
+        self._cut: Cut | None = None
+        self._target = str(server_folder / _SOCKET)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / _SOCKET))
+        self._listener.listen(64)
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def arm(self, cut: Cut) -> None:
+        """From now on waits for a COMMIT."""
+        self._cut = cut
+
+    @property
+    def armed(self) -> bool:
+        """Whether no COMMIT came yet."""
+        return self._cut is not None
+
+    def close(self) -> None:
+        """Ends the proxy; its clients must be gone."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._target)
+            swallow = threading.Event()
+            back = threading.Thread(target=self._answers, args=(server, client, swallow))
+            back.start()
+            while data := client.recv(65536):
+                if self._cut and b"COMMIT\0" in data:
+                    cut, self._cut = self._cut, None
+                    if cut == "request lost":
+                        break
+                    swallow.set()
+                server.sendall(data)
+            _shut(server)
+            back.join()
+
+    @staticmethod
+    def _answers(server: socket.socket, client: socket.socket, swallow: threading.Event) -> None:
+        try:
+            while data := server.recv(65536):
+                if swallow.is_set():
+                    break
+                client.sendall(data)
+        except OSError:
+            pass  # one side is gone, which ends the other too
+        _shut(client)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it may be gone already
+        end.shutdown(socket.SHUT_RDWR)
