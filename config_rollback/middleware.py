@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config_rollback.http import json_response, new_request_id
@@ -65,6 +66,8 @@ class RequestContext:
                 await refusal(scope, receive, send_with_headers)
                 return
             await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            log.info("client_disconnected")  # in the middle of its body: there is nobody to answer
         except Exception:
             log.exception("internal_error")
             if status:

