@@ -14,6 +14,8 @@ PIPELINE_ALERTS = {
     "ObservationsRejected",
     "AuditWriteFailing",
     "RollbackFailed",
+    "KpiInconsistent",
+    "RuleEvaluationFailing",
     "Watchdog",
 }
 ALWAYS_FIRING = {"Watchdog"}

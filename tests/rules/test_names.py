@@ -28,6 +28,7 @@ PROMETHEUS_METRICS = {
     "alertmanager_notifications_failed_total",
     "prometheus_notifications_errors_total",
     "prometheus_rule_evaluation_failures_total",
+    "prometheus_rule_group_iterations_missed_total",
     "up",
 }
 
