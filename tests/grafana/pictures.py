@@ -26,7 +26,7 @@ PICTURES = model.ROOT / "docs" / "pictures"
 LIMIT_BYTES = 150_000
 PERSONA = "concierge"
 
-_HEALTHY_SECONDS = 150
+_HEALTHY_SECONDS = 90
 _CONVERGED_SECONDS = 60
 
 
@@ -90,6 +90,7 @@ def _dashboard(running: RunningStack, page: Page, uid: str, started: float, name
     model_json = model.dashboard(f"driftback-{uid}")
     preview = Preview(running.url("prometheus"), model_json, values, time.time() - started)
     page.set_viewport_size({"width": 1610, "height": 900})
+    page.goto("about:blank")  # else the content security policy of the page before applies
     page.set_content(preview.html())
     _take(page, name or f"dashboard-{uid}")
 

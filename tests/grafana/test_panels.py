@@ -7,6 +7,7 @@ import pytest
 
 from tests.grafana import model
 from tests.grafana.model import Json
+from tests.grafana.pictures import LIMIT_BYTES
 
 PANELS = model.panels()
 DATA_PANELS = [(name, panel) for name, panel in PANELS if panel["type"] != "alertlist"]
@@ -110,3 +111,11 @@ def test_the_documentation_lists_every_panel() -> None:
         for panel in dashboard["panels"]
     ]
     assert listed == written
+
+
+def test_the_walk_shows_every_picture_and_each_is_small() -> None:
+    docs = model.ROOT / "docs"
+    shown = set(re.findall(r"\]\((pictures/[\w-]+\.png)\)", (docs / "on-call-walk.md").read_text("utf-8")))
+    found = {f"pictures/{path.name}" for path in (docs / "pictures").iterdir()}
+    assert shown == found
+    assert max((docs / name).stat().st_size for name in found) <= LIMIT_BYTES
