@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from exporter.app import create_app
 from exporter.errors import SettingsError, StartError
+from exporter.protocol import StrictHttpProtocol
 from exporter.settings import Settings, load_settings
 
 GRACE_SECONDS = 10
@@ -44,7 +45,7 @@ def main() -> int:
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=StrictHttpProtocol,
             ws="none",
             access_log=False,
             log_config=None,

@@ -19,13 +19,12 @@ class SelfMonitoring:
         def gauge(metric: Metric) -> Gauge:
             return Gauge(metric.name, metric.help, metric.labels, registry=registry)
 
-        self._pushes = counter(catalogue.PUSHES)
+        pushes = counter(catalogue.PUSHES)
         self._rejected = counter(catalogue.REJECTED)
         self._dropped = counter(catalogue.CLIENT_DROPPED)
         self._series = gauge(catalogue.SERIES)
         self._limit = gauge(catalogue.SERIES_LIMIT)
-        for result in catalogue.PUSH_RESULTS:
-            self._pushes.labels(result)
+        self._by_result = {result: pushes.labels(result) for result in catalogue.PUSH_RESULTS}
         for reason in (*error_codes, *catalogue.OVERFLOWS):
             self._rejected.labels(reason)
         gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
@@ -37,7 +36,7 @@ class SelfMonitoring:
 
     def pushed(self, result: str) -> None:
         """Count a push or a batch of observations; `result` is one of `catalogue.PUSH_RESULTS`."""
-        self._pushes.labels(result).inc()
+        self._by_result[result].inc()
 
     def rejected(self, reason: str) -> None:
         """Count a refused request by its error code, or a label set made `other` by the bound reached."""
@@ -45,4 +44,5 @@ class SelfMonitoring:
 
     def dropped(self, messages: int) -> None:
         """Count messages that a client dropped before it could send them."""
-        self._dropped.inc(messages)
+        if messages:
+            self._dropped.inc(messages)

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from exporter.app import create_app
+from exporter.protocol import StrictHttpProtocol
 from exporter.settings import Settings
 
 TOKEN = "an-ingest-token-for-tests"
@@ -90,7 +91,7 @@ class Running(Client):
         self.registry = CollectorRegistry()
         app = create_app(settings, self.registry, clock)
         config = uvicorn.Config(
-            app, port=settings.port, http="h11", ws="none", log_config=None, access_log=False
+            app, port=settings.port, http=StrictHttpProtocol, ws="none", log_config=None, access_log=False
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

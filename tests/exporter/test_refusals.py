@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from exporter import protocol
 from tests.exporter.running import TOKEN, Running, series
 
 PUSH: dict[str, Any] = {"client": "c", "epoch": 1, "seq": 1}
@@ -212,6 +213,58 @@ def test_a_body_of_ambiguous_length_is_refused(exporter: Running, headers: str) 
     status, _ = raw(exporter, f"{HEAD}{headers}\r\n2\r\n{{}}\r\n0\r\n\r\n".encode())
     assert status in (400, 422)
     assert exporter.value("conversation_messages_total") is None
+
+
+PUSH_BODY = b'{"client": "c", "epoch": 1, "seq": 1, "series": []}'
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: x\r\nHost: x\r\n"], ids=["no host", "two hosts"])
+def test_a_request_names_one_host(exporter: Running, hosts: str) -> None:
+    head = HEAD.replace("Host: x\r\n", hosts) + f"Content-Length: {len(PUSH_BODY)}\r\n\r\n"
+    status, _ = raw(exporter, head.encode() + PUSH_BODY)
+    assert status == 400
+    assert exporter.value("exporter_pushes_total") == 0
+
+
+@pytest.mark.parametrize("junk", [b"X: " + b"x" * 70_000, b"X: x\r\n" * 12_000], ids=["a line", "lines"])
+def test_a_head_without_end_is_refused(exporter: Running, junk: bytes) -> None:
+    host, port = exporter.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(HEAD.encode() + junk)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+
+
+def test_a_head_that_does_not_come_is_given_up(exporter: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    host, port = exporter.url.removeprefix("http://").split(":")
+    for begun in (b"", b"POST /v1/push HTTP/1.1\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(begun)
+            assert connection.recv(65536) == b""
+
+
+def test_trailers_are_no_headers(exporter: Running) -> None:
+    head = HEAD.replace(f"Authorization: Bearer {TOKEN}\r\n", "") + "Transfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(PUSH_BODY), PUSH_BODY)
+    status, _ = raw(exporter, head.encode() + chunk + f"Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+    assert status == 401
+
+
+def test_pipelined_pushes_are_answered_in_order(exporter: Running) -> None:
+    requests_in_a_row = b"".join(
+        f"{HEAD}X-Request-ID: r{seq}\r\nContent-Length: {len(PUSH_BODY)}\r\n\r\n".encode()
+        + PUSH_BODY.replace(b'"seq": 1', b'"seq": %d' % seq)
+        for seq in range(1, 6)
+    )
+    host, port = exporter.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(requests_in_a_row)
+        answer = b""
+        while answer.count(b'"request_id"') < 5:
+            answer += connection.recv(65536)
+    positions = [answer.index(b'"request_id":"r%d"' % seq) for seq in range(1, 6)]
+    assert positions == sorted(positions)
+    assert answer.count(b"HTTP/1.1 200") == 5
 
 
 @pytest.mark.parametrize(
