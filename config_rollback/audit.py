@@ -18,6 +18,8 @@ from config_rollback.clock import isoformat
 
 GENESIS = "0" * 64
 """`previous_hash` of the first row."""
+ACCEPT_BASELINE = "accept_baseline"
+"""Action of an attempt that changes no configuration: the drift alerts' baseline starts anew."""
 SCHEME = "1"
 """Prefix of a hash: how it was made. A later scheme gets another, and old rows stay verifiable."""
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generat
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from config_rollback.audit import Attempt
+from config_rollback.audit import ACCEPT_BASELINE, Attempt
 from config_rollback.clock import Clock
 from config_rollback.delivery import Clients, Delivery
 from config_rollback.errors import AuditUnavailableError, UnavailableError
@@ -22,8 +22,16 @@ PREDECESSOR_WITHIN = timedelta(days=8)
 class Metrics:
     """Counters of this process, and gauges read when they are asked for."""
 
-    def __init__(self, store: Store, delivery: Delivery, clients: Clients, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, delivery: Delivery, clients: Clients, clock: Clock, external_url: str
+    ) -> None:
         self.registry = CollectorRegistry()
+        Gauge(
+            "config_rollback_info",
+            "1; where browsers reach this service, for links from dashboards.",
+            ["external_url"],
+            registry=self.registry,
+        ).labels(external_url).set(1)
         self.activations = Counter(
             "config_activations",
             "Versions activated, by how.",
@@ -70,7 +78,7 @@ class Metrics:
     def audited(self, attempt: Attempt) -> None:
         """Counts an attempt that has its audit row (`attempts.Observer`)."""
         done = attempt.status == "succeeded"
-        if done and attempt.persona is not None:
+        if done and attempt.persona is not None and attempt.action != ACCEPT_BASELINE:
             self.know_persona(attempt.persona)
             self.activations.labels(attempt.persona, attempt.action).inc()
         if attempt.action == "rollback":
@@ -119,7 +127,16 @@ class _Versions(Collector):
                 target = transaction.default_target(activation)
                 if target is not None:
                     predecessor.add_metric([activation.persona, str(activation.version), str(target)], 1)
+            accepted_baselines = transaction.accepted_baselines()
         yield predecessor
+        accepted = GaugeMetricFamily(
+            "config_baseline_accepted_timestamp_seconds",
+            "When somebody last accepted what the persona does as normal.",
+            labels=["persona"],
+        )
+        for persona, at in accepted_baselines:
+            accepted.add_metric([persona], at.timestamp())
+        yield accepted
         serving = GaugeMetricFamily(
             "config_clients",
             "Processes that reported within the last minute to serve this version.",

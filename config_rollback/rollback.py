@@ -7,7 +7,7 @@ from typing import Any
 
 from config_rollback import persona_config
 from config_rollback.attempts import Attempts, Call
-from config_rollback.audit import Attempt
+from config_rollback.audit import ACCEPT_BASELINE, Attempt
 from config_rollback.clock import isoformat
 from config_rollback.errors import (
     ConfigChangedError,
@@ -65,8 +65,27 @@ class RolledBack:
     activated_at: str
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """A wish to take what a persona does now, with `expected_version`, for normal from now on."""
+
+    persona: str
+    expected_version: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The baseline of the drift alerts starts anew at `accepted_at`."""
+
+    persona: str
+    version: int
+    audit_id: int
+    accepted_at: str
+
+
 class Changes:
-    """Publishes and rolls back."""
+    """Publishes, rolls back, and accepts what is."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
@@ -141,6 +160,28 @@ class Changes:
             )
 
         return self._attempts.perform(call, attempt, decide, asdict(wish), RolledBack)
+
+    def accept_baseline(self, wish: Acceptance, call: Call) -> Accepted:
+        """Records that a change was meant; no configuration changes. The audit row is all there is of it.
+
+        Raises `NotFoundError`, `ConfigChangedError`, and what `Attempts.perform` raises.
+        """
+        attempt = replace(
+            self._attempts.begin(call, ACCEPT_BASELINE, wish.persona),
+            from_version=wish.expected_version,
+            reason=wish.reason,
+        )
+
+        def decide(transaction: Transaction) -> Accepted:
+            active = transaction.active(wish.persona)
+            if active is None:
+                raise NotFoundError("no such persona")
+            if active.version != wish.expected_version:
+                raise _changed(wish.expected_version, active.version)
+            head = transaction.append_audit(attempt)
+            return Accepted(wish.persona, active.version, head.audit_id, isoformat(attempt.at))
+
+        return self._attempts.perform(call, attempt, decide, asdict(wish), Accepted)
 
 
 def _target(transaction: Transaction, active: Activation, wanted: int | None) -> int:

@@ -48,7 +48,7 @@ def build(settings: Settings, clock: Clock) -> Services:
     store = Store(database.connect(settings.database_url.get_secret_value()))
     verifier = TokenVerifier(settings.jwt_secret.get_secret_value(), clock)
     delivery, clients = Delivery(store), Clients(clock)
-    metrics = Metrics(store, delivery, clients, clock)
+    metrics = Metrics(store, delivery, clients, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
     return Services(
         settings=settings,

@@ -220,6 +220,18 @@ class Transaction:
             query = query.where(AuditRow.actor == actor)
         return self._session.scalars(query).all()
 
+    def accepted_baselines(self) -> Sequence[tuple[str, datetime]]:
+        """Personas whose baseline was accepted, each with the last time."""
+        newest = (
+            select(func.max(AuditRow.audit_id))
+            .where(AuditRow.action == audit.ACCEPT_BASELINE, AuditRow.status == "succeeded")
+            .group_by(AuditRow.persona)
+        )
+        rows = self._session.execute(
+            select(AuditRow.persona, AuditRow.at).where(AuditRow.audit_id.in_(newest))
+        )
+        return [(persona, at) for persona, at in rows if persona is not None]
+
     def audit_row(self, audit_id: int) -> AuditRow | None:
         """One row."""
         return self._session.get(AuditRow, audit_id)

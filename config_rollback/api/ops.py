@@ -31,7 +31,7 @@ from config_rollback.errors import (
 from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import AuditRow, Version
-from config_rollback.rollback import Publication, Published, Rollback, RolledBack
+from config_rollback.rollback import Acceptance, Accepted, Publication, Published, Rollback, RolledBack
 from config_rollback.services import services
 
 AUDIT_PAGE = 100
@@ -54,6 +54,15 @@ class PublishBody(BaseModel):
     config: dict[str, Any]
     note: Annotated[str, AfterValidator(lambda value: plain_text(value, "note", MAX_REASON_LENGTH))] = ""
     expected_version: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
+
+
+class AcceptanceBody(BaseModel):
+    """`POST …/baseline`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expected_version: int = Field(ge=1, le=999_999_999)
+    reason: Reason | None = None
 
 
 class RollbackBody(BaseModel):
@@ -188,11 +197,27 @@ async def roll_back(request: Request) -> Response:
     persona = persona_of(request)
     actor = await access.require_ops(request, "rollback", persona)
     body = await read_json(request, RollbackBody)
-    key = _key(request)
-    if key is None:
-        raise IdempotencyKeyMissingError("a rollback needs the header Idempotency-Key")
     wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
-    result = await operations.roll_back(request, wish, Call(actor, request_id(request), key))
+    call = Call(actor, request_id(request), _required_key(request))
+    return success(request, asdict(await operations.roll_back(request, wish, call)))
+
+
+@operation(
+    "ops",
+    Accepted,
+    headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
+    body=AcceptanceBody,
+    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
+)
+async def accept_baseline(request: Request) -> Response:
+    """Takes what the persona does now for normal; no configuration changes."""
+    persona = persona_of(request)
+    actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
+    body = await read_json(request, AcceptanceBody)
+    wish = Acceptance(persona, body.expected_version, body.reason)
+    call = Call(actor, request_id(request), _required_key(request))
+    result = await run_sync(services(request).changes.accept_baseline, wish, call)
     return success(request, asdict(result))
 
 
@@ -292,6 +317,13 @@ def _version(row: Version, active: int) -> dict[str, Any]:
     }
 
 
+def _required_key(request: Request) -> str:
+    key = _key(request)
+    if key is None:
+        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
+    return key
+
+
 def _key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -310,6 +342,7 @@ routes = [
     Route(f"{PERSONA}/versions/{{number}}", get_version),
     Route(f"{PERSONA}/diff", get_diff),
     Route(f"{PERSONA}/rollback", roll_back, methods=["POST"]),
+    Route(f"{PERSONA}/baseline", accept_baseline, methods=["POST"]),
     Route("/v1/ops/audit", list_audit),
     Route("/v1/ops/audit/verify", verify_audit),
     Route("/v1/ops/monitoring/conversation-kpis", get_kpis),

@@ -199,6 +199,31 @@ def rollback(
         )
 
 
+@app.command()
+def accept(
+    persona: PersonaArgument,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
+    yes: connection.YesOption = False,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Accept what a persona does now as normal: drift is measured against it from now on."""
+    service = Connection.open(url, token, state_dir)
+    version = _require_active(service, persona)["active_version"]
+    _confirm(f"Measure drift of {persona} against version {version} from now on?", yes)
+    body = {"expected_version": version, "reason": reason}
+    data = service.post(f"{persona_path(persona)}/baseline", body, uuid.uuid4().hex)["data"]
+    if json_output:
+        connection.print_json(data)
+    else:
+        connection.out.print(
+            f"Version {data['version']} of {persona} is the baseline now (audit {data['audit_id']}).",
+            markup=False,
+        )
+
+
 def _read(file: Path) -> Document:
     try:
         return Document.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))

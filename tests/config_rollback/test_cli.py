@@ -248,3 +248,12 @@ def test_db_upgrade(tmp_path: Path) -> None:
     broken = run("db", "upgrade", "--database-url", f"sqlite:///{tmp_path}")
     assert broken.exit_code == 1
     assert "unable to open database file" in broken.stderr
+
+
+def test_accept_takes_what_is_active_for_normal(service: Service, stack: Path) -> None:
+    service.publish()
+    assert run("persona", "accept", "concierge", stdin="n\n").exit_code == 1
+    yes = run("persona", "accept", "concierge", "--reason", "meant so", stdin="y\n")
+    assert "Version 1 of concierge is the baseline now (audit 2)." in yes.stdout
+    row = service.audit()[-1]
+    assert (row["action"], row["reason"]) == ("accept_baseline", "meant so")

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from starlette.routing import Route
 
 from config_rollback.app import STATUS
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_kpis import Prometheus, prometheus
 
@@ -25,6 +26,12 @@ SHORT_EXAMPLES = 12
 """Per operation: a few seconds."""
 SOAK_CASES = 50_000
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 def document(service: Service) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def test_every_call_is_described_and_nothing_else(service: Service) -> None:
     }
     described = {(path, method) for path, item in document(service)["paths"].items() for method in item}
     assert described == routes
-    assert len(described) == 14
+    assert len(described) == 15
 
 
 def test_every_code_it_names_has_the_status_of_the_code(service: Service) -> None:
