@@ -17,11 +17,18 @@ import requests
 from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Clock, Service
 from tests.support.browser import browser_page
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 USERS = ({"sub": "ann", "role": "ops"}, {"sub": "bob", "role": "support"})
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 @pytest.fixture

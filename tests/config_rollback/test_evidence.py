@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Browser, Service
 from tests.config_rollback.test_alerts import alert, send
 from tests.config_rollback.test_kpis import HEALTHY, Prometheus, prometheus
@@ -16,6 +17,12 @@ __all__ = ["prometheus"]
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 @pytest.fixture

@@ -13,10 +13,17 @@ import requests
 from pydantic import SecretStr
 
 from config_rollback import http, server
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
 from tests.config_rollback.test_api_ops import error
 
 SLOW_CLIENTS = 200
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 def connect(service: Service) -> socket.socket:

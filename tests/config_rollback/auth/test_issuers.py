@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from config_rollback.errors import TokenInvalidError
 from tests.config_rollback.auth.test_tokens import signed
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import SECRET, Clock, Service
 from tests.config_rollback.test_api_ops import error
 from tests.support.documents import Documents
@@ -35,6 +36,12 @@ RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 SHORT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)
 STRANGER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 def public(key: Any, kid: str, **more: str) -> dict[str, Any]:

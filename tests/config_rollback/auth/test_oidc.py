@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from tests.config_rollback.auth.test_issuers import RSA_KEY, STRANGER, public
 from tests.config_rollback.auth.test_tokens import signed
+from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Browser, Clock, Service
 from tests.config_rollback.test_api_ops import error
 from tests.support.documents import Documents
@@ -23,6 +24,12 @@ from tests.support.documents import Documents
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 CLIENT = "driftback"
 CLIENT_SECRET = "the-secret-of-the-client"
+
+
+@pytest.fixture
+def database(sqlite: Sqlite) -> Sqlite:
+    """One kind is enough: nothing here depends on it."""
+    return sqlite
 
 
 class Provider(Documents):
