@@ -65,6 +65,8 @@ class Sender:
                 return False
             if answer.verdict is Verdict.ACKNOWLEDGED:
                 self._acknowledged(answer.journal)
+            elif answer.verdict is Verdict.TOO_LARGE and len(self._waiting[0]) > 1:
+                self._split()
             else:
                 self._refused(answer.reason, set(answer.items))
         return True
@@ -93,6 +95,13 @@ class Sender:
         if self._journal and journal != self._journal:
             self._buffer.declare_again()
         self._journal = journal
+
+    def _split(self) -> None:
+        """Send the two halves one after the other. Nothing was counted: the number is free."""
+        items = self._waiting.popleft()
+        self._body = None
+        middle = len(items) // 2
+        self._waiting.extendleft((items[middle:], items[:middle]))
 
     def _refused(self, reason: str, positions: set[int]) -> None:
         """Leave out what the exporter will never take. Nothing was counted: the number is free."""

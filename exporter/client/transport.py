@@ -17,6 +17,7 @@ class Verdict(Enum):
 
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
+    TOO_LARGE = "too large"
     RETRY = "retry"
 
 
@@ -58,6 +59,8 @@ class Transport:
         reason = f"{response.status_code} {failure.get('code', '')}".strip()
         if response.status_code not in _DEFINITE:
             return Answer(Verdict.RETRY, reason)
+        if response.status_code == requests.codes.request_entity_too_large:
+            return Answer(Verdict.TOO_LARGE, reason)
         items = _json_member(failure, "details").get("items")
         positions = tuple(i for i in items if isinstance(i, int)) if isinstance(items, list) else ()
         return Answer(Verdict.REFUSED, reason, items=positions)

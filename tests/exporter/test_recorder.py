@@ -375,3 +375,16 @@ def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exp
 def test_only_the_constructor_raises(url: str, interval: float, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Recorder(url, TOKEN, flush_interval=interval)
+
+
+def test_a_push_that_is_too_large_is_split_and_loses_nothing(
+    start: Callable[..., Running], recorder_for: Callable[..., Recorder]
+) -> None:
+    exporter = start(max_body_bytes=1024)
+    recorder = recorder_for(exporter.url)
+    for number in range(40):
+        recorder.record(journey="chat", persona=f"p{number}", config_version="1", latency_ms=1)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 40
+    assert exporter.value("exporter_client_dropped_total") == 0
+    assert (exporter.value("exporter_rejected_total", reason="body_too_large") or 0) > 0
