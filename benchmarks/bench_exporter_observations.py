@@ -29,7 +29,7 @@ def rows() -> Iterator[Row]:
     """The one row."""
     ours, theirs = [], []
     for run in range(ROUNDS):
-        with servers.exporter() as port:
+        with servers.exporter() as (port, _):
             ours.append(servers.load(port, CONNECTIONS, SECONDS, _request(run)).requests_per_second)
         with servers.program("benchmarks.bench_exporter_observations") as port:
             theirs.append(servers.load(port, CONNECTIONS, SECONDS, _request(run)).requests_per_second)
@@ -40,7 +40,7 @@ def rows() -> Iterator[Row]:
         "messages/s",
         ">=",
         3.5,
-        "The peer runs on Starlette, uvicorn and h11 and keeps nothing on disk; ours does.",
+        "The peer runs on Starlette, uvicorn's h11 and keeps nothing on disk; ours does.",
     )
 
 

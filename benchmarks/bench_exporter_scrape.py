@@ -151,7 +151,7 @@ def _allocated(make: Callable[[], object]) -> int:
 
 
 def _pushes_during_scrapes() -> Row:
-    with servers.exporter() as port:
+    with servers.exporter() as (port, _):
         _fill(port, 840)
         series: list[dict[str, object]] = [{"journey": "chat", "persona": "persona-0", "config_version": "1"}]
         quiet = servers.load(port, PUSH_CONNECTIONS, PUSH_SECONDS, servers.push_request(series, 1))

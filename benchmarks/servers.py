@@ -30,6 +30,13 @@ TOKEN = "an-ingest-token-for-benchmarks"
 HEADERS = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
 
 
+class Server(NamedTuple):
+    """Where a server listens, and its process id."""
+
+    port: int
+    pid: int
+
+
 class Load(NamedTuple):
     """What a run of the generator saw."""
 
@@ -41,8 +48,8 @@ class Load(NamedTuple):
 
 
 @contextlib.contextmanager
-def exporter(**environment: str) -> Iterator[int]:
-    """Port of `python -m exporter` on the server's core, its journal on this disk."""
+def exporter(**environment: str) -> Iterator[Server]:
+    """`python -m exporter` on the server's core, its journal on this disk."""
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
         port = free_port()
@@ -52,18 +59,18 @@ def exporter(**environment: str) -> Iterator[int]:
             "EXPORTER_INGEST_TOKENS": TOKEN,
             **environment,
         }
-        with _server([sys.executable, "-m", "exporter"], port, own):
-            yield port
+        with _server([sys.executable, "-m", "exporter"], port, own) as pid:
+            yield Server(port, pid)
 
 
 @contextlib.contextmanager
-def pushgateway(*options: str) -> Iterator[int]:
-    """Port of a Pushgateway on the server's core."""
+def pushgateway(*options: str) -> Iterator[Server]:
+    """A Pushgateway on the server's core."""
     port = free_port()
     program = ensure(["pushgateway"])["pushgateway"]
     command = [str(program), f"--web.listen-address=127.0.0.1:{port}", "--log.level=error", *options]
-    with _server(command, port, {"GOMAXPROCS": "1"}):
-        yield port
+    with _server(command, port, {"GOMAXPROCS": "1"}) as pid:
+        yield Server(port, pid)
 
 
 @contextlib.contextmanager
@@ -75,7 +82,7 @@ def program(module: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _server(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[None]:
+def _server(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[int]:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -85,7 +92,7 @@ def _server(command: Sequence[str], port: int, environment: dict[str, str]) -> I
     )
     try:
         _wait_for(port, process)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
@@ -109,6 +116,12 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.05)
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system CPU that a process has used so far, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 Request = Callable[[int, int], bytes]
 """The bytes of request number n of connection c."""
 
@@ -122,6 +135,7 @@ def load(port: int, connections: int, seconds: float, request: Request, prepared
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_generate, args=(sender, port, connections, seconds, request, prepared))
     process.start()
+    sender.close()  # so that a generator that fails ends the wait
     result: Load = receiver.recv()
     process.join()
     return result
@@ -136,26 +150,30 @@ def _generate(
     prepared: int,
 ) -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
-    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
-    todo = {s.fileno(): (s, iter([request(c, n) for n in range(prepared)])) for c, s in enumerate(sockets)}
+    # Built first: a server does not wait for ever for the first request of a connection.
+    built = [[request(c, n) for n in range(prepared)] for c in range(connections)]
+    todo = {}
+    for requests in built:
+        connection = socket.create_connection(("127.0.0.1", port))
+        todo[connection.fileno()] = (connection, iter(requests))
     poll = select.epoll()
     sent: dict[int, float] = {}
     latencies: list[float] = []
     started, cpu = time.perf_counter(), time.process_time()
     deadline = started + seconds
-    for fd, (connection, requests) in todo.items():
+    for fd, (connection, waiting) in todo.items():
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         poll.register(fd, select.EPOLLIN)
         sent[fd] = time.perf_counter()
-        connection.sendall(next(requests))
+        connection.sendall(next(waiting))
     now = started
     while now < deadline:
         for fd, _ in poll.poll(1):
-            connection, requests = todo[fd]
+            connection, waiting = todo[fd]
             _check(_answer(connection))
             now = time.perf_counter()
             latencies.append(now - sent[fd])
-            following = next(requests, None)
+            following = next(waiting, None)
             if following is None:
                 deadline = 0.0
                 break
