@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test soak bench check lint types rules dashboards drift secrets clean
+.PHONY: help install demo up test soak bench rules-report screenshots pictures check lint types rules dashboards drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,17 @@ soak: install ## run the long fault and fuzz runs (tens of minutes)
 bench: install ## measure against peers in one run; writes build/bench.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
+	$(BIN)/python -m benchmarks.rules_report $(ARGS)
+
+screenshots: install ## write build/screenshots: every page in every state, phone and desktop, light and dark
+	$(BIN)/python -m tests.support.install
+	$(BIN)/python -m tests.support.screenshots
+
+pictures: install ## make docs/pictures from the running demo
+	$(BIN)/python -m tests.support.install
+	$(BIN)/python -m tests.grafana.pictures
 
 check: lint types drift test ## all that CI runs
 
