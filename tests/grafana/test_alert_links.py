@@ -107,6 +107,7 @@ def test_links_on_alertmanager_s_own_page_are_clickable(
 ) -> None:
     """Soak: Debian's Alertmanager has no page, and the one of the module takes Go and minutes to build."""
     chosen = quote('{alertname="ConfigVersionRegression",predecessor="1"}', safe="")
+    page.goto("about:blank")  # the same address again would leave the page as it is
     page.goto(f"http://{own_page}/#/alerts?filter={chosen}")
     page.get_by_text("Expand all groups").click()
     url = f"{rollback.url}/rollback/{quote(persona, safe='')}?from=2&alert=ConfigVersionRegression"
