@@ -31,7 +31,7 @@ demo: install ## run everything with traffic, break a persona, wait for your cli
 up: install ## run everything, without traffic
 	$(BIN)/driftback up $(ARGS)
 
-test: install ## run every test, with real Prometheus, Alertmanager and Chromium
+test: install ## run every test, with real Prometheus, Alertmanager, PostgreSQL and Chromium
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest $(ARGS)
 

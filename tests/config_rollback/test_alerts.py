@@ -77,7 +77,10 @@ def test_the_same_alert_with_a_new_start_is_another(service: Service) -> None:
 def test_a_resolved_alert_has_an_end(service: Service) -> None:
     send(service, alert())
     send(service, alert(status="resolved", endsAt="2026-03-01T12:05:00Z"))
-    assert rows(service) == [("a1b2c3d4e5f60718", "resolved", "2026-03-01 12:05:00.000000")]
+    ((fingerprint, status, ends_at),) = rows(service)
+    assert (fingerprint, status) == ("a1b2c3d4e5f60718", "resolved")
+    # SQLite gives text, PostgreSQL a moment in the session's time zone, UTC.
+    assert str(ends_at).startswith("2026-03-01 12:05:00")
 
 
 def test_a_late_copy_does_not_bring_a_resolved_alert_back(service: Service) -> None:
