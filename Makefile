@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test soak bench rules-report screenshots pictures check lint types rules dashboards drift secrets clean
+.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,10 @@ test: install ## run every test, with real Prometheus, Alertmanager, PostgreSQL 
 soak: install ## run the long fault and fuzz runs (tens of minutes)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -m soak $(ARGS)
+
+compose-test: install ## run docker-compose.yml on stand-in images (root; Debian's docker.io; part of make soak)
+	$(BIN)/python -m tests.support.install
+	$(BIN)/pytest -m soak tests/deploy/test_compose_stack.py $(ARGS)
 
 bench: install ## measure against peers in one run; writes build/bench.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
