@@ -62,6 +62,8 @@ def drift(messages: Counts, events: Counts, floor: float, start: int = 0) -> Tra
     for i in range(start, minutes):
         n0, k0 = last(n, i, WEEK) - last(n, i, DAY), last(k, i, WEEK) - last(k, i, DAY)
         frozen = i - seen_on <= DAY
+        if i % 5 == 0:  # the newest look finds what the evaluation before this one recorded
+            frozen |= on
         if frozen.any() and i - WEEK >= start:
             since = max(start, i - WEEK - DAY)
             since += -since % 5  # the rule looks every five minutes
