@@ -54,7 +54,7 @@ screenshots: install ## write build/screenshots: every page in every state, phon
 	$(BIN)/python -m tests.support.install
 	$(BIN)/python -m tests.support.screenshots
 
-pictures: install ## make docs/pictures from the running demo
+pictures: install ## make docs/pictures from the running demo (builds Alertmanager's page with Go, once)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/python -m tests.grafana.pictures
 

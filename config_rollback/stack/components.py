@@ -17,10 +17,11 @@ from config_rollback.stack.errors import ComponentMissingError
 
 _APT_TIMEOUT_SECONDS = 300
 
-# Debian's Alertmanager reads its default templates from this folder, which an unpacked package does not have.
-# A path of the same length, relative to the package's usr/, stands in its place (see `working_directory`).
-_TEMPLATES = b"/usr/share/prometheus/alertmanager"
-_TEMPLATES_RELATIVE = b"././/share/prometheus/alertmanager"
+# Debian's Prometheus and Alertmanager read their pages and default templates from this folder, which an
+# unpacked package does not have. A path of the same length, relative to the package's usr/, stands in its
+# place (see `working_directory`).
+_SHARE = b"/usr/share/prometheus"
+_SHARE_RELATIVE = b"././/share/prometheus"
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def ensure(
 
 
 def working_directory(program: Path) -> Path:
-    """Where `program` is to be started: the folder above its bin/, from which an unpacked Alertmanager finds
-    its default templates. Programs of the system do not mind."""
+    """Where `program` is to be started: the folder above its bin/, from which an unpacked program finds its
+    own files. Programs of the system do not mind."""
     return program.parents[1]
 
 
@@ -111,20 +112,21 @@ def _download(packages: list[str], directory: Path) -> None:
         if unpacked.returncode != 0:
             raise ComponentMissingError(_advice(packages, unpacked.stderr.strip()))
         archive.unlink()
-    alertmanager = directory / "usr" / "bin" / "prometheus-alertmanager"
-    if alertmanager.is_file():
-        _relocate(alertmanager)
+    for name in ("prometheus", "prometheus-alertmanager"):
+        program = directory / "usr" / "bin" / name
+        if program.is_file():
+            _relocate(program)
 
 
-def _relocate(alertmanager: Path) -> None:
-    content = alertmanager.read_bytes()
-    patched = content.replace(_TEMPLATES, _TEMPLATES_RELATIVE)
+def _relocate(program: Path) -> None:
+    content = program.read_bytes()
+    patched = content.replace(_SHARE, _SHARE_RELATIVE)
     if patched != content:
         # A new file: one that runs cannot be written to.
-        fresh = alertmanager.with_suffix(".new")
+        fresh = program.with_suffix(".new")
         fresh.write_bytes(patched)
         fresh.chmod(0o755)
-        fresh.replace(alertmanager)
+        fresh.replace(program)
 
 
 def _private_apt_options(directory: Path) -> list[str]:

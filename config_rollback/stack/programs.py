@@ -81,6 +81,7 @@ def core(
                 f"--web.external-url={ports.url('prometheus')}",
             ],
             ready_path="/-/ready",
+            directory=working_directory(binaries["prometheus"]),
         ),
         Program(
             "alertmanager",

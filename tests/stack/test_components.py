@@ -29,31 +29,46 @@ def test_without_apt_the_message_names_what_to_install(
         components.ensure(["prometheus"], tmp_path / "components")
 
 
-def test_packages_are_unpacked_without_root_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has neither program: the real packages, and an Alertmanager that really serves."""
-    monkeypatch.setenv("PATH", _path_without(tmp_path, "alertmanager", "prometheus-alertmanager", "amtool"))
+@pytest.mark.parametrize(
+    ("name", "package", "config", "page"),
+    [
+        pytest.param("prometheus", "prometheus", "global: {}", "/", id="Prometheus shows its page"),
+        pytest.param(
+            "alertmanager",
+            "prometheus-alertmanager",
+            "{route: {receiver: nobody}, receivers: [{name: nobody}]}",
+            "/-/ready",
+            id="Alertmanager is ready",
+        ),
+    ],
+)
+def test_a_package_is_unpacked_without_root_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, config: str, page: str
+) -> None:
+    """As on a machine that has no such program: the real package, and a program that really serves."""
+    monkeypatch.setenv("PATH", _path_without(tmp_path, *components.COMPONENTS[name].executables))
     said: list[str] = []
     folder = tmp_path / "100% odd"
-    found = components.ensure(["alertmanager", "amtool"], folder, said.append)
-    assert said == ["fetching prometheus-alertmanager from the distribution's packages (once)"]
-    assert components.ensure(["alertmanager"], folder, said.append)["alertmanager"] == found["alertmanager"]
+    found = components.ensure([name], folder, said.append)
+    assert said == [f"fetching {package} from the distribution's packages (once)"]
+    assert components.ensure([name], folder, said.append) == found
     assert len(said) == 1, "a second start fetches nothing"
 
-    config = tmp_path / "alertmanager.yml"
-    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-    port = Ports().shifted(free_offset()).alertmanager
+    (tmp_path / "config.yml").write_text(config)
+    port = Ports().shifted(free_offset()).prometheus
+    data = {"prometheus": "--storage.tsdb.path", "alertmanager": "--storage.path"}[name]
     process = subprocess.Popen(
         [
-            found["alertmanager"],
-            f"--config.file={config}",
-            f"--storage.path={tmp_path / 'data'}",
+            found[name],
+            f"--config.file={tmp_path / 'config.yml'}",
+            f"{data}={tmp_path / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",
+            *(["--cluster.listen-address="] if name == "alertmanager" else []),
         ],
-        cwd=components.working_directory(found["alertmanager"]),
+        cwd=components.working_directory(found[name]),
     )
     try:
-        wait_for("ready Alertmanager", 20, lambda: _answers(f"http://127.0.0.1:{port}/-/ready"))
+        wait_for(f"{name}'s {page}", 20, lambda: _answers(f"http://127.0.0.1:{port}{page}"))
     finally:
         process.terminate()
         process.wait(10)
