@@ -99,6 +99,12 @@ def _alerts(version: int) -> list[dict[str, Any]]:
     return found
 
 
+def _targets() -> list[str]:
+    """The health of everything that Prometheus scrapes."""
+    answer = requests.get(f"{PROMETHEUS}/api/v1/targets?state=active", timeout=10).json()
+    return [target["health"] for target in answer["data"]["activeTargets"]]
+
+
 def _serving(version: int) -> bool:
     """Whether every process that follows the persona serves that version."""
     text = requests.get(f"{CONFIG_ROLLBACK}/metrics", timeout=10).text
@@ -110,8 +116,7 @@ def _serving(version: int) -> bool:
 def test_the_whole_loop_runs_in_containers(stack: Engine, ops: dict[str, str]) -> None:
     wait_for("personas of the demo profile", 180, lambda: _active(ops) == 1, pause=1)
     wait_for("followers", 60, lambda: _serving(1), pause=1)
-    targets = requests.get(f"{PROMETHEUS}/api/v1/targets?state=active", timeout=10).json()
-    assert len(targets["data"]["activeTargets"]) == 4
+    wait_for("targets up", 60, lambda: _targets() == ["up"] * 4, pause=1)
     path = "/v1/ops/monitoring/conversation-kpis?window=1h&journey=chat"
 
     def messages() -> float:
