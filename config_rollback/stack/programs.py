@@ -28,14 +28,6 @@ class Program:
     directory: Path | None = None
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Messages per second that the demo sends."""
-
-    chat: float = 5.0
-    guidance: float = 3.0
-
-
 def core(
     layout: Layout, ports: Ports, secret: SecretFiles, binaries: Mapping[str, Path], grafana: bool
 ) -> list[Program]:
@@ -132,9 +124,7 @@ def grafana(layout: Layout, ports: Ports, secret: SecretFiles, binary: Path, ass
     )
 
 
-def examples(
-    layout: Layout, ports: Ports, secret: SecretFiles, assets: Path, traffic: Traffic
-) -> list[Program]:
+def examples(layout: Layout, ports: Ports, secret: SecretFiles, assets: Path) -> list[Program]:
     """The two example services and their customers."""
 
     def service(name: str) -> Program:
@@ -161,8 +151,6 @@ def examples(
             "examples.traffic",
             f"--chat-url={ports.url('chat')}",
             f"--guidance-url={ports.url('guidance')}",
-            f"--chat-rate={traffic.chat}",
-            f"--guidance-rate={traffic.guidance}",
         ],
         {"PYTHONPATH": str(assets)},
     )

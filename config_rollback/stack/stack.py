@@ -56,7 +56,7 @@ class Stack:
         if self._grafana:
             wanted.append(programs.grafana(self.layout, self.ports, secret, self._grafana, assets))
         if self._options.demo:
-            wanted += programs.examples(self.layout, self.ports, secret, assets, programs.Traffic())
+            wanted += programs.examples(self.layout, self.ports, secret, assets)
         self.ports.require_free([program.name for program in wanted if program.ready_path])
         for program in wanted:
             (self.layout.data / program.name).mkdir(exist_ok=True)

@@ -50,7 +50,7 @@ def native(tmp_path: Path) -> dict[str, Program]:
     every = [
         *programs.core(layout, ports, secret, binaries, grafana=True),
         programs.grafana(layout, ports, secret, Path("/usr/bin/grafana"), ROOT),
-        *programs.examples(layout, ports, secret, ROOT, programs.Traffic()),
+        *programs.examples(layout, ports, secret, ROOT),
     ]
     return {program.name: program for program in every}
 

@@ -12,7 +12,7 @@ import requests
 from config_rollback.stack import components
 from config_rollback.stack.ports import LOOPBACK
 from exporter.client import Recorder
-from tests.support.stacks import RunningStack, free_port, stack, wait_for
+from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
 pytestmark = pytest.mark.end_to_end
 
@@ -42,7 +42,7 @@ def victoria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for("VictoriaMetrics", 30, lambda: _answers(url))
+        wait_for("VictoriaMetrics", 30, lambda: answers(f"{url}/health"))
         yield url
     finally:
         process.terminate()
@@ -55,13 +55,6 @@ def running(victoria: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     clock = ("--scrape-interval", "1s", "--evaluation-interval", "2s")
     with stack(state, *clock, "--remote-write", f"{victoria}/api/v1/write") as started:
         yield started
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=2).ok
-    except requests.RequestException:
-        return False
 
 
 def _kpis(url: str) -> Values:

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import requests
 from exporter.client import Recorder, latency_bounds
 from exporter.client.buffer import MAX_LABEL_SETS
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
+from tests.support.stacks import free_port
 
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "concierge", "config_version": "1"}
 
@@ -106,11 +106,6 @@ def test_threads_lose_nothing_even_after_they_ended(exporter: Running, recorder:
     assert exporter.value("conversation_latency_seconds_count") == 18_000
     assert exporter.value("conversation_tokens_total", direction="input") == 18_000
     assert recorder._buffer._threads == []
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_nothing_is_lost_while_the_exporter_is_away(

@@ -1,7 +1,6 @@
 """A real Prometheus with the real rules, scraping metrics that a test sets."""
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from config_rollback.stack.components import ensure
 from exporter import catalogue
 from tests.grafana import history, model
+from tests.support.stacks import free_port
 
 _DEADLINE_SECONDS = 60
 
@@ -186,13 +186,6 @@ def _config(folder: Path, targets: dict[str, str], alertmanager: str, rollback_u
     committed["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
     config.write_text(json.dumps(committed))
     return config
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import yaml
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.stack.components import working_directory
 from tests.grafana import model
-from tests.grafana.live import free_port
+from tests.support.stacks import answers, free_port
 
 SECRET = "a secret of at least thirty-two bytes"
 ALERTMANAGER_TOKEN = "an-alertmanager-token-for-tests"
@@ -104,7 +104,7 @@ def _process(command: list[str], log: Path, ready: str, **options: Any) -> Itera
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
     try:
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        while not _answers(ready):
+        while not answers(ready):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -112,10 +112,3 @@ def _process(command: list[str], log: Path, ready: str, **options: Any) -> Itera
     finally:
         process.terminate()
         process.wait(timeout=_DEADLINE_SECONDS)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).status_code == 200
-    except requests.ConnectionError:
-        return False

@@ -4,12 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import requests
 
 from config_rollback.stack import components
 from config_rollback.stack.errors import ComponentMissingError
 from config_rollback.stack.ports import Ports
-from tests.support.stacks import free_offset, wait_for
+from tests.support.stacks import answers, free_offset, wait_for
 
 
 def test_a_program_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +67,7 @@ def test_a_package_is_unpacked_without_root_and_runs(
         cwd=components.working_directory(found[name]),
     )
     try:
-        wait_for(f"{name}'s {page}", 20, lambda: _answers(f"http://127.0.0.1:{port}{page}"))
+        wait_for(f"{name}'s {page}", 20, lambda: answers(f"http://127.0.0.1:{port}{page}"))
     finally:
         process.terminate()
         process.wait(10)
@@ -84,10 +83,3 @@ def _path_without(tmp_path: Path, *programs: str) -> str:
             if program.name not in programs and not link.is_symlink():
                 link.symlink_to(program)
     return str(shadow)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=2).ok
-    except requests.RequestException:
-        return False

@@ -16,6 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import requests
+
 from config_rollback.stack.errors import PortTakenError
 from config_rollback.stack.ports import LOOPBACK, Ports
 
@@ -60,6 +62,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether something serves 200 at this address now."""
+    try:
+        return requests.get(url, timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
 
 
 class RunningStack:
