@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import requests
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
@@ -42,7 +44,10 @@ StateDirOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-out = Console()
+_WIDE = 240
+"""Columns where nobody looks at a terminal: a pipe or a file gets one line per row."""
+
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
 err = Console(stderr=True)
 
 
@@ -55,6 +60,14 @@ def fail(message: str, exit_code: int) -> NoReturn:
 def print_json(content: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(content, ensure_ascii=False))  # noqa: T201 (the command's output)
+
+
+def table(*columns: str) -> Table:
+    """A table without lines. What is too long for a narrow terminal goes on in the next line, uncut."""
+    made = Table(box=None, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def running_stack(state_dir: Path | None = None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.table import Table
 from rich.text import Text
 
 from config_rollback import diff, persona_config
@@ -91,7 +90,7 @@ def list_personas(
     if json_output:
         connection.print_json(rows)
         return
-    table = Table("persona", "active", "since", "by", "a rollback restores", box=None)
+    table = connection.table("persona", "active", "since", "by", "a rollback restores")
     for row in rows:
         restores = row["rollback_to"]
         table.add_row(
@@ -139,7 +138,7 @@ def history(
     if json_output:
         connection.print_json(rows)
         return
-    table = Table("version", "", "created", "by", "note", box=None)
+    table = connection.table("version", "", "created", "by", "note")
     for row in rows:
         state = "active" if row["active"] else ""
         created = row["created_at"][:19] + "Z"
