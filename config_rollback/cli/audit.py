@@ -42,7 +42,7 @@ def list_rows(
             _plain(row["reason"] or row["alert"]),
             style=None if row["status"] == "succeeded" else "yellow",
         )
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command()

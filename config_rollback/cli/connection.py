@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,6 +22,9 @@ from config_rollback.auth.tokens import mint_access_token
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+_WIDE = 240
+"""Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
 
 TIMEOUT_SECONDS = (3, 30)
 TOKEN_SECONDS = 300
@@ -44,10 +46,7 @@ StateDirOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-_WIDE = 240
-"""Columns where nobody looks at a terminal: a pipe or a file gets one line per row."""
-
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
+out = Console()
 err = Console(stderr=True)
 
 
@@ -68,6 +67,11 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def print_table(made: Table) -> None:
+    """The table on standard output."""
+    Console(width=None if out.is_terminal or "COLUMNS" in os.environ else _WIDE).print(made)
 
 
 def running_stack(state_dir: Path | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def kpis(
     for name, kpi in data["kpis"].items():
         value, before = _value(name, kpi["value"]), _value(name, kpi["previous"])
         table.add_row(name, value, _interval(name, kpi), before, _counts(kpi), kpi["data_status"])
-    connection.out.print(table)
+    connection.print_table(table)
     if data["coverage"] is not None:
         connection.out.print(f"{data['coverage']:.1%} of the window was scraped.")
 

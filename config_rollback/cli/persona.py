@@ -100,7 +100,7 @@ def list_personas(
             Text(row["activated_by"]),
             "-" if restores is None else str(restores),
         )
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command()
@@ -143,7 +143,7 @@ def history(
         state = "active" if row["active"] else ""
         created = row["created_at"][:19] + "Z"
         table.add_row(str(row["version"]), state, created, Text(row["created_by"]), Text(row["note"]))
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command("diff")
