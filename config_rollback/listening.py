@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import structlog
+from psycopg.rows import TupleRow
 from sqlalchemy import Engine
 
 from config_rollback.database import ACTIVATIONS_CHANNEL
@@ -49,10 +51,19 @@ class Listener:
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load)
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
-        async with connection:
+        async with await self._connect() as connection:
             await connection.execute(f"LISTEN {ACTIVATIONS_CHANNEL}".encode())
             self.listening = True
             self._heard()  # what was activated while nobody listened
             async for _ in connection.notifies():
                 self._heard()
+
+    async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
+        connecting = asyncio.create_task(psycopg.AsyncConnection.connect(**self._parameters, autocommit=True))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # psycopg would leave a half-made connection open.
+            with contextlib.suppress(psycopg.Error):
+                await (await connecting).close()
+            raise
