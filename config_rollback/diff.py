@@ -1,8 +1,9 @@
-"""What differs between two configurations, in a form that people can read."""
+"""What differs between two configurations, of whatever shape, in a form that people can read."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +15,21 @@ Kind = Literal["same", "removed", "added"]
 MAX_MATCHES = 100_000
 """Texts with more pairs of equal words than this are shown as replaced: comparing them takes cubic time."""
 
-_ABSENT = object()
-
 
 @dataclass(frozen=True)
 class Change:
-    """A field that differs; None on a side where the field does not exist."""
+    """A field that differs, a nested one by its path; None on a side where it is absent, or null."""
 
     field: str
     before: Any
     after: Any
+    kind: Literal["changed", "removed", "added"] = "changed"
+
+    @property
+    def sides(self) -> list[tuple[Kind, Any]]:
+        """The values there are, of before and after."""
+        both: list[tuple[Kind, Any]] = [("removed", self.before), ("added", self.after)]
+        return [side for side in both if self.kind in ("changed", side[0])]
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,47 @@ class Piece:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """The fields that differ, in the order of `before`, then those that are new."""
-    fields = [*before, *(field for field in after if field not in before)]
-    return [
-        Change(field, before.get(field), after.get(field))
-        for field in fields
-        if before.get(field, _ABSENT) != after.get(field, _ABSENT)
-    ]
+    return list(_changes(before, after, ""))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> Iterable[Change]:
+    for field in [*before, *(field for field in after if field not in before)]:
+        left, right, name = before.get(field), after.get(field), f"{path}{field}"
+        if field not in after:
+            yield Change(name, left, None, "removed")
+        elif field not in before:
+            yield Change(name, None, right, "added")
+        elif _same(left, right):
+            continue
+        elif isinstance(left, dict) and isinstance(right, dict):
+            yield from _changes(left, right, f"{name}.")
+        elif isinstance(left, list) and isinstance(right, list) and _are_records(left, right):
+            yield from _changes(_numbered(left), _numbered(right), f"{name}.")
+        else:
+            yield Change(name, left, right)
+
+
+def _same(left: Any, right: Any) -> bool:
+    """As JSON: 1 and 1.0 are one number, but neither is true."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[name], right[name]) for name in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+def _are_records(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether lists read best entry by entry, such as the messages of a prompt."""
+    return len(left) == len(right) and all(isinstance(entry, dict) for entry in (*left, *right))
+
+
+def _numbered(entries: Sequence[Any]) -> dict[str, Any]:
+    return {str(number): entry for number, entry in enumerate(entries)}
+
+
+def spelled(value: Any) -> str:
+    """A text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def words(before: str, after: str) -> list[Piece]:
@@ -61,9 +102,15 @@ def words(before: str, after: str) -> list[Piece]:
 
 
 def items(before: Sequence[Any], after: Sequence[Any]) -> list[Piece]:
-    """The entries of a list in the order of `before`, each with what becomes of it; then the new ones."""
-    pieces = [Piece("same" if item in after else "removed", str(item)) for item in before]
-    return pieces + [Piece("added", str(item)) for item in after if item not in before]
+    """The entries of a list in the order of `before`, each with what becomes of it; then the new ones.
+
+    Where only order or number differ, both lists as a whole.
+    """
+    old, new = [spelled(item) for item in before], [spelled(item) for item in after]
+    if set(old) == set(new):
+        return [Piece("removed", ", ".join(old)), Piece("added", ", ".join(new))]
+    pieces = [Piece("same" if item in new else "removed", item) for item in old]
+    return pieces + [Piece("added", item) for item in new if item not in old]
 
 
 def _tokens(text: str) -> list[str]:

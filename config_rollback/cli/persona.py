@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
@@ -272,8 +271,7 @@ def _rendered(change: diff.Change) -> Text:
         pieces = diff.items(change.before, change.after)
         separator = ", "
     else:
-        pairs: list[tuple[diff.Kind, Any]] = [("removed", change.before), ("added", change.after)]
-        pieces = [diff.Piece(kind, _spelled(value)) for kind, value in pairs if value is not None]
+        pieces = [diff.Piece(kind, diff.spelled(value)) for kind, value in change.sides]
         separator = " -> "
     return Text(separator).join(_marked(piece) for piece in pieces)
 
@@ -281,7 +279,3 @@ def _rendered(change: diff.Change) -> Text:
 def _marked(piece: diff.Piece) -> Text:
     before, after, style = _MARKS[piece.kind]
     return Text(f"{before}{piece.text}{after}", style=style)
-
-
-def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -189,10 +189,7 @@ def _field(change: diff.Change) -> Field:
         return Field(change.field, True, shortened(diff.words(change.before, change.after)))
     if isinstance(change.before, list) and isinstance(change.after, list):
         return Field(change.field, False, diff.items(change.before, change.after))
-    sides: list[tuple[diff.Kind, object]] = [("removed", change.before), ("added", change.after)]
-    return Field(
-        change.field, False, [diff.Piece(kind, str(value)) for kind, value in sides if value is not None]
-    )
+    return Field(change.field, False, [diff.Piece(kind, diff.spelled(value)) for kind, value in change.sides])
 
 
 def _is_prose(change: diff.Change) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -64,7 +66,71 @@ def test_items_say_what_becomes_of_each() -> None:
 def test_only_fields_that_differ_are_named() -> None:
     before = {"a": 1, "b": 2, "gone": None}
     after = {"a": 1, "b": 3, "new": [1]}
-    assert changes(before, after) == [Change("b", 2, 3), Change("gone", None, None), Change("new", None, [1])]
+    assert changes(before, after) == [
+        Change("b", 2, 3),
+        Change("gone", None, None, "removed"),
+        Change("new", None, [1], "added"),
+    ]
+
+
+def test_nested_fields_are_named_by_their_path() -> None:
+    before = {"limits": {"daily": 5, "hourly": {"a": 1}}, "tools": {"x": 1}, "same": {"a": [1, {"b": 2}]}}
+    after = {
+        "limits": {"daily": 5, "hourly": {"a": 2}, "new": None},
+        "tools": 3,
+        "same": {"a": [1, {"b": 2}]},
+    }
+    assert changes(before, after) == [
+        Change("limits.hourly.a", 1, 2),
+        Change("limits.new", None, None, "added"),
+        Change("tools", {"x": 1}, 3),
+    ]
+
+
+def test_the_entries_of_a_prompt_are_compared_one_by_one() -> None:
+    before = {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}]}
+    after = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]}
+    assert changes(before, after) == [Change("messages.0.content", "Be kind.", "Be brief.")]
+
+
+def test_true_is_not_1_but_1_is_1_0() -> None:
+    assert changes({"a": True, "b": 1, "c": [0]}, {"a": 1, "b": 1.0, "c": [False]}) == [
+        Change("a", True, 1),
+        Change("c", [0], [False]),
+    ]
+
+
+def test_a_list_in_another_order_is_shown_whole() -> None:
+    assert items(["a", "b"], ["b", "a"]) == [removed("a, b"), added("b, a")]
+    assert items([1, {"x": None}], [{"x": None}]) == [removed("1"), same('{"x": null}')]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, "", "a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+CONFIG = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
+
+
+@given(before=CONFIG, after=CONFIG)
+def test_whatever_differs_is_told_and_nothing_else(before: dict[str, Any], after: dict[str, Any]) -> None:
+    found = changes(before, after)
+    as_json = [json.dumps(_floats(side), sort_keys=True) for side in (before, after)]
+    assert bool(found) == (as_json[0] != as_json[1])
+    for change in found:
+        assert change.kind != "changed" or change.sides[0][1] is not change.sides[1][1]
+    mirrored = {(c.field, str(c.after), str(c.before)) for c in changes(after, before)}
+    assert mirrored == {(c.field, str(c.before), str(c.after)) for c in found}
+
+
+def _floats(value: Any) -> Any:
+    """Numbers in one spelling."""
+    if isinstance(value, dict):
+        return {name: _floats(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def test_long_unchanged_text_is_cut_to_what_surrounds_a_change() -> None:
