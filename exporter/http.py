@@ -99,7 +99,8 @@ def authenticate(head: Head, tokens: Sequence[bytes]) -> None:
     if scheme.lower() != b"bearer" or not candidate:
         raise UnauthenticatedError("Send an ingest token as 'Authorization: Bearer TOKEN'")
     # Every token is compared, so that the time taken does not tell which one came close.
-    if not any([hmac.compare_digest(candidate, token) for token in tokens]):
+    matches = [hmac.compare_digest(candidate, token) for token in tokens]
+    if not any(matches):
         raise TokenInvalidError("The token is none of the ingest tokens")
 
 
