@@ -154,10 +154,10 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Drifting personas",
-        "What is known against each serving version, the strongest evidence first. Evidence of 6 means "
-        "400:1 that the rate has tripled against the persona's own past and raises an alert, 3 ends it; z "
-        "above 3.5 means worse than the predecessor. The persona opens its versions side by side, the "
-        "version its rollback page.",
+        "What is known against each serving version, the strongest evidence first. Evidence of 6.4 means "
+        "600:1 that the rate has tripled against the persona's own past and raises an alert, below 3.5 it "
+        "ends; z above 3.3 means worse than the predecessor. The persona opens its versions side by side, "
+        "the version its rollback page.",
         exprs=[
             queries.evidence(20),
             queries.evidence_since(),
@@ -171,12 +171,16 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
             Column("journey", "Journey"),
             Column("kpi", "KPI"),
             Column(
-                "Value #A", "Evidence", decimals=1, no_value="no past yet", steps=((3, "orange"), (6, "red"))
+                "Value #A",
+                "Evidence",
+                decimals=1,
+                no_value="no past yet",
+                steps=((3.5, "orange"), (6.4, "red")),
             ),
             Column("Value #B", "Since", unit="dateTimeFromNow", no_value="-"),
             Column("Value #C", "Events, last hour", unit="short", decimals=0, no_value="-"),
             Column("Value #D", "Expected", unit="short", decimals=1, no_value="-"),
-            Column("Value #E", "z against predecessor", decimals=1, no_value="-", steps=((3.5, "red"),)),
+            Column("Value #E", "z against predecessor", decimals=1, no_value="-", steps=((3.3, "red"),)),
             Column("predecessor", "Predecessor", no_value="-"),
         ],
         sort_by="Evidence",
