@@ -58,7 +58,7 @@ def _click_to_converged() -> Iterator[Row]:
             pipe.send(None)
         operator.close()
     name = f"click to restored config at {CLIENTS} connected clients"
-    note = f"{CLICKS} rollbacks; config_rollback.client in {FOLLOWERS} processes, up to its callback (before its file)."
+    note = f"{CLICKS} rollbacks; config_rollback.client in {FOLLOWERS} processes, up to its callback."
     yield absolute(f"{name}, p99", percentile(received, 0.99), "ms", "<=", 1000, note)
     yield absolute(
         f"click until the service counts all {CLIENTS} on it, p99",
