@@ -13,6 +13,8 @@ from config_rollback import exports
 from config_rollback.audit import ACTIONS, STATUSES, Verification
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
+from config_rollback.cli.db import opened
+from config_rollback.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
 
@@ -90,13 +92,18 @@ def verify(
     file: Annotated[
         Path | None, typer.Option(help="Check this export instead, without the service.", dir_okay=False)
     ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Check this database instead, with the right to read it.")
+    ] = None,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Walk the whole hash chain; exit code 1 names the first row that breaks it."""
-    if file is None:
+    if database_url is not None:
+        result = asdict(_verify_database(database_url, head))
+    elif file is None:
         result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
     else:
         result = asdict(_verify_file(file, head))
@@ -112,6 +119,15 @@ def verify(
         )
     if not result["valid"]:
         raise typer.Exit(connection.REFUSED)
+
+
+def _verify_database(database_url: str, head: str | None) -> Verification:
+    try:
+        known = exports.parse_head(head) if head else None
+    except ValueError as error:
+        connection.fail(str(error), connection.USAGE)
+    with opened(database_url) as engine, Store(engine).read() as transaction:
+        return transaction.verify_audit(known)
 
 
 def _verify_file(file: Path, head: str | None) -> Verification:
