@@ -75,7 +75,7 @@ def run(service: Service, folder: Path, examples: int, phases: str) -> str:
         str(Path(sys.executable).parent / "schemathesis"), "run", str(schema), "--url", service.url,
         "--header", f"Authorization: Bearer {token}", "--checks", CHECKS, "--phases", phases,
         "--max-examples", str(examples), "--no-color", "--generation-database", "none",
-        "--continue-on-failure",
+        "--continue-on-failure", "--request-timeout", "60",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False, cwd=folder)
     assert done.returncode == 0, _cut(done.stdout)
