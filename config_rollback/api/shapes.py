@@ -35,11 +35,12 @@ class VersionWithConfig(Version):
 
 
 class Change(TypedDict):
-    """A field that differs; null where a side lacks it."""
+    """A field that differs, by its path; null where a side lacks it, which `kind` tells from a null."""
 
     field: str
     before: Any
     after: Any
+    kind: Literal["changed", "removed", "added"]
 
 
 Diff = TypedDict("Diff", {"persona": str, "from": int, "to": int, "changes": list[Change]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
@@ -265,24 +264,11 @@ def _print_changes(changes: list[diff.Change]) -> None:
 
 
 def _rendered(change: diff.Change) -> Text:
-    pieces: list[diff.Piece]
-    if isinstance(change.before, str) and isinstance(change.after, str):
-        pieces = diff.words(change.before, change.after)
-        separator = ""
-    elif isinstance(change.before, list) and isinstance(change.after, list):
-        pieces = diff.items(change.before, change.after)
-        separator = ", "
-    else:
-        pairs: list[tuple[diff.Kind, Any]] = [("removed", change.before), ("added", change.after)]
-        pieces = [diff.Piece(kind, _spelled(value)) for kind, value in pairs if value is not None]
-        separator = " -> "
-    return Text(separator).join(_marked(piece) for piece in pieces)
+    lists = isinstance(change.before, list) and isinstance(change.after, list)
+    separator = "" if change.prose else ", " if lists else " -> "
+    return Text(separator).join(_marked(piece) for piece in change.pieces)
 
 
 def _marked(piece: diff.Piece) -> Text:
     before, after, style = _MARKS[piece.kind]
     return Text(f"{before}{piece.text}{after}", style=style)
-
-
-def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -19,7 +19,7 @@ from config_rollback.services import services
 
 PAGE = 50
 FILTERS = ("persona", "actor", "action", "status")
-CHOICES = {"action": ("publish", "rollback", "read"), "status": ("succeeded", "failed")}
+CHOICES = {"action": ("publish", "rollback", "accept_baseline", "read"), "status": ("succeeded", "failed")}
 
 
 async def show(request: Request) -> Response:

@@ -76,7 +76,14 @@ def test_a_diff_names_the_fields_that_differ(service: Service) -> None:
         "persona": "concierge",
         "from": 1,
         "to": 2,
-        "changes": [{"field": "allowed_topics", "before": ["orders", "returns"], "after": ["orders"]}],
+        "changes": [
+            {
+                "field": "allowed_topics",
+                "before": ["orders", "returns"],
+                "after": ["orders"],
+                "kind": "changed",
+            }
+        ],
     }
 
 
