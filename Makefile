@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+# Test files side by side: most of their time goes into waiting for real processes.
+WORKERS ?= 2
 
 .PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards drift secrets clean
 
@@ -33,7 +35,7 @@ up: install ## run everything, without traffic
 
 test: install ## run every test, with real Prometheus, Alertmanager, PostgreSQL and Chromium
 	$(BIN)/python -m tests.support.install
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: install ## run the long fault and fuzz runs (tens of minutes)
 	$(BIN)/python -m tests.support.install

@@ -54,11 +54,11 @@ def main() -> int:
     """Exit code 2 for unusable settings, 3 where the server could not start."""
     try:
         settings = load()
+        logs.configure()
+        server = create_server(settings)
     except SettingsError as error:
         sys.stderr.write(f"config_rollback: {error.message}\n")
         return 2
-    logs.configure()
-    server = create_server(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn handles the signal, stops, and then raises it once more for whoever was there before.
         signal.signal(number, lambda *_: None)

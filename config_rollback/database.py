@@ -15,6 +15,9 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _WRITER_LOCK = 0x64726966746261
 """Key of PostgreSQL's advisory lock that writers take, per database ("driftba" in ASCII)."""
 
+ACTIVATIONS_CHANNEL = "driftback_activations"
+"""PostgreSQL's channel on which an activation is told, with its commit, to the other replicas."""
+
 _POOL = {"pool_size": 20, "max_overflow": 20}
 """As many as the threads that may ask for a connection at once (40, anyio's default)."""
 

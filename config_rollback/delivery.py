@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,21 +16,30 @@ import structlog
 
 from config_rollback.clock import Clock, isoformat
 from config_rollback.errors import StorageBusyError, StorageUnavailableError
+from config_rollback.listening import Listener
 from config_rollback.store import Store
 
 WATCH_SECONDS = 0.5
-"""How often to look for activations made elsewhere: by another replica, or by a restored backup."""
+"""How often to look for activations made elsewhere, by another process or in a restored backup."""
+RELY_SECONDS = 5.0
+"""How often to look while PostgreSQL tells them."""
 SEEN_WITHIN = timedelta(seconds=60)
 """A process that reported within this time counts as serving."""
 MAX_CLIENTS = 10_000
 """Bound of the table of serving processes; past it the one unheard of for longest makes room."""
+
+_ETAG = re.compile(r'"[0-9]{1,9}-([0-9]{1,9})-[0-9a-f]{8}"')
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ActiveConfig:
-    """What a persona serves. `etag` names the activation: every publication and rollback has a new one."""
+    """What a persona serves.
+
+    `etag` names the activation, so every publication and rollback has a new one, and the content, for after a
+    restored backup numbers are given a second time.
+    """
 
     persona: str
     version: int
@@ -46,10 +56,13 @@ class Delivery:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._active: Mapping[str, ActiveConfig] = {}
-        self._newest_activation = 0
+        self._newest_activation: tuple[int, str] | None = None
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._refreshing = asyncio.Lock()
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._look = asyncio.Event()
+        is_postgresql = store.engine.name == "postgresql"
+        self._listener = Listener(store.engine, self._look.set) if is_postgresql else None
 
     @property
     def active(self) -> Mapping[str, ActiveConfig]:
@@ -73,23 +86,40 @@ class Delivery:
             if before.get(persona) != config:
                 self._wake(persona)
 
+    async def catch_up(self, etag: str | None) -> None:
+        """Refreshes where a client's tag names an activation that is not known here yet.
+
+        Another replica gave it the tag; answering from memory would take the client back to an older version.
+        """
+        found = _ETAG.fullmatch(etag or "")
+        newest = self._newest_activation
+        if found and newest is not None and int(found[1]) > newest[0]:
+            await self.refresh()
+
     async def watch(self) -> None:
         """Refreshes until `close`; a database that fails is asked again.
 
         Not to be cancelled: a query in its thread would outlive the pool that its connection belongs to.
         """
-        while not self._closing.is_set():
+        listening = asyncio.create_task(self._listener.run()) if self._listener else None
+        while not self._closing:
+            told = self._listener is not None and self._listener.listening
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), WATCH_SECONDS)
+                await asyncio.wait_for(self._look.wait(), RELY_SECONDS if told else WATCH_SECONDS)
+            self._look.clear()
             try:
                 await self.refresh()
             except (StorageBusyError, StorageUnavailableError) as error:
                 log.warning("delivery_refresh_failed", error=error.message)
+        if listening is not None:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
 
     async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
         """The configuration as soon as its tag differs from `etag`; None where that takes too long."""
         config = self._active.get(persona)
-        if (config is not None and config.etag != etag) or seconds <= 0 or self._closing.is_set():
+        if (config is not None and config.etag != etag) or seconds <= 0 or self._closing:
             return None if config is not None and config.etag == etag else config
         event = asyncio.Event()
         self._waiting.setdefault(persona, set()).add(event)
@@ -106,7 +136,8 @@ class Delivery:
 
     def close(self) -> None:
         """Lets every long poll answer at once, so that a stop needs not wait for them."""
-        self._closing.set()
+        self._closing = True
+        self._look.set()
         for persona in list(self._waiting):
             self._wake(persona)
 
@@ -114,9 +145,11 @@ class Delivery:
         for event in self._waiting.get(persona, ()):
             event.set()
 
-    def _load(self, known: int) -> tuple[int, dict[str, ActiveConfig]] | None:
+    def _load(
+        self, known: tuple[int, str] | None
+    ) -> tuple[tuple[int, str] | None, dict[str, ActiveConfig]] | None:
         with self._store.read() as transaction:
-            newest = transaction.newest_activation_id()
+            newest = transaction.newest_activation()
             if newest == known:
                 return None
             return newest, {
@@ -127,7 +160,7 @@ class Delivery:
                     config_json=version.config_json,
                     activated_at=isoformat(activation.activated_at),
                     activated_by=activation.activated_by,
-                    etag=f'"{version.number}-{activation.activation_id}"',
+                    etag=f'"{version.number}-{activation.activation_id}-{version.content_hash[:8]}"',
                 )
                 for activation, version in transaction.all_active()
             }

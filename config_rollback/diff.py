@@ -1,8 +1,4 @@
-"""What differs between two configurations, in a form that people can read.
-
-Configurations are JSON of any shape. Nothing that changes their hash goes unseen: not the order of a list,
-not a type (`1` and `"1"`, `true` and `1`), not a null that came or went.
-"""
+"""What differs between two configurations, of whatever shape, in a form that people can read."""
 
 from __future__ import annotations
 
@@ -16,19 +12,15 @@ from typing import Any, Literal
 
 Kind = Literal["same", "removed", "added"]
 
-MAX_MATCHES = 100_000
-"""Texts with more pairs of equal words than this are shown as replaced: comparing them takes cubic time."""
-MAX_DEPTH = 8
-"""Objects nested deeper are compared as a whole."""
 MAX_VALUE_LENGTH = 60
 """A text that is longer, or has lines, reads better word by word than as a value that replaces another."""
-
-_ABSENT = object()
+MAX_MATCHES = 100_000
+"""Texts with more pairs of equal words than this are shown as replaced: comparing them takes cubic time."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A field that differs, by its path (`limits.tokens`, `examples[0].text`); None where a side lacks it."""
+    """A field that differs, a nested one by its path; None on a side where it is absent, or null."""
 
     field: str
     before: Any
@@ -36,8 +28,14 @@ class Change:
     kind: Literal["changed", "removed", "added"] = "changed"
 
     @property
+    def sides(self) -> list[tuple[Kind, Any]]:
+        """The values there are, of before and after."""
+        both: list[tuple[Kind, Any]] = [("removed", self.before), ("added", self.after)]
+        return [side for side in both if self.kind in ("changed", side[0])]
+
+    @property
     def prose(self) -> bool:
-        """Whether `pieces` are text to be read on, rather than values beside each other."""
+        """Whether `pieces` are a text to be read on, rather than values beside each other."""
         texts = [side for side in (self.before, self.after) if isinstance(side, str)]
         return len(texts) == 2 and any(len(text) > MAX_VALUE_LENGTH or "\n" in text for text in texts)
 
@@ -48,9 +46,7 @@ class Change:
             return words(self.before, self.after)
         if isinstance(self.before, list) and isinstance(self.after, list):
             return items(self.before, self.after)
-        left = [] if self.kind == "added" else [Piece("removed", spelled(self.before))]
-        right = [] if self.kind == "removed" else [Piece("added", spelled(self.after))]
-        return left + right
+        return [Piece(kind, spelled(value)) for kind, value in self.sides]
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,60 @@ class Piece:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The fields that differ, in the order of `before`, then those that are new; objects are gone into."""
-    return list(_changes("", before, after, MAX_DEPTH))
+    """The fields that differ, in the order of `before`, then those that are new."""
+    return list(_changes(before, after, ""))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> Iterable[Change]:
+    for field in [*before, *(field for field in after if field not in before)]:
+        left, right, name = before.get(field), after.get(field), f"{path}{field}"
+        if field not in after:
+            yield Change(name, left, None, "removed")
+        elif field not in before:
+            yield Change(name, None, right, "added")
+        elif _same(left, right):
+            continue
+        elif isinstance(left, dict) and isinstance(right, dict):
+            yield from _changes(left, right, f"{name}.")
+        elif isinstance(left, list) and isinstance(right, list) and _are_records(left, right):
+            yield from _changes(_numbered(left), _numbered(right), f"{name}.")
+        else:
+            yield Change(name, left, right)
+
+
+def _same(left: Any, right: Any) -> bool:
+    """As JSON: 1 and 1.0 are one number, but neither is true."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[name], right[name]) for name in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+def _are_records(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether lists read best entry by entry, such as the messages of a prompt."""
+    return len(left) == len(right) and all(isinstance(entry, dict) for entry in (*left, *right))
+
+
+def _numbered(entries: Sequence[Any]) -> dict[str, Any]:
+    return {str(number): entry for number, entry in enumerate(entries)}
+
+
+def spelled(value: Any) -> str:
+    """JSON, but a text without its quotes where it cannot be taken for something else."""
+    if isinstance(value, str) and value == value.strip() and not _reads_as_json(value):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _reads_as_json(text: str) -> bool:
+    if not text or text[0] in '"[{':
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def words(before: str, after: str) -> list[Piece]:
@@ -83,68 +131,16 @@ def words(before: str, after: str) -> list[Piece]:
 
 
 def items(before: Sequence[Any], after: Sequence[Any]) -> list[Piece]:
-    """The entries of a list: without the added ones they are `before`, without the removed ones `after`."""
-    pieces: list[Piece] = []
-    for left, right, same in _aligned([spelled(item) for item in before], [spelled(item) for item in after]):
-        if same:
-            pieces += [Piece("same", item) for item in left]
-        else:
-            pieces += [Piece("removed", item) for item in left] + [Piece("added", item) for item in right]
-    return pieces
+    """The entries of a list in the order of `before`, each with what becomes of it; then the new ones.
 
-
-def spelled(value: Any) -> str:
-    """JSON, but a text without its quotes, unless it could be taken for something else."""
-    if isinstance(value, str) and value == value.strip() and not _reads_as_json(value):
-        return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _changes(path: str, before: Any, after: Any, depth: int) -> Iterable[Change]:
-    for field, left, right in _fields(path, before, after):
-        if left is _ABSENT:
-            yield Change(field, None, right, "added")
-        elif right is _ABSENT:
-            yield Change(field, left, None, "removed")
-        elif _canonical(left) == _canonical(right):
-            continue
-        elif depth > 1 and _alike(left, right):
-            yield from _changes(field, left, right, depth - 1)
-        else:
-            yield Change(field, left, right)
-
-
-def _fields(path: str, before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(before, list):
-        for index, (left, right) in enumerate(zip(before, after, strict=True)):
-            yield f"{path}[{index}]", left, right
-        return
-    for name in [*before, *(name for name in after if name not in before)]:
-        yield f"{path}.{name}" if path else name, before.get(name, _ABSENT), after.get(name, _ABSENT)
-
-
-def _alike(left: Any, right: Any) -> bool:
-    """Whether two values are compared part by part: objects with content, lists of as many such objects."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return bool(left and right)
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        return all(isinstance(item, dict) and item for item in [*left, *right])
-    return False
-
-
-def _canonical(value: Any) -> str:
-    """Python calls `True`, `1` and `1.0` equal; JSON and the hash of a configuration do not."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _reads_as_json(text: str) -> bool:
-    if not text or text[0] in '"[{':
-        return True
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+    Where entries that both have come in another order or number, both lists as a whole.
+    """
+    old, new = [spelled(item) for item in before], [spelled(item) for item in after]
+    known, kept = set(old), set(new)
+    if [item for item in old if item in kept] != [item for item in new if item in known] or known == kept:
+        return [Piece("removed", ", ".join(old)), Piece("added", ", ".join(new))]
+    pieces = [Piece("same" if item in kept else "removed", item) for item in old]
+    return pieces + [Piece("added", item) for item in new if item not in known]
 
 
 def _tokens(text: str) -> list[str]:

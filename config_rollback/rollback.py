@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from config_rollback.errors import (
 )
 from config_rollback.models import Activation, Version
 from config_rollback.store import Transaction
+
+ValidateConfig = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Returns the configuration to keep; raises `InvalidRequestError` naming the fields that are wrong."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,11 @@ class Accepted:
 class Changes:
     """Publishes, rolls back, and accepts what is."""
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(
+        self, attempts: Attempts, validate_config: ValidateConfig = persona_config.validate_config
+    ) -> None:
         self._attempts = attempts
+        self._validate_config = validate_config
 
     def publish(self, wish: Publication, call: Call) -> Published:
         """Adds a version and activates it.
@@ -96,7 +103,7 @@ class Changes:
         Raises `InvalidRequestError`, `ConfigChangedError`, and what `Attempts.perform` raises.
         """
         persona_config.validate_persona(wish.persona)
-        config_json = persona_config.canonical_json(persona_config.validate_config(wish.config))
+        config_json = persona_config.canonical_json(self._validate_config(wish.config))
         attempt = self._attempts.begin(call, "publish", wish.persona)
         attempt = replace(attempt, from_version=wish.expected_version or None, reason=wish.note or None)
 

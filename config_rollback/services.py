@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from config_rollback import database
+from config_rollback import database, persona_config
 from config_rollback.attempts import Attempts
 from config_rollback.auth import oidc
 from config_rollback.auth.issuers import AccessTokens
@@ -14,6 +14,7 @@ from config_rollback.auth.oidc import OidcLogins
 from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
+from config_rollback.config_schema import ConfigSchema
 from config_rollback.delivery import Clients, Delivery
 from config_rollback.kpis import Kpis
 from config_rollback.metrics import Metrics
@@ -44,18 +45,20 @@ class Services:
 
 
 def build(settings: Settings, clock: Clock) -> Services:
-    """Wires the objects; opens no connection yet."""
+    """Wires the objects; opens no connection yet. Raises `SettingsError` for a file that is no schema."""
     store = Store(database.connect(settings.database_url.get_secret_value()))
     verifier = TokenVerifier(settings.jwt_secret.get_secret_value(), clock)
     delivery, clients = Delivery(store), Clients(clock)
     metrics = Metrics(store, delivery, clients, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
+    schema = settings.config_schema_file
+    validate_config = ConfigSchema(schema).validate if schema else persona_config.validate_config
     return Services(
         settings=settings,
         clock=clock,
         store=store,
         attempts=attempts,
-        changes=Changes(attempts),
+        changes=Changes(attempts, validate_config),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, clock),
         oidc=oidc.from_settings(settings, clock),

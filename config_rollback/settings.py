@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     alertmanager_tokens: TokenList = ()
     """Bearer tokens of Alertmanager's webhook."""
     alertmanager_tokens_file: Path | None = None
+    config_schema_file: Path | None = None
+    """JSON Schema that configurations are checked against, instead of the default shape."""
     prometheus_url: str | None = None
     external_url: str = "http://127.0.0.1:9811"
     """Where browsers reach this service: decides cookie flags and the origin that forms must come from."""

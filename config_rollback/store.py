@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
 
 from config_rollback import audit
+from config_rollback.database import ACTIVATIONS_CHANNEL
 from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
 from config_rollback.models import (
     Activation,
@@ -113,9 +114,16 @@ class Transaction:
         pairs = [(activation, version) for activation, version in rows]
         return sorted(pairs, key=lambda pair: pair[0].persona)
 
-    def newest_activation_id(self) -> int:
-        """0 where nothing was ever activated."""
-        return self._session.scalar(select(func.max(Activation.activation_id))) or 0
+    def newest_activation(self) -> tuple[int, str] | None:
+        """Its id and the hash of its audit row, which differs where a restored backup gave the id again."""
+        query = (
+            select(Activation.activation_id, AuditRow.hash)
+            .join(AuditRow, AuditRow.audit_id == Activation.audit_id)
+            .order_by(Activation.activation_id.desc())
+            .limit(1)
+        )
+        row = self._session.execute(query).one_or_none()
+        return None if row is None else (row[0], row[1])
 
     def version(self, persona: str, number: int) -> Version | None:
         """One immutable version."""
@@ -179,9 +187,11 @@ class Transaction:
         return self._session.scalar(query) or 0
 
     def add_activation(self, activation: Activation) -> None:
-        """Appends to the log and gives the activation its id."""
+        """Appends to the log and gives the activation its id; other replicas hear of it with the commit."""
         self._session.add(activation)
         self._session.flush()
+        if self._session.get_bind().dialect.name == "postgresql":
+            self._session.execute(select(func.pg_notify(ACTIVATIONS_CHANNEL, "")))
 
     # Audit
 

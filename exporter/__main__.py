@@ -1,5 +1,9 @@
-"""`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT."""
+"""`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT.
 
+SIGHUP reads the label policy anew.
+"""
+
+import asyncio
 import logging
 import signal
 import socket
@@ -10,7 +14,7 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from exporter.app import create_app
+from exporter.app import Application, create_app
 from exporter.errors import SettingsError, StartError
 from exporter.protocol import StrictHttpProtocol
 from exporter.settings import Settings, load_settings
@@ -22,8 +26,13 @@ _log = structlog.get_logger("exporter")
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+        super().__init__(config)
+        self._application = application
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._application.reload_policy)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             _log.info("exporter_listening", host=host, port=port)
@@ -32,6 +41,7 @@ class _Server(uvicorn.Server):
 def main() -> int:
     """Run the exporter. Returns 0 after a signal, 1 when it cannot start."""
     _configure_logs()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -51,7 +61,8 @@ def main() -> int:
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        ),
+        app,
     )
     # uvicorn raises the signal again after a graceful stop: then these handlers end the process.
     for number in (signal.SIGTERM, signal.SIGINT):

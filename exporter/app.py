@@ -52,8 +52,28 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _log = structlog.get_logger("exporter.app")
 
 
-def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[[], float]) -> ASGIApp:
-    """The application, its state recovered from the state folder, which it holds until its lifespan ends.
+class Application:
+    """The exporter as an ASGI application. It holds the state folder until its lifespan ends."""
+
+    def __init__(self, routes: ASGIApp, push: ASGIApp, service: Service) -> None:
+        self._routes = routes
+        self._push = push
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http" and scope["path"] == "/v1/push" and scope["method"] == "POST":
+            await self._push(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
+
+    def reload_policy(self) -> None:
+        """Read the label policy anew, as on SIGHUP. Call in the event loop."""
+        self._service.reload_policy()
+
+
+def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[[], float]) -> Application:
+    """The application, its state recovered from the state folder.
 
     `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds. Raises StartError.
     """
@@ -87,14 +107,7 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         lifespan=lifespan,
     )
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/v1/push" and scope["method"] == "POST":
-            await push(scope, receive, send)
-        else:
-            await starlette(scope, receive, send)
-
-    push = RequestId(calls.push)
-    return application
+    return Application(starlette, RequestId(calls.push), service)
 
 
 class _Calls:

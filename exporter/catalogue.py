@@ -118,9 +118,15 @@ SERIES: Final = Metric("exporter_series", "gauge", (), "Label sets (journey, per
 SERIES_LIMIT: Final = Metric(
     "exporter_series_limit", "gauge", (), "Label sets allowed before new ones become 'other'."
 )
+POLICY_RELOADED: Final = Metric(
+    "exporter_policy_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the label policy was valid when it was read last: 0 means that the one before is in force.",
+)
 BUILD_INFO: Final = Metric("exporter_build_info", "gauge", ("version",), "Version of the running exporter.")
 
-SELF_METRICS: Final = (PUSHES, REJECTED, CLIENT_DROPPED, SERIES, SERIES_LIMIT, BUILD_INFO)
+SELF_METRICS: Final = (PUSHES, REJECTED, CLIENT_DROPPED, SERIES, SERIES_LIMIT, POLICY_RELOADED, BUILD_INFO)
 
 PUSH_RESULTS: Final = ("accepted", "duplicate", "rejected", "failed")
 OVERFLOWS: Final = ("persona_overflow", "version_overflow", "series_overflow")

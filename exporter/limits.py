@@ -77,6 +77,10 @@ class Limits:
         for key in keys:
             self._take(key)
 
+    def change(self, policy: Policy) -> None:
+        """Judge by another policy from now on. What was admitted stays: a lower bound holds for new keys."""
+        self.policy = policy
+
     def admit(self, key: Key) -> Key:
         """The key to count under: `key` itself, or one with `other` in it. Call `check` before."""
         if key in self._admitted:

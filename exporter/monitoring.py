@@ -24,15 +24,24 @@ class SelfMonitoring:
         self._dropped = counter(catalogue.CLIENT_DROPPED)
         self._series = gauge(catalogue.SERIES)
         self._limit = gauge(catalogue.SERIES_LIMIT)
+        self._policy_reloaded = gauge(catalogue.POLICY_RELOADED)
+        self._policy_reloaded.set(1)
         self._by_result = {result: pushes.labels(result) for result in catalogue.PUSH_RESULTS}
         for reason in (*error_codes, *catalogue.OVERFLOWS):
             self._rejected.labels(reason)
         gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
 
-    def watch(self, table: SeriesTable, limit: int) -> None:
-        """Say which label sets to count, and how many there may be."""
+    def watch(self, table: SeriesTable) -> None:
+        """Say which label sets to count."""
         self._series.set_function(lambda: len(table))
-        self._limit.set(limit)
+
+    def limit(self, label_sets: int) -> None:
+        """Say how many label sets there may be."""
+        self._limit.set(label_sets)
+
+    def policy_reloaded(self, successful: bool) -> None:
+        """Say whether the label policy could be read anew."""
+        self._policy_reloaded.set(successful)
 
     def pushed(self, result: str) -> None:
         """Count a push or a batch of observations; `result` is one of `catalogue.PUSH_RESULTS`."""

@@ -113,6 +113,11 @@ class SeriesTable:
             counts[TOKENS.start] += delta.tokens.input
             counts[TOKENS.start + 1] += delta.tokens.output
 
+    def know_reasons(self, reasons: Iterable[str]) -> None:
+        """Export these reasons too, at zero."""
+        for reason in reasons:
+            self._reason_index(reason)
+
     def remove(self, keys: Iterable[Key]) -> None:
         """Forget label sets."""
         for key in keys:

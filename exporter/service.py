@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from exporter.commit import GroupCommit
-from exporter.errors import StateUnusableError, StorageError
+from exporter.errors import PolicyError, StateUnusableError, StorageError
 from exporter.ingest import Ingest
 from exporter.journal import Journal, Record
 from exporter.limits import Limits, load_policy
@@ -25,21 +25,24 @@ class Service:
 
     def __init__(self, settings: Settings, monitoring: SelfMonitoring, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._policy = load_policy(settings.policy_file)
-        self._state = State(self._policy.reasons)
-        limits = Limits(self._policy, monitoring.rejected)
+        self._monitoring = monitoring
+        self._policy_file = settings.policy_file
+        policy = load_policy(settings.policy_file)
+        self._state = State(policy.reasons)
+        self._limits = Limits(policy, monitoring.rejected)
         journal = Journal(settings.state_dir)
         try:
             _recover(journal, self._state, clock())
         except BaseException:
             journal.close()
             raise
-        self.ingest = Ingest(self._state, limits)
+        self.ingest = Ingest(self._state, self._limits)
         self._commit = GroupCommit(
             journal, clock, self._snapshot, self.ingest.forget_pending, settings.compact_bytes
         )
         self.ingest.connect(self._commit)
-        monitoring.watch(self._state.table, self._policy.max_series)
+        monitoring.watch(self._state.table)
+        monitoring.limit(policy.max_series)
 
     @property
     def journal(self) -> str:
@@ -53,9 +56,29 @@ class Service:
 
     def view(self) -> View:
         """What a scrape shows: a copy of this moment."""
-        scoped = [journey for journey, policy in self._policy.journeys.items() if policy.out_of_scope]
+        journeys = self._limits.policy.journeys
+        scoped = [journey for journey, policy in journeys.items() if policy.out_of_scope]
         label_sets = [label_set.copy() for label_set in self._state.table]
         return View(label_sets, self._state.table.reasons, scoped)
+
+    def reload_policy(self) -> None:
+        """Read the label policy anew; keep the one in force if the new one is invalid.
+
+        Batches on their way to the disk were judged by the old policy and are counted as it said. Label sets
+        that are known stay, whatever the new bounds are, until nobody touches them for 8 days. Call in the
+        event loop.
+        """
+        try:
+            policy = load_policy(self._policy_file)
+        except PolicyError as error:
+            self._monitoring.policy_reloaded(successful=False)
+            _log.error("policy_kept", reason=error.message)
+            return
+        self._limits.change(policy)
+        self._state.table.know_reasons(policy.reasons)
+        self._monitoring.limit(policy.max_series)
+        self._monitoring.policy_reloaded(successful=True)
+        _log.info("policy_reloaded", journeys=list(policy.journeys), max_series=policy.max_series)
 
     def start(self) -> None:
         """Begin to take pushes. Call in the event loop."""

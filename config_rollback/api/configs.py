@@ -48,6 +48,7 @@ async def get_config(request: Request) -> Response:
         if "serving" in query:
             here.clients.report(persona, client, number_of(query["serving"], "serving"))
     tag = _known_tag(request, here.delivery.active.get(persona))
+    await here.delivery.catch_up(tag)
     config = await here.delivery.wait_for_change(persona, tag, wait)
     if config is not None:
         return _answer(request, config)

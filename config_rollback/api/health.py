@@ -32,7 +32,7 @@ async def ready(request: Request) -> Response:
 
     def ask() -> None:
         with here.store.read() as transaction:
-            transaction.newest_activation_id()
+            transaction.newest_activation()
 
     await run_sync(ask)
     return PlainTextResponse("ready\n")

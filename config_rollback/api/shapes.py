@@ -35,7 +35,7 @@ class VersionWithConfig(Version):
 
 
 class Change(TypedDict):
-    """A field that differs, by its path; null where a side lacks it, which `kind` tells from a null."""
+    """A field that differs, a nested one by its path; null where a side lacks it."""
 
     field: str
     before: Any

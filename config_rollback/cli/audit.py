@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
@@ -29,9 +28,7 @@ def list_rows(
     if json_output:
         connection.print_json(rows)
         return
-    table = Table("id", "at", "actor", "action", "persona", "from", "to", "status", "reason", box=None)
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    table = connection.table("id", "at", "actor", "action", "persona", "from", "to", "status", "reason")
     for row in rows:
         table.add_row(
             str(row["audit_id"]),
@@ -45,7 +42,7 @@ def list_rows(
             _plain(row["reason"] or row["alert"]),
             style=None if row["status"] == "succeeded" else "yellow",
         )
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command()

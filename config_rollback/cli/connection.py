@@ -16,11 +16,15 @@ from urllib.parse import quote
 import requests
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+_WIDE = 240
+"""Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
 
 TIMEOUT_SECONDS = (3, 30)
 TOKEN_SECONDS = 300
@@ -55,6 +59,19 @@ def fail(message: str, exit_code: int) -> NoReturn:
 def print_json(content: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(content, ensure_ascii=False))  # noqa: T201 (the command's output)
+
+
+def table(*columns: str) -> Table:
+    """A table without lines. What is too long for a narrow terminal goes on in the next line, uncut."""
+    made = Table(box=None, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def print_table(made: Table) -> None:
+    """The table on standard output."""
+    Console(width=None if out.is_terminal or "COLUMNS" in os.environ else _WIDE).print(made)
 
 
 def running_stack(state_dir: Path | None = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
@@ -33,11 +32,11 @@ def kpis(
     if json_output:
         connection.print_json(data)
         return
-    table = Table("KPI", "value", "95% interval", "window before", "counts", "data", box=None)
+    table = connection.table("KPI", "value", "95% interval", "window before", "counts", "data")
     for name, kpi in data["kpis"].items():
         value, before = _value(name, kpi["value"]), _value(name, kpi["previous"])
         table.add_row(name, value, _interval(name, kpi), before, _counts(kpi), kpi["data_status"])
-    connection.out.print(table)
+    connection.print_table(table)
     if data["coverage"] is not None:
         connection.out.print(f"{data['coverage']:.1%} of the window was scraped.")
 

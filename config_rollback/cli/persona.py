@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.table import Table
 from rich.text import Text
 
 from config_rollback import diff, persona_config
@@ -90,7 +89,7 @@ def list_personas(
     if json_output:
         connection.print_json(rows)
         return
-    table = Table("persona", "active", "since", "by", "a rollback restores", box=None)
+    table = connection.table("persona", "active", "since", "by", "a rollback restores")
     for row in rows:
         restores = row["rollback_to"]
         table.add_row(
@@ -100,7 +99,7 @@ def list_personas(
             Text(row["activated_by"]),
             "-" if restores is None else str(restores),
         )
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command()
@@ -138,12 +137,12 @@ def history(
     if json_output:
         connection.print_json(rows)
         return
-    table = Table("version", "", "created", "by", "note", box=None)
+    table = connection.table("version", "", "created", "by", "note")
     for row in rows:
         state = "active" if row["active"] else ""
         created = row["created_at"][:19] + "Z"
         table.add_row(str(row["version"]), state, created, Text(row["created_by"]), Text(row["note"]))
-    connection.out.print(table)
+    connection.print_table(table)
 
 
 @app.command("diff")

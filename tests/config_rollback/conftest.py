@@ -30,6 +30,8 @@ ON_BOTH_DATABASES = {
     "test_state",
     "test_store",
 }
+ON_POSTGRESQL = {"test_replicas"}
+"""SQLite serves one process."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,7 +75,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of storage run on both databases, those of pages, tokens and commands on SQLite."""
     if "database" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
-        kinds = ["sqlite", "postgresql"] if module in ON_BOTH_DATABASES else ["sqlite"]
+        kinds = ["sqlite"] if module not in ON_POSTGRESQL else []
+        kinds += ["postgresql"] if module in ON_BOTH_DATABASES | ON_POSTGRESQL else []
         metafunc.parametrize("database", kinds, indirect=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from config_rollback import cli
 from config_rollback.auth.tokens import TokenVerifier
+from config_rollback.cli import connection
 from config_rollback.clock import utc_now
 from config_rollback.stack.layout import Layout
 from tests.config_rollback.running import CONFIG, SECRET, Clock, Service
@@ -257,3 +260,12 @@ def test_accept_takes_what_is_active_for_normal(service: Service, stack: Path) -
     assert "Version 1 of concierge is the baseline now (audit 2)." in yes.stdout
     row = service.audit()[-1]
     assert (row["action"], row["reason"]) == ("accept_baseline", "meant so")
+
+
+@pytest.mark.parametrize("width", [20, 240])
+def test_a_table_cuts_nothing_off(width: int) -> None:
+    table = connection.table("persona", "status")
+    table.add_row("x" * 100, "succeeded")
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(table)
+    assert shown.getvalue().count("x") == 100

@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 
 from config_rollback.delivery import MAX_CLIENTS, Clients
+from config_rollback.persona_config import canonical_json, content_hash, validate_config
 from tests.config_rollback.running import CONFIG, Clock, Service
 from tests.config_rollback.test_api_ops import error
+
+
+def tag(version: int, activation: int, **changes: Any) -> str:
+    """The tag of `CONFIG` with changes, activated so."""
+    digest = content_hash(canonical_json(validate_config(CONFIG | changes)))
+    return f'"{version}-{activation}-{digest[:8]}"'
+
+
+TAG = tag(1, 1)
 
 
 def metric(service: Service, line: str) -> bool:
@@ -29,7 +39,7 @@ def test_the_active_configuration_with_its_tag(service: Service) -> None:
     service.publish()
     answer = service.config()
     assert answer.status_code == 200
-    assert answer.headers["ETag"] == '"1-1"'
+    assert answer.headers["ETag"] == TAG
     assert answer.headers["Cache-Control"] == "no-cache"
     body = answer.json()
     assert body["request_id"] == answer.headers["X-Request-ID"]
@@ -38,27 +48,29 @@ def test_the_active_configuration_with_its_tag(service: Service) -> None:
     assert body["data"]["version"] == 1
 
 
-@pytest.mark.parametrize("tag", ['"1-1"', 'W/"1-1"', '"0-0", "1-1"', "*"])
-def test_a_known_tag_is_not_sent_again(service: Service, tag: str) -> None:
+@pytest.mark.parametrize("given", [TAG, f"W/{TAG}", f'"0-0", {TAG}', "*"])
+def test_a_known_tag_is_not_sent_again(service: Service, given: str) -> None:
     service.publish()
-    answer = service.config(**{"If-None-Match": tag})
+    answer = service.config(**{"If-None-Match": given})
     assert (answer.status_code, answer.content) == (304, b"")
-    assert answer.headers["ETag"] == '"1-1"'
+    assert answer.headers["ETag"] == TAG
 
 
 def test_every_activation_has_a_tag_of_its_own(service: Service) -> None:
     service.publish()
     service.publish(temperature=1)
     service.roll_back(expected_version=2)
-    answer = service.config(**{"If-None-Match": '"1-1"'})
-    assert (answer.status_code, answer.headers["ETag"]) == (200, '"1-3"')
+    answer = service.config(**{"If-None-Match": TAG})
+    assert (answer.status_code, answer.headers["ETag"]) == (200, tag(1, 3))
 
 
 def poll(
-    service: Service, pool: ThreadPoolExecutor, persona: str, tag: str, count: int = 1
+    service: Service, pool: ThreadPoolExecutor, persona: str, known: str, count: int = 1
 ) -> list[Future[Any]]:
     """Opens long polls; returns when the service holds them all."""
-    polls = [pool.submit(service.config, persona, "?wait=30", **{"If-None-Match": tag}) for _ in range(count)]
+    polls = [
+        pool.submit(service.config, persona, "?wait=30", **{"If-None-Match": known}) for _ in range(count)
+    ]
     wait_until(lambda: metric(service, f"config_long_polls {count}.0"))
     return polls
 
@@ -67,7 +79,7 @@ def test_a_rollback_answers_every_long_poll_at_once(service: Service) -> None:
     service.publish()
     service.publish(temperature=1)
     with ThreadPoolExecutor(40) as pool:
-        polls = poll(service, pool, "concierge", '"2-2"', 40)
+        polls = poll(service, pool, "concierge", tag(2, 2, temperature=1), 40)
         assert service.roll_back(expected_version=2).status_code == 200
         assert {answer.result(10).json()["data"]["version"] for answer in polls} == {1}
     assert metric(service, "config_long_polls 0.0")
@@ -77,7 +89,7 @@ def test_a_change_of_another_persona_wakes_nobody(service: Service) -> None:
     service.publish("concierge")
     service.publish("coach")
     with ThreadPoolExecutor(1) as pool:
-        (waiting,) = poll(service, pool, "concierge", '"1-1"')
+        (waiting,) = poll(service, pool, "concierge", TAG)
         service.publish("coach", temperature=1)
         assert metric(service, "config_long_polls 1.0")
         service.publish("concierge", temperature=1)
@@ -94,7 +106,7 @@ def test_a_persona_may_be_waited_for_before_it_exists(service: Service) -> None:
 
 def test_a_wait_without_a_change_ends(service: Service) -> None:
     service.publish()
-    assert service.config("concierge", "?wait=1", **{"If-None-Match": '"1-1"'}).status_code == 304
+    assert service.config("concierge", "?wait=1", **{"If-None-Match": TAG}).status_code == 304
     assert error(service.config("nobody", "?wait=1")) == (404, "not_found")
 
 
@@ -103,7 +115,7 @@ def test_a_change_made_by_another_process_is_noticed(service: Service, start: Ca
     service.publish()
     with ThreadPoolExecutor(1) as pool:
         wait_until(lambda: other.config().status_code == 200)
-        (waiting,) = poll(other, pool, "concierge", '"1-1"')
+        (waiting,) = poll(other, pool, "concierge", TAG)
         service.publish(temperature=1)
         assert waiting.result(10).json()["data"]["version"] == 2
 

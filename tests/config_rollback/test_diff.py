@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config_rollback.diff import Change, Piece, changes, items, spelled, words
+from config_rollback.diff import Change, Piece, changes, items, words
 from config_rollback.pages.render import shortened
-from config_rollback.persona_config import canonical_json
 
 
 def same(text: str) -> Piece:
@@ -59,101 +59,8 @@ def test_texts_made_to_be_slow_are_not() -> None:
     assert time.monotonic() - started < 30, "quadratic would take hours"
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        (["a", "b"], ["c", "a"], [added("c"), same("a"), removed("b")]),
-        (["a", "b"], ["b", "a"], [added("b"), same("a"), removed("b")]),
-        (["a", "a"], ["a"], [same("a"), removed("a")]),
-        (
-            [1, "1", None, True],
-            [1, 1, False],
-            [same("1"), *map(removed, ('"1"', "null", "true")), *map(added, ("1", "false"))],
-        ),
-        ([{"n": 1}], [{"n": 1}, []], [same('{"n": 1}'), added("[]")]),
-    ],
-    ids=["an order", "another order", "one of two", "types", "objects"],
-)
-def test_items_say_what_becomes_of_each(before: list[object], after: list[object], expected: object) -> None:
-    assert items(before, after) == expected
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 2)
-    | st.floats(-2, 2, width=16)
-    | st.text("a1 \n", max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=12,
-)
-OBJECT = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
-
-
-@given(before=OBJECT, after=OBJECT)
-def test_nothing_that_changes_the_hash_goes_unseen(
-    before: dict[str, object], after: dict[str, object]
-) -> None:
-    found = changes(before, after)
-    assert bool(found) == (canonical_json(before) != canonical_json(after))
-    assert all({piece.kind for piece in change.pieces} - {"same"} for change in found)
-
-
-@given(before=st.lists(JSON, max_size=5), after=st.lists(JSON, max_size=5))
-def test_both_lists_can_be_read_off_the_items(before: list[object], after: list[object]) -> None:
-    pieces = items(before, after)
-    assert [piece.text for piece in pieces if piece.kind != "added"] == [spelled(item) for item in before]
-    assert [piece.text for piece in pieces if piece.kind != "removed"] == [spelled(item) for item in after]
-
-
-@given(left=JSON, right=JSON)
-def test_what_is_spelled_alike_is_the_same(left: object, right: object) -> None:
-    assert (spelled(left) == spelled(right)) == (
-        json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
-    )
-
-
-def test_objects_are_gone_into_and_every_change_has_its_path() -> None:
-    before = {"limits": {"tokens": 1, "off": None}, "shots": [{"q": "a", "a": "b"}], "tags": ["x"], "old": {}}
-    after = {
-        "limits": {"tokens": 2},
-        "shots": [{"q": "a", "a": "c"}],
-        "tags": ["x", "y"],
-        "new": {"on": True},
-    }
-    assert changes(before, after) == [
-        Change("limits.tokens", 1, 2),
-        Change("limits.off", None, None, "removed"),
-        Change("shots[0].a", "b", "c"),
-        Change("tags", ["x"], ["x", "y"]),
-        Change("old", {}, None, "removed"),
-        Change("new", None, {"on": True}, "added"),
-    ]
-
-
-def test_a_configuration_that_nests_deeply_is_compared() -> None:
-    def nested(leaf: int) -> dict[str, object]:
-        config: dict[str, object] = {"leaf": leaf}
-        for _ in range(400):
-            config = {"in": config}
-        return config
-
-    (change,) = changes(nested(1), nested(2))
-    assert change.field == "in.in.in.in.in.in.in.in"
-    assert [piece.kind for piece in change.pieces] == ["removed", "added"]
-
-
-@pytest.mark.parametrize(("before", "after"), [(True, 1), (0, False), (1, 1.0), (1, "1"), ([True], [1])])
-def test_types_that_python_calls_equal_differ(before: object, after: object) -> None:
-    (change,) = changes({"a": before}, {"a": after})
-    assert [piece.kind for piece in change.pieces] == ["removed", "added"]
-    assert change.pieces[0].text != change.pieces[1].text
-
-
-def test_a_field_that_is_null_differs_from_one_that_is_not_there() -> None:
-    assert changes({"a": None}, {})[0].pieces == [removed("null")]
-    assert changes({}, {"a": None})[0].pieces == [added("null")]
-    assert changes({"a": None}, {"a": ""})[0].pieces == [removed("null"), added('""')]
+def test_items_say_what_becomes_of_each() -> None:
+    assert items(["a", "b"], ["c", "a"]) == [same("a"), removed("b"), added("c")]
 
 
 def test_only_fields_that_differ_are_named() -> None:
@@ -164,6 +71,88 @@ def test_only_fields_that_differ_are_named() -> None:
         Change("gone", None, None, "removed"),
         Change("new", None, [1], "added"),
     ]
+
+
+def test_nested_fields_are_named_by_their_path() -> None:
+    before = {"limits": {"daily": 5, "hourly": {"a": 1}}, "tools": {"x": 1}, "same": {"a": [1, {"b": 2}]}}
+    after = {
+        "limits": {"daily": 5, "hourly": {"a": 2}, "new": None},
+        "tools": 3,
+        "same": {"a": [1, {"b": 2}]},
+    }
+    assert changes(before, after) == [
+        Change("limits.hourly.a", 1, 2),
+        Change("limits.new", None, None, "added"),
+        Change("tools", {"x": 1}, 3),
+    ]
+
+
+def test_the_entries_of_a_prompt_are_compared_one_by_one() -> None:
+    before = {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}]}
+    after = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]}
+    assert changes(before, after) == [Change("messages.0.content", "Be kind.", "Be brief.")]
+
+
+def test_true_is_not_1_but_1_is_1_0() -> None:
+    assert changes({"a": True, "b": 1, "c": [0]}, {"a": 1, "b": 1.0, "c": [False]}) == [
+        Change("a", True, 1),
+        Change("c", [0], [False]),
+    ]
+
+
+def test_a_text_that_could_be_a_number_has_its_quotes() -> None:
+    assert changes({"a": "1"}, {"a": 1})[0].pieces == [removed('"1"'), added("1")]
+    assert changes({"a": None}, {"a": ""})[0].pieces == [removed("null"), added('""')]
+    assert changes({"a": None}, {})[0].pieces == [removed("null")]
+    assert items([True, "x"], ["true", "x"]) == [removed("true"), same("x"), added('"true"')]
+
+
+def test_a_longer_text_and_one_with_lines_are_read_word_by_word() -> None:
+    assert [change.prose for change in changes({"a": "b" * 61, "c": "d"}, {"a": "b", "c": "d\n"})] == [
+        True,
+        True,
+    ]
+    (short,) = changes({"a": "swift-1"}, {"a": "swift-2"})
+    assert not short.prose
+    assert short.pieces == [removed("swift-1"), added("swift-2")]
+
+
+def test_a_list_in_another_order_is_shown_whole() -> None:
+    assert items(["a", "a", "b"], ["a", "c"]) == [removed("a, a, b"), added("a, c")]
+    assert items(["a", "x", "b"], ["b", "y", "a"]) == [removed("a, x, b"), added("b, y, a")]
+    assert items(["a", "b"], ["b", "a"]) == [removed("a, b"), added("b, a")]
+    assert items([1, {"x": None}], [{"x": None}]) == [removed("1"), same('{"x": null}')]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, "", "a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+CONFIG = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
+
+
+@given(before=CONFIG, after=CONFIG)
+def test_whatever_differs_is_told_and_nothing_else(before: dict[str, Any], after: dict[str, Any]) -> None:
+    found = changes(before, after)
+    as_json = [json.dumps(_floats(side), sort_keys=True) for side in (before, after)]
+    assert bool(found) == (as_json[0] != as_json[1])
+    for change in found:
+        assert change.kind != "changed" or change.sides[0][1] is not change.sides[1][1]
+        assert {piece.kind for piece in change.pieces} - {"same"}
+        shown = [[p.text for p in change.pieces if p.kind != kind] for kind in ("added", "removed")]
+        assert shown[0] != shown[1], "the two sides look alike"
+    mirrored = {(c.field, str(c.after), str(c.before)) for c in changes(after, before)}
+    assert mirrored == {(c.field, str(c.before), str(c.after)) for c in found}
+
+
+def _floats(value: Any) -> Any:
+    """Numbers in one spelling."""
+    if isinstance(value, dict):
+        return {name: _floats(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def test_long_unchanged_text_is_cut_to_what_surrounds_a_change() -> None:

@@ -147,9 +147,8 @@ def test_log_lines_are_json_and_hold_the_chain_but_no_secret(process: Process) -
         assert str(secret) not in text
 
 
-def test_unusable_settings_end_the_process_with_their_names(process: Process) -> None:
-    del process.environment["CONFIG_ROLLBACK_JWT_SECRET"]
-    process.environment["CONFIG_ROLLBACK_PROT"] = "1"
+def refused(process: Process) -> str:
+    """What the process says when it ends at once, because it cannot be run so."""
     run = subprocess.run(
         [sys.executable, "-m", "config_rollback"],
         env=process.environment,
@@ -159,7 +158,20 @@ def test_unusable_settings_end_the_process_with_their_names(process: Process) ->
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr == (
+    return run.stderr
+
+
+def test_a_schema_of_configurations_that_is_none_ends_the_process(process: Process, tmp_path: Path) -> None:
+    process.environment["CONFIG_ROLLBACK_CONFIG_SCHEMA_FILE"] = str(tmp_path)
+    assert refused(process) == (
+        f"config_rollback: CONFIG_ROLLBACK_CONFIG_SCHEMA_FILE: cannot read {tmp_path}: Is a directory\n"
+    )
+
+
+def test_unusable_settings_end_the_process_with_their_names(process: Process) -> None:
+    del process.environment["CONFIG_ROLLBACK_JWT_SECRET"]
+    process.environment["CONFIG_ROLLBACK_PROT"] = "1"
+    assert refused(process) == (
         "config_rollback: CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes; "
         "CONFIG_ROLLBACK_PROT: no such setting\n"
     )

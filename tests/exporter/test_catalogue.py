@@ -31,6 +31,7 @@ def test_public_names() -> None:
         "exporter_client_dropped_total",
         "exporter_series",
         "exporter_series_limit",
+        "exporter_policy_last_reload_successful",
         "exporter_build_info",
     ]
 

@@ -54,12 +54,13 @@ class Prometheus:
         assert answer["status"] == "success", f"{answer.get('error')}\n{expr}"
         return answer["data"]
 
-    def wait_for(self, expr: str, samples: int) -> None:
-        """Until the query has at least that many samples."""
+    def wait_for(self, expr: str, samples: int) -> list[Sample]:
+        """The samples, once there are that many; a scrape that timed out leaves a gap of a second."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while len(found := self.query(expr)) < samples:
             assert time.monotonic() < deadline, f"{len(found)} of {samples} samples: {expr}"
             time.sleep(0.2)
+        return found
 
 
 @contextmanager

@@ -18,8 +18,7 @@ cases = pytest.mark.parametrize(("where", "expr"), EXPRESSIONS, ids=[where for w
 @cases
 @pytest.mark.parametrize("window", ["1h", "7d"])
 def test_expression_has_a_result(prometheus: live.Prometheus, where: str, expr: str, window: str) -> None:
-    samples = prometheus.query(model.interpolate(expr, ALL | {"window": window}))
-    assert samples
+    assert prometheus.wait_for(model.interpolate(expr, ALL | {"window": window}), 1)
 
 
 @cases
@@ -27,8 +26,7 @@ def test_expression_has_a_result(prometheus: live.Prometheus, where: str, expr: 
 def test_expression_finds_exactly_the_chosen_persona(
     prometheus: live.Prometheus, where: str, expr: str, persona: str
 ) -> None:
-    samples = prometheus.query(model.interpolate(expr, ALL | {"persona": persona}))
-    assert samples
+    samples = prometheus.wait_for(model.interpolate(expr, ALL | {"persona": persona}), 1)
     # The list of personas to choose from does not depend on the chosen one; some alerts have no persona.
     if "variable persona" not in where:
         found = {sample["metric"].get("persona") for sample in samples}

@@ -20,3 +20,8 @@ def amtool() -> Path:
 @pytest.fixture(scope="session")
 def prometheus() -> Path:
     return components.ensure(["prometheus"])["prometheus"]
+
+
+@pytest.fixture(scope="session")
+def alertmanager() -> Path:
+    return components.ensure(["alertmanager"])["alertmanager"]

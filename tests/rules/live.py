@@ -37,11 +37,11 @@ class Exporter:
     _created: dict[LabelSet, float] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def declare(self, labels: LabelSet) -> None:
-        """Exports the label set, at zero where it is new."""
+    def declare(self, labels: LabelSet, age_seconds: float = 0) -> None:
+        """Exports the label set, at zero where it is new; `age_seconds` ago is when it says that it was."""
         with self._lock:
             self._counts.setdefault(labels, Counter())
-            self._created.setdefault(labels, time.time())
+            self._created.setdefault(labels, time.time() - age_seconds)
 
     def count(
         self, labels: LabelSet, messages: int, seconds: float, out_of_scope: int = 0, errors: int = 0
@@ -153,14 +153,26 @@ def _serve(exporter: Exporter) -> Iterator[str]:
 
 
 @contextmanager
-def running(program: Path, folder: Path, exporter: Exporter) -> Iterator[Prometheus]:
-    """Prometheus with the committed configuration and rules, scraping and evaluating every second."""
+def running(
+    program: Path, folder: Path, exporter: Exporter, *, alertmanager: str = "", config_rollback: str = ""
+) -> Iterator[Prometheus]:
+    """Prometheus with the committed configuration and rules, scraping and evaluating every second.
+
+    It sends alerts to the address `alertmanager` and scrapes the address `config_rollback`, where given.
+    """
     config = load(CHECKOUT / "prometheus" / "prometheus.yml")
     config["global"].update(scrape_interval="1s", evaluation_interval="1s")
     config["rule_files"] = [str(RULES / "*.yml")]
-    config["alerting"].pop("alertmanagers")
+    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}] * bool(
+        alertmanager
+    )
     with _serve(exporter) as address:
-        config["scrape_configs"] = [{"job_name": "exporter", "static_configs": [{"targets": [address]}]}]
+        targets = {"exporter": address, "config_rollback": config_rollback}
+        config["scrape_configs"] = [
+            {"job_name": job, "static_configs": [{"targets": [target]}]}
+            for job, target in targets.items()
+            if target
+        ]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         command = [
             str(program),
@@ -184,6 +196,6 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         assert process.poll() is None, text
         assert time.monotonic() < deadline, text
         time.sleep(0.1)
-    listening = re.search(r'msg="Listening on" address=(\S+)', text)
+    listening = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', text)
     assert listening, text
     return listening[1]

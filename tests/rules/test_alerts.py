@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +20,7 @@ PIPELINE_ALERTS = {
     "Watchdog",
 }
 ALWAYS_FIRING = {"Watchdog"}
+ODD_PERSONA = 'Zoë & "Co" 50%/天 a+b'
 
 COMMON = {"summary", "description", "runbook_url", "dashboard_url"}
 OF_A_VERSION = COMMON | {"rollback_url", "__dashboardUid__", "__panelId__"}
@@ -109,13 +111,32 @@ def test_promtool_tests_show_it_quiet_one_evaluation_before(rule: Rule) -> None:
 
 @each_alert
 def test_promtool_tests_expect_every_annotation(rule: Rule) -> None:
-    expected = [
-        alert.get("exp_annotations", {})
+    expected = [alert.get("exp_annotations", {}) for alert in _expected(rule)]
+    assert expected
+    assert all(set(annotations) == set(rule["annotations"]) for annotations in expected)
+
+
+@each_alert
+def test_promtool_tests_give_the_persona_an_odd_name(rule: Rule) -> None:
+    """Where it is part of a text or a URL: quotes, spaces, a plus, a slash and letters of other scripts."""
+    if not any("$labels.persona" in text for text in rule["annotations"].values()):
+        return
+    odd = [alert for alert in _expected(rule) if alert["exp_labels"]["persona"] == ODD_PERSONA]
+    assert odd
+    for alert in odd:
+        assert ODD_PERSONA in alert["exp_annotations"]["summary"]
+        for name, template in rule["annotations"].items():
+            if name.endswith("_url") and "$labels.persona" in template:
+                assert quote(ODD_PERSONA, safe="") in alert["exp_annotations"][name]
+
+
+def _expected(rule: Rule) -> list[dict[str, Any]]:
+    """What the promtool tests expect of exactly this rule while it fires."""
+    return [
+        alert
         for path in TEST_FILES
         for group in load(path)["tests"]
         for case in group.get("alert_rule_test", [])
         for alert in case["exp_alerts"]
         if case["alertname"] == rule["alert"] and _gives(rule, alert["exp_labels"])
     ]
-    assert expected
-    assert all(set(annotations) == set(rule["annotations"]) for annotations in expected)

@@ -1,0 +1,69 @@
+"""Hears of activations that another replica commits, by PostgreSQL's LISTEN."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+from sqlalchemy import Engine
+
+from config_rollback.database import ACTIVATIONS_CHANNEL
+
+RETRY_SECONDS = 1.0
+"""Pause before the next connection, shortened by a random share up to half."""
+
+_CONNECTION: dict[str, Any] = {
+    "connect_timeout": 5,
+    # A server that went away without a word is noticed after half a minute.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """One connection of its own, opened again whenever it breaks. Calls `heard` in the event loop."""
+
+    def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
+        _, parameters = engine.dialect.create_connect_args(engine.url)
+        self._parameters = {**_CONNECTION, **parameters}
+        self._heard = heard
+        self.listening = False
+        """Whether every activation is told at this moment."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            try:
+                await self._listen()
+            except psycopg.Error as error:
+                log.warning("listening_failed", error=type(error).__name__)
+            finally:
+                self.listening = False
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load)
+
+    async def _listen(self) -> None:
+        async with await self._connect() as connection:
+            await connection.execute(f"LISTEN {ACTIVATIONS_CHANNEL}".encode())
+            self.listening = True
+            self._heard()  # what was activated while nobody listened
+            async for _ in connection.notifies():
+                self._heard()
+
+    async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
+        connecting = asyncio.create_task(psycopg.AsyncConnection.connect(**self._parameters, autocommit=True))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # psycopg would leave a half-made connection open.
+            with contextlib.suppress(psycopg.Error):
+                await (await connecting).close()
+            raise

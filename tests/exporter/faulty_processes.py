@@ -1,0 +1,85 @@
+"""Exporters and clients made to be killed: real processes, forked from one that has imported everything.
+
+A fork takes 10 ms where a new interpreter takes half a second, so that a test can kill hundreds of them.
+"""
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from exporter.client import Recorder
+from exporter.client import recorder as recorder_module
+from exporter.client.transport import Answer, Transport, Verdict
+
+PERSONAS = "ab"
+VERSIONS = (1, 2, 3)
+
+_context = multiprocessing.get_context("forkserver")
+# pytest itself too: each child would import it as the module of its parent's script.
+_context.set_forkserver_preload(["exporter.__main__", "pytest", __name__])
+
+
+def start_exporter(environment: dict[str, str], log: Path) -> BaseProcess:
+    """What `python -m exporter` runs, with these variables; its log lines are added to a file."""
+    return _start(_run_exporter, environment, log)
+
+
+def start_client(url: str, token: str, notes: Path) -> BaseProcess:
+    """A service under load, which notes each push in a file before it is sent, and then its answer.
+
+    What a process wrote stays when it is killed, so the file says exactly what may and what must be counted.
+    """
+    return _start(_record_for_ever, url, token, notes)
+
+
+def _start(target: Any, *arguments: Any) -> BaseProcess:
+    process = _context.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def _run_exporter(environment: dict[str, str], log: Path) -> None:
+    os.dup2(_append_to(log), sys.stderr.fileno())
+    os.environ.update(environment)
+    from exporter.__main__ import main
+
+    sys.exit(main())
+
+
+def _record_for_ever(url: str, token: str, notes: Path) -> None:
+    random.seed()  # or all children would draw what their parent would have drawn
+    fd = _append_to(notes)
+    send = Transport.send
+
+    def noted_send(self: Transport, body: bytes) -> Answer:
+        os.write(fd, b"> " + body + b"\n")
+        answer = send(self, body)
+        if answer.verdict is Verdict.ACKNOWLEDGED:
+            os.write(fd, b"< " + body + b"\n")
+        return answer
+
+    Transport.send = noted_send  # type: ignore[method-assign]
+    # Else it would spend the time between two kills waiting.
+    recorder_module.FIRST_BACK_OFF_SECONDS = 0.01  # type: ignore[misc]
+    recorder_module.LONGEST_BACK_OFF_SECONDS = 0.05  # type: ignore[misc]
+    recorder = Recorder(url, token, flush_interval=0.02)
+    while True:
+        for _ in range(20):
+            recorder.record(
+                journey="chat",
+                persona=random.choice(PERSONAS),
+                config_version=random.choice(VERSIONS),
+                latency_ms=random.uniform(1, 1000),
+                outcome=random.choice(["ok", "ok", "out_of_scope", "llm_error"]),
+                input_tokens=3,
+            )
+        time.sleep(0.005)
+
+
+def _append_to(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
