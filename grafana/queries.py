@@ -110,7 +110,7 @@ def drift_state(alert: str, kpi_name: str) -> str:
 
 
 def evidence(limit: int) -> str:
-    """Natural log of the odds, 0 to `EVIDENCE_STARTS`, that a serving version's rate has tripled; the highest `limit`."""
+    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled; the highest `limit`."""
     return f"topk({limit}, kpi:drift:evidence{{{_CONVERSATION}}})"
 
 

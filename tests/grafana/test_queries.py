@@ -95,10 +95,10 @@ def test_limits_that_panels_name_are_those_of_the_rules() -> None:
     text = (model.ROOT / "rules" / "templates" / "parameters.yml").read_text(encoding="utf-8")
     parameters = yaml.safe_load(text)
     drift, regression = parameters["drift"], parameters["regression"]
-    assert (queries.EVIDENCE_STARTS, queries.EVIDENCE_ENDS) == (drift["start"], drift["end"])
+    assert (drift["start"], drift["end"]) == (queries.EVIDENCE_STARTS, queries.EVIDENCE_ENDS)
     assert round(math.exp(drift["start"]), -2) == queries.EVIDENCE_ODDS
-    assert queries.REGRESSION == regression["threshold"]
-    assert queries.MINIMUM_SAMPLE == regression["minimum_messages"]
+    assert regression["threshold"] == queries.REGRESSION
+    assert regression["minimum_messages"] == queries.MINIMUM_SAMPLE
 
 
 def test_config_rollback_exports_the_metrics_that_dashboards_use() -> None:
