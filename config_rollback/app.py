@@ -21,7 +21,7 @@ from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
 from config_rollback.pages import routes as page_routes
-from config_rollback.pages.render import error_page, wants_html
+from config_rollback.pages.render import error_page, page_that_sent, wants_html
 from config_rollback.services import build, services
 from config_rollback.settings import Settings
 
@@ -109,7 +109,7 @@ def _refuse_route(request: Request, error: Exception) -> Response:
         response.headers["Allow"] = ", ".join(sorted({m for route in matching for m in route.methods}))
         return response
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return error_response(request, errors.NotFoundError("there is nothing here"))
+        return error_response(request, errors.NotFoundError("no page has this address"))
     raise error
 
 
@@ -123,7 +123,7 @@ def error_response(request: Request, error: errors.ConfigRollbackError) -> Respo
     if is_page and looks and isinstance(error, errors.UnauthenticatedError):
         return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
     if is_page and wants_html(request):
-        response = error_page(request, error, status, here if looks else None)
+        response = error_page(request, error, status, here if looks else page_that_sent(request))
     else:
         content = {"code": error.code, "message": error.message, "details": error.details}
         response = json_response({"error": content, "request_id": request_id(request)}, status)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 Kind = Literal["same", "removed", "added"]
 
+MAX_VALUE_LENGTH = 60
+"""A text that is longer, or has lines, reads better word by word than as a value that replaces another."""
 MAX_MATCHES = 100_000
 """Texts with more pairs of equal words than this are shown as replaced: comparing them takes cubic time."""
 
@@ -30,6 +32,21 @@ class Change:
         """The values there are, of before and after."""
         both: list[tuple[Kind, Any]] = [("removed", self.before), ("added", self.after)]
         return [side for side in both if self.kind in ("changed", side[0])]
+
+    @property
+    def prose(self) -> bool:
+        """Whether `pieces` are a text to be read on, rather than values beside each other."""
+        texts = [side for side in (self.before, self.after) if isinstance(side, str)]
+        return len(texts) == 2 and any(len(text) > MAX_VALUE_LENGTH or "\n" in text for text in texts)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """What becomes of the field: words of a longer text, entries of a list, or one value for another."""
+        if self.prose:
+            return words(self.before, self.after)
+        if isinstance(self.before, list) and isinstance(self.after, list):
+            return items(self.before, self.after)
+        return [Piece(kind, spelled(value)) for kind, value in self.sides]
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,20 @@ def _numbered(entries: Sequence[Any]) -> dict[str, Any]:
 
 
 def spelled(value: Any) -> str:
-    """A text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """JSON, but a text without its quotes where it cannot be taken for something else."""
+    if isinstance(value, str) and value == value.strip() and not _reads_as_json(value):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _reads_as_json(text: str) -> bool:
+    if not text or text[0] in '"[{':
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def words(before: str, after: str) -> list[Piece]:
@@ -104,13 +133,14 @@ def words(before: str, after: str) -> list[Piece]:
 def items(before: Sequence[Any], after: Sequence[Any]) -> list[Piece]:
     """The entries of a list in the order of `before`, each with what becomes of it; then the new ones.
 
-    Where only order or number differ, both lists as a whole.
+    Where entries that both have come in another order or number, both lists as a whole.
     """
     old, new = [spelled(item) for item in before], [spelled(item) for item in after]
-    if set(old) == set(new):
+    known, kept = set(old), set(new)
+    if [item for item in old if item in kept] != [item for item in new if item in known] or known == kept:
         return [Piece("removed", ", ".join(old)), Piece("added", ", ".join(new))]
-    pieces = [Piece("same" if item in new else "removed", item) for item in old]
-    return pieces + [Piece("added", item) for item in new if item not in old]
+    pieces = [Piece("same" if item in kept else "removed", item) for item in old]
+    return pieces + [Piece("added", item) for item in new if item not in known]
 
 
 def _tokens(text: str) -> list[str]:

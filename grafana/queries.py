@@ -14,6 +14,12 @@ WINDOWS = ("1h", "6h", "24h", "7d")
 MINIMUM_SAMPLE = 30
 """Messages below which a rate is not judged; the same limit as in the z test of `ConfigVersionRegression`."""
 
+EVIDENCE_STARTS, EVIDENCE_ENDS, EVIDENCE_ODDS = 6.4, 3.5, 600
+"""Evidence at which a drift alert starts and below which it ends, and the odds that the former stands for."""
+
+REGRESSION = 3.3
+"""Standard deviations above which a version is called worse than its predecessor."""
+
 _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"
 _CONVERSATION = f"{_JOURNEY},{_PERSONA}"
@@ -104,7 +110,7 @@ def drift_state(alert: str, kpi_name: str) -> str:
 
 
 def evidence(limit: int) -> str:
-    """Natural log of the odds, 0 to 6, that a serving version's rate has tripled; the highest `limit`."""
+    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled; the highest `limit`."""
     return f"topk({limit}, kpi:drift:evidence{{{_CONVERSATION}}})"
 
 

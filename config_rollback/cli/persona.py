@@ -263,17 +263,9 @@ def _print_changes(changes: list[diff.Change]) -> None:
 
 
 def _rendered(change: diff.Change) -> Text:
-    pieces: list[diff.Piece]
-    if isinstance(change.before, str) and isinstance(change.after, str):
-        pieces = diff.words(change.before, change.after)
-        separator = ""
-    elif isinstance(change.before, list) and isinstance(change.after, list):
-        pieces = diff.items(change.before, change.after)
-        separator = ", "
-    else:
-        pieces = [diff.Piece(kind, diff.spelled(value)) for kind, value in change.sides]
-        separator = " -> "
-    return Text(separator).join(_marked(piece) for piece in pieces)
+    lists = isinstance(change.before, list) and isinstance(change.after, list)
+    separator = "" if change.prose else ", " if lists else " -> "
+    return Text(separator).join(_marked(piece) for piece in change.pieces)
 
 
 def _marked(piece: diff.Piece) -> Text:

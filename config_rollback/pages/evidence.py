@@ -14,7 +14,6 @@ from config_rollback.kpis import Kpis, Selection
 WAIT_SECONDS = 2.0
 """How long a page waits for Prometheus before it is shown without."""
 WINDOWS = ("1h", "24h", "7d")
-"""The shortest in which both versions have messages is shown, else the longest."""
 
 Measured = Mapping[str, Mapping[str, Any]]
 
@@ -32,9 +31,20 @@ class Evidence:
         """Whether none of the versions had a message."""
         return not any(kpis["messages_total"]["value"] for kpis in self.versions.values())
 
+    def worse(self, version: int, kpi: str) -> bool:
+        """Whether a rate or p95 lies above another version's with no overlap of their 95% intervals."""
+        low = self.versions[version][kpi]["low"]
+        highs = [measured[kpi]["high"] for number, measured in self.versions.items() if number != version]
+        return low is not None and any(high is not None and high < low for high in highs)
 
-async def collect(kpis: Kpis, persona: str, versions: tuple[int, ...]) -> Evidence:
-    """Asks for all windows at once. Never raises: what a page says without Prometheus is in `problem`."""
+
+async def collect(
+    kpis: Kpis, persona: str, versions: tuple[int, ...], judged: tuple[int, ...] | None = None
+) -> Evidence:
+    """Asks for all windows at once. Never raises: what a page says without Prometheus is in `problem`.
+
+    The window is the shortest in which the `judged` versions (None: all) had messages, else the longest.
+    """
     found: dict[tuple[str, int], Measured] = {}
     problems: list[str] = []
 
@@ -54,12 +64,9 @@ async def collect(kpis: Kpis, persona: str, versions: tuple[int, ...]) -> Eviden
         problems.append("Prometheus does not answer in time")
     if problems:
         return Evidence(WINDOWS[0], {}, problems[0])
-    return _shortest(found, versions)
-
-
-def _shortest(found: Mapping[tuple[str, int], Measured], versions: tuple[int, ...]) -> Evidence:
     for window in WINDOWS:
         evidence = Evidence(window, {version: found[window, version] for version in versions})
-        if all(measured["messages_total"]["value"] for measured in evidence.versions.values()):
+        judge = versions if judged is None else judged
+        if all(evidence.versions[version]["messages_total"]["value"] for version in judge):
             return evidence
     return evidence

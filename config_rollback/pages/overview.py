@@ -36,7 +36,7 @@ async def show(request: Request) -> Response:
     def read() -> list[Row]:
         with here.store.read() as transaction:
             firing = transaction.alerts(MAX_ALERTS, status="firing")
-            return [
+            rows = [
                 Row(
                     activation,
                     version,
@@ -46,6 +46,7 @@ async def show(request: Request) -> Response:
                 )
                 for activation, version in transaction.all_active()
             ]
+            return sorted(rows, key=lambda row: not row.alerts)  # what needs somebody comes first
 
     return page(request, "overview.html", login, rows=await run_sync(read))
 

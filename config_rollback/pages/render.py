@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from functools import cache
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
 from config_rollback.clock import isoformat
 from config_rollback.diff import Piece
-from config_rollback.errors import ConfigRollbackError
+from config_rollback.errors import ConfigRollbackError, InvalidRedirectError
 from config_rollback.http import request_id
 from config_rollback.services import services
 
@@ -45,7 +46,8 @@ def page(
 
 def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
     """What went wrong, and what one can do. `login_next`: the page to come back to after a login."""
-    return page(request, "error.html", None, status=status, error=error, login_next=login_next)
+    login = getattr(request.state, "login", None)
+    return page(request, "error.html", login, status=status, error=error, login_next=login_next)
 
 
 def rollback_path(persona: str, **query: str | int | None) -> str:
@@ -57,6 +59,17 @@ def rollback_path(persona: str, **query: str | int | None) -> str:
 def wants_html(request: Request) -> bool:
     """Whether the client is a browser that shows a page."""
     return "text/html" in request.headers.get("accept", "")
+
+
+def page_that_sent(request: Request) -> str | None:
+    """The page of this service whose form was sent, by its Referer: where to go on after a new login."""
+    referer = urlsplit(request.headers.get("referer", ""))
+    if referer.netloc != request.headers.get("host"):
+        return None
+    try:
+        return check_next(urlunsplit(("", "", referer.path, referer.query, "")))
+    except InvalidRedirectError:
+        return None
 
 
 def ago(moment: datetime, now: datetime) -> str:
@@ -91,6 +104,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ago=ago, isoformat=isoformat)
+    environment.filters.update(ago=ago, isoformat=isoformat, shortened=shortened)
     environment.globals.update(rollback_path=rollback_path)
     return environment

@@ -19,26 +19,17 @@ from config_rollback.http import number_of, persona_of, plain_text, query_of, re
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import Activation, Alert, AuditRow, Version
 from config_rollback.pages.evidence import collect
-from config_rollback.pages.render import page, rollback_path, shortened
+from config_rollback.pages.render import page, rollback_path
 from config_rollback.pages.session import require_form, require_login
 from config_rollback.rollback import Rollback
 from config_rollback.services import services
+from config_rollback.store import Transaction
 
 MAX_CHOICES = 20
-MAX_VALUE_LENGTH = 60
 MAX_ALERTS = 20
 MAX_HISTORY = 8
 WATCH = timedelta(minutes=5)
 """How long the result reloads by itself while processes have not converged."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field that differs, with its pieces; `prose` keeps line breaks, otherwise the pieces are entries."""
-
-    name: str
-    prose: bool
-    pieces: list[diff.Piece]
 
 
 @dataclass(frozen=True)
@@ -60,11 +51,16 @@ class Situation:
         return self.active.version != self.leaves
 
     @property
-    def fields(self) -> list[Field]:
+    def done(self) -> bool:
+        """Whether what the link is for was done already."""
+        return self.stale and self.active.action == "rollback" and self.active.from_version == self.leaves
+
+    @property
+    def changes(self) -> list[diff.Change]:
         """What a rollback changes."""
         if self.leaving is None or self.target is None:
             return []
-        return [_field(change) for change in diff.changes(self.leaving.config, self.target.config)]
+        return diff.changes(self.leaving.config, self.target.config)
 
 
 @dataclass(frozen=True)
@@ -80,13 +76,16 @@ async def show(request: Request) -> Response:
     """The decision, or with `result` what came of it. Changes nothing."""
     persona = persona_of(request)
     login = await require_login(request, "read", persona)
-    query = query_of(request, "from", "to", "alert", "result")
+    query = query_of(request, "from", "to", "alert", "result", "reload")
     if "result" in query:
-        return await _show_result(request, persona, number_of(query["result"], "result"))
+        watched = (
+            query.get("reload") != "off"
+        )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
+        return await _show_result(request, persona, number_of(query["result"], "result"), watched)
     leaves = number_of(query["from"], "from") if "from" in query else None
     wanted = number_of(query["to"], "to") if "to" in query else None
     alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
-    situation = await run_sync(lambda: _situation(request, persona, leaves, wanted))
+    situation = await run_sync(lambda: _situation(request, persona, leaves, wanted, alert))
     here = services(request)
     evidence = None
     if situation.target is not None and not situation.stale:
@@ -122,7 +121,7 @@ async def act(request: Request) -> Response:
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
 
 
-async def _show_result(request: Request, persona: str, audit_id: int) -> Response:
+async def _show_result(request: Request, persona: str, audit_id: int, watched: bool) -> Response:
     login = await require_login(request, "read", persona)
     here = services(request)
 
@@ -141,9 +140,10 @@ async def _show_result(request: Request, persona: str, audit_id: int) -> Respons
     young = here.clock() - outcome.activation.activated_at < WATCH
     waiting = converged < clients
     evidence = None
-    if latest and not waiting and outcome.row.from_version is not None:  # first the fast answer, then this
-        versions = (outcome.row.from_version, outcome.activation.version)
-        evidence = await collect(here.kpis, persona, versions)
+    # First the fast answer, then this; the version that is back may have to wait for its first messages.
+    if latest and outcome.row.from_version is not None and not (waiting and young):
+        left, restored = outcome.row.from_version, outcome.activation.version
+        evidence = await collect(here.kpis, persona, (left, restored), judged=(left,))
     return page(
         request,
         "result.html",
@@ -153,7 +153,8 @@ async def _show_result(request: Request, persona: str, audit_id: int) -> Respons
         converged=converged,
         latest=latest,
         evidence=evidence,
-        reload=_reload_seconds(waiting) if latest and young else None,
+        moving=latest and young,
+        reload=_reload_seconds(waiting) if latest and young and watched else None,
     )
 
 
@@ -162,7 +163,9 @@ def _reload_seconds(waiting: bool) -> int:
     return 1 if waiting else 15
 
 
-def _situation(request: Request, persona: str, leaves: int | None, wanted: int | None) -> Situation:
+def _situation(
+    request: Request, persona: str, leaves: int | None, wanted: int | None, alert: str
+) -> Situation:
     with services(request).store.read() as transaction:
         active = transaction.active(persona)
         if active is None:
@@ -179,22 +182,19 @@ def _situation(request: Request, persona: str, leaves: int | None, wanted: int |
             leaving=transaction.version(persona, leaves),
             target=target,
             choices=transaction.versions(persona, MAX_CHOICES),
-            alerts=transaction.alerts(MAX_ALERTS, persona=persona, status="firing"),
+            alerts=_alerts(transaction, persona, alert),
             history=transaction.audit_rows(MAX_HISTORY, persona=persona, status="succeeded"),
         )
 
 
-def _field(change: diff.Change) -> Field:
-    if isinstance(change.before, str) and isinstance(change.after, str) and _is_prose(change):
-        return Field(change.field, True, shortened(diff.words(change.before, change.after)))
-    if isinstance(change.before, list) and isinstance(change.after, list):
-        return Field(change.field, False, diff.items(change.before, change.after))
-    return Field(change.field, False, [diff.Piece(kind, diff.spelled(value)) for kind, value in change.sides])
-
-
-def _is_prose(change: diff.Change) -> bool:
-    """Whether a text reads better word by word than as a value that replaces another."""
-    return max(len(change.before), len(change.after)) > MAX_VALUE_LENGTH
+def _alerts(transaction: Transaction, persona: str, named: str) -> Sequence[Alert]:
+    """What fires for the persona, and the alert that the link names first, even if it has ended."""
+    firing = transaction.alerts(MAX_ALERTS, persona=persona, status="firing")
+    led_here = [alert for alert in firing if alert.alertname == named]
+    if named and not led_here:
+        ended = transaction.alerts(MAX_ALERTS, persona=persona, status="resolved")
+        led_here = [alert for alert in ended if alert.alertname == named][:1]
+    return led_here + [alert for alert in firing if alert not in led_here]
 
 
 routes = [

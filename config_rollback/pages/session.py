@@ -44,8 +44,11 @@ def set_session(request: Request, response: Response, login: Login) -> None:
 
 
 async def require_login(request: Request, action: str = "read", persona: str | None = None) -> Login:
-    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not."""
-    login = await find_login(request)
+    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not.
+
+    `request.state.login` tells the page of an error who is logged in.
+    """
+    login = request.state.login = await find_login(request)
     await access.require_role(request, login.actor, action, persona)
     return login
 
@@ -62,7 +65,7 @@ async def require_form(
 ) -> tuple[Login, Mapping[str, str]]:
     """A form sent in its own session by somebody of role `ops`."""
     form = await read_own_form(request)
-    login = await find_login(request)
+    login = request.state.login = await find_login(request)
     check_form_token(login.cookie, form.get("form_token", ""))
     await access.require_role(request, login.actor, action, persona)
     return login, form

@@ -154,10 +154,11 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Drifting personas",
-        "What is known against each serving version, the strongest evidence first. Evidence of 6.4 means "
-        "600:1 that the rate has tripled against the persona's own past and raises an alert, below 3.5 it "
-        "ends; z above 3.3 means worse than the predecessor. The persona opens its versions side by side, "
-        "the version its rollback page.",
+        "What is known against each serving version, the strongest evidence first. Evidence of "
+        f"{queries.EVIDENCE_STARTS} means {queries.EVIDENCE_ODDS}:1 that the rate has tripled against the "
+        f"persona's own past and raises an alert, {queries.EVIDENCE_ENDS} ends it; z above "
+        f"{queries.REGRESSION} means worse than the predecessor. The persona opens its versions side by "
+        "side, the version its rollback page.",
         exprs=[
             queries.evidence(20),
             queries.evidence_since(),
@@ -175,12 +176,18 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
                 "Evidence",
                 decimals=1,
                 no_value="no past yet",
-                steps=((3.5, "orange"), (6.4, "red")),
+                steps=((queries.EVIDENCE_ENDS, "orange"), (queries.EVIDENCE_STARTS, "red")),
             ),
             Column("Value #B", "Since", unit="dateTimeFromNow", no_value="-"),
             Column("Value #C", "Events, last hour", unit="short", decimals=0, no_value="-"),
             Column("Value #D", "Expected", unit="short", decimals=1, no_value="-"),
-            Column("Value #E", "z against predecessor", decimals=1, no_value="-", steps=((3.3, "red"),)),
+            Column(
+                "Value #E",
+                "z against predecessor",
+                decimals=1,
+                no_value="-",
+                steps=((queries.REGRESSION, "red"),),
+            ),
             Column("predecessor", "Predecessor", no_value="-"),
         ],
         sort_by="Evidence",

@@ -144,8 +144,7 @@ def test_a_session_that_is_over_leads_back_to_the_same_link(service: Service, pa
     expect(page.get_by_test_id("error")).to_have_attribute("data-code", "session_revoked")
     assert service.active_version() == 2
     service.clock.now = datetime.now(UTC)  # the provider does not travel in time
-    page.context.clear_cookies()
-    page.goto(service.url + LINK)
+    page.get_by_role("link", name="Log in and come back to this page").click()
     log_in(page)
     expect(page).to_have_url(service.url + LINK)
     page.get_by_test_id("rollback-button").click()

@@ -100,7 +100,26 @@ def test_true_is_not_1_but_1_is_1_0() -> None:
     ]
 
 
+def test_a_text_that_could_be_a_number_has_its_quotes() -> None:
+    assert changes({"a": "1"}, {"a": 1})[0].pieces == [removed('"1"'), added("1")]
+    assert changes({"a": None}, {"a": ""})[0].pieces == [removed("null"), added('""')]
+    assert changes({"a": None}, {})[0].pieces == [removed("null")]
+    assert items([True, "x"], ["true", "x"]) == [removed("true"), same("x"), added('"true"')]
+
+
+def test_a_longer_text_and_one_with_lines_are_read_word_by_word() -> None:
+    assert [change.prose for change in changes({"a": "b" * 61, "c": "d"}, {"a": "b", "c": "d\n"})] == [
+        True,
+        True,
+    ]
+    (short,) = changes({"a": "swift-1"}, {"a": "swift-2"})
+    assert not short.prose
+    assert short.pieces == [removed("swift-1"), added("swift-2")]
+
+
 def test_a_list_in_another_order_is_shown_whole() -> None:
+    assert items(["a", "a", "b"], ["a", "c"]) == [removed("a, a, b"), added("a, c")]
+    assert items(["a", "x", "b"], ["b", "y", "a"]) == [removed("a, x, b"), added("b, y, a")]
     assert items(["a", "b"], ["b", "a"]) == [removed("a, b"), added("b, a")]
     assert items([1, {"x": None}], [{"x": None}]) == [removed("1"), same('{"x": null}')]
 
@@ -120,6 +139,9 @@ def test_whatever_differs_is_told_and_nothing_else(before: dict[str, Any], after
     assert bool(found) == (as_json[0] != as_json[1])
     for change in found:
         assert change.kind != "changed" or change.sides[0][1] is not change.sides[1][1]
+        assert {piece.kind for piece in change.pieces} - {"same"}
+        shown = [[p.text for p in change.pieces if p.kind != kind] for kind in ("added", "removed")]
+        assert shown[0] != shown[1], "the two sides look alike"
     mirrored = {(c.field, str(c.after), str(c.before)) for c in changes(after, before)}
     assert mirrored == {(c.field, str(c.before), str(c.after)) for c in found}
 

@@ -16,6 +16,7 @@ from tests.config_rollback.test_pages import attribute, form
 __all__ = ["prometheus"]
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+ALL_RATES = ("out_of_scope_rate", "llm_error_rate", "p95_latency_ms")
 COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
 
 
@@ -58,6 +59,48 @@ def test_the_decision_shows_both_versions_with_counts_and_intervals(
     assert "led you here" in page
     versions = {1, 2}
     assert all(any(f'config_version="{n}"' in query for query in prometheus.queries) for n in versions)
+
+
+def test_p95_has_an_interval_and_what_is_surely_worse_is_marked(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    bad = {"out_of_scope": 400.0, "p95_latency_ms": 1390.0, "p95_low": 1300.0, "p95_high": 1500.0}
+    by_query(prometheus, lambda query: bad if 'config_version="2"' in query else {})
+    page = browser.get(LINK).text
+    rows = {name: page.partition(f'data-kpi="{name}"')[2].partition("</tr>")[0] for name in ALL_RATES}
+    assert {name: row.count(">worse<") for name, row in rows.items()} == {
+        "out_of_scope_rate": 1,
+        "llm_error_rate": 0,
+        "p95_latency_ms": 0,  # 1,300 to 1,500 overlaps with 1,100 to 1,400
+    }
+    cells = rows["out_of_scope_rate"].split("<td")
+    assert ">worse<" in cells[1], "version 2, which serves now"
+    assert "1,300 to 1,500 ms" in rows["p95_latency_ms"]
+    assert "of 1,000" in rows["p95_latency_ms"]
+
+
+def test_after_a_rollback_the_window_is_that_of_the_version_that_was_left(
+    service: Service, browser: Browser, prometheus: Prometheus
+) -> None:
+    silent = dict.fromkeys(COUNTS, 0.0)
+    restored_in_the_last_hour = ('config_version="1"', 'window="1h"')
+    by_query(prometheus, lambda query: silent if all(p in query for p in restored_in_the_last_hour) else {})
+    assert 'data-window="24h"' in browser.get(LINK).text, "the decision needs figures of both"
+    browser.post("/rollback/concierge", form(browser.get(LINK).text))
+    result = browser.get("/rollback/concierge?result=3").text
+    assert 'data-window="1h"' in result, "what version 1 did yesterday is not what came after"
+    assert "no traffic yet" in result
+
+
+def test_where_processes_never_follow_the_result_shows_the_figures_all_the_same(
+    service: Service, browser: Browser
+) -> None:
+    browser.post("/rollback/concierge", form(browser.get(LINK).text))
+    service.clock.move(minutes=5)
+    service.config("concierge", "?client=a&serving=2")
+    page = browser.get("/rollback/concierge?result=3").text
+    assert "Some processes have not followed" in page
+    assert 'data-testid="kpis"' in page
 
 
 def test_where_the_last_hour_is_silent_a_longer_window_is_shown(
@@ -141,6 +184,6 @@ def test_the_audit_page_filters_by_what_and_outcome(service: Service, browser: B
     count = 'data-testid="audit-row"'
     assert browser.get("/audit?action=rollback").text.count(count) == 2
     assert browser.get("/audit?action=rollback&status=failed").text.count(count) == 1
-    assert "<option selected>failed</option>" in browser.get("/audit?status=failed").text
+    assert '<option value="failed" selected>failed</option>' in browser.get("/audit?status=failed").text
     assert browser.get("/audit?action=&status=&persona=&actor=").text.count(count) == 4
     assert browser.get("/audit?status=wrong").status_code == 422

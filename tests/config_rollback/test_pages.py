@@ -129,6 +129,71 @@ def test_a_stale_link_says_so_and_has_no_button(drifted: Service, browser: Brows
     assert 'id="rollback-button"' not in page.text
 
 
+def test_a_link_whose_rollback_was_done_leads_to_what_came_of_it(drifted: Service, browser: Browser) -> None:
+    drifted.roll_back(expected_version=2)
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
+    assert "<h1>Already rolled back to version 1</h1>" in page
+    assert 'href="/rollback/concierge?result=3"' in page
+    drifted.publish(temperature=1)
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
+    assert "<h1>Nothing to do here any more</h1>" in page, "version 3 was published since"
+    assert "version 3 serves now, published" in page
+
+
+def test_the_alert_that_led_here_is_shown_after_it_has_ended(drifted: Service, browser: Browser) -> None:
+    link = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+    assert "which Alertmanager has not reported here" in browser.get(link).text
+    send(drifted, alert())
+    send(drifted, alert(status="resolved", endsAt="2026-03-01T11:59:00Z"))
+    page = browser.get(link).text
+    assert "led you here" in page
+    assert 'data-status="resolved"' in page
+    assert "led you here" not in browser.get("/rollback/concierge?from=2").text
+
+
+def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> None:
+    drifted.publish("a quiet one")
+    quiet = browser.get("/").text
+    assert "No alert is firing about any of the 2 personas" in quiet
+    assert quiet.index('data-persona="a quiet one"') < quiet.index('data-persona="concierge"')
+    send(drifted, alert())
+    page = browser.get("/").text
+    assert "1 of 2 personas has a firing alert" in page
+    assert page.index('data-persona="concierge"') < page.index('data-persona="a quiet one"')
+
+
+def test_a_result_can_be_kept_from_reloading(drifted: Service, browser: Browser) -> None:
+    drifted.config("concierge", "?client=a&serving=2")
+    browser.post("/rollback/concierge", form(browser.get("/rollback/concierge?from=2").text))
+    page = browser.get("/rollback/concierge?result=3").text
+    stop = html.unescape(page.partition('href="/rollback/concierge?result=3&amp;')[2].partition('"')[0])
+    still = browser.get(f"/rollback/concierge?result=3&{stop}").text
+    assert 'http-equiv="refresh"' in page
+    assert 'http-equiv="refresh"' not in still
+    assert "0 of 1 serving process" in still
+
+
+def test_a_form_sent_after_the_session_leads_back_to_its_page(drifted: Service, browser: Browser) -> None:
+    sent = form(browser.get("/rollback/concierge?from=2").text)
+    drifted.clock.move(hours=8)
+    own: dict[str, str | None] = {"Referer": f"{drifted.url}/rollback/concierge?from=2"}
+    page = browser.post("/rollback/concierge", sent, own)
+    assert (page.status_code, drifted.active_version()) == (401, 2)
+    assert 'href="/login?next=%2Frollback%2Fconcierge%3Ffrom%3D2"' in page.text
+    for foreign in ("https://evil.example/rollback/concierge", f"{drifted.url}//evil.example", ""):
+        page = browser.post("/rollback/concierge", sent, {"Referer": foreign})
+        assert 'href="/login?next=%2F"' in page.text
+
+
+def test_somebody_without_the_role_sees_who_they_are(drifted: Service) -> None:
+    support = drifted.browser(role="support", subject="bob")
+    page = support.get("/rollback/concierge?from=2").text
+    assert "You are logged in as <strong>bob</strong> with the role <strong>support</strong>" in page
+    assert 'id="logout-button"' in page
+    assert support.post("/logout", fields(page)).status_code == 303
+    support.close()
+
+
 def test_where_no_version_is_known_to_be_good_one_can_choose(drifted: Service, browser: Browser) -> None:
     drifted.roll_back(expected_version=2)
     page = browser.get("/rollback/concierge").text

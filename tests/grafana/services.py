@@ -16,6 +16,7 @@ import yaml
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.stack.components import working_directory
 from tests.grafana import model
+from tests.rules.files import uncommented
 from tests.support.stacks import answers, free_port
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -74,11 +75,20 @@ def rollback(state: Path) -> Iterator[Rollback]:
 
 
 @contextmanager
-def alertmanager(program: Path, folder: Path, rollback_url: str) -> Iterator[str]:
-    """Host and port of an Alertmanager that tells config_rollback."""
-    config = yaml.safe_load((model.ROOT / "prometheus" / "alertmanager.yml").read_text(encoding="utf-8"))
+def alertmanager(
+    program: Path, folder: Path, rollback_url: str, *, slack_url: str | None = None
+) -> Iterator[str]:
+    """Host and port of an Alertmanager that tells config_rollback, and whatever stands in for Slack."""
+    committed = model.ROOT / "prometheus"
+    config = yaml.safe_load(uncommented(committed / "alertmanager.yml"))
     (folder / "token").write_text(ALERTMANAGER_TOKEN)
-    config["templates"] = []
+    config["global"] = {} if slack_url is None else {"slack_api_url": slack_url}
+    config["templates"] = [str(committed / pattern) for pattern in config["templates"]]
+    left_out = {"email"} if slack_url else {"email", "slack"}
+    for routes in (config["route"]["routes"], config["receivers"]):
+        routes[:] = [
+            entry for entry in routes if {entry.get("receiver"), entry.get("name")}.isdisjoint(left_out)
+        ]
     config["route"] |= {"group_wait": "1s", "group_interval": "1s"}
     for receiver in config["receivers"]:
         for webhook in receiver.get("webhook_configs", []):

@@ -1,8 +1,15 @@
 """From an alert to the right page: the annotations of firing alerts, followed in a real browser."""
 
+import html
+import http.server
+import json
 import re
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -10,10 +17,12 @@ import requests
 from playwright.sync_api import Page, expect
 
 from config_rollback.auth.tokens import mint_login_link
+from config_rollback.stack.components import ensure
 from tests.grafana import live, model, services
 from tests.grafana.alertmanager_page import ensure_with_page
 from tests.grafana.model import Json
 from tests.support.browser import browser_page
+from tests.support.stacks import wait_for
 
 _DEADLINE_SECONDS = 30
 
@@ -101,6 +110,97 @@ def test_every_link_is_shown_as_one(alerts: dict[str, Json], persona: str) -> No
         assert not set(url) & set(" \"'<>\\^`{|}")
 
 
+@pytest.fixture(scope="module")
+def told(
+    alerts: dict[str, Json],
+    alertmanager: str,
+    rollback: services.Rollback,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, str]]:
+    """What Alertmanager sends to Slack about each persona, by the committed receiver and template."""
+    texts: dict[str, str] = {}
+
+    class Slack(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for text in (attachment["text"] for attachment in message["attachments"]):
+                texts.update({p: text for p, a in alerts.items() if escaped(a["summary"]) in text})
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+            """Says nothing."""
+
+    program = ensure(["alertmanager"])["alertmanager"]
+    folder = tmp_path_factory.mktemp("slack")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slack) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with services.alertmanager(program, folder, rollback.url, slack_url=url) as address:
+                pass_on(alertmanager, address)
+                wait_for("message about every persona", 60, lambda: texts.keys() == alerts.keys(), pause=0.1)
+                yield texts
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def escaped(text: str) -> str:
+    """As Slack wants text (https://docs.slack.dev/messaging/formatting-message-text)."""
+    return html.escape(text, quote=False)
+
+
+def pass_on(source: str, target: str) -> None:
+    """Gives the alerts of one Alertmanager to another."""
+    sent = requests.get(f"http://{source}/api/v2/alerts", timeout=10).json()
+    kept = [{key: alert[key] for key in ("labels", "annotations", "startsAt")} for alert in sent]
+    requests.post(f"http://{target}/api/v2/alerts", json=kept, timeout=10).raise_for_status()
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_the_message_to_slack_leads_to_the_page_of_that_persona(
+    alerts: dict[str, Json], told: dict[str, str], page: Page, persona: str
+) -> None:
+    links = {
+        label: html.unescape(url) for url, label in re.findall(r"<(http[^|>]*)\|([^>]*)>", told[persona])
+    }
+    annotations = alerts[persona]
+    assert links["Dashboard"] == annotations["dashboard_url"]
+    assert links["Runbook"] == annotations["runbook_url"]
+    page.goto(links["Look and roll back"])
+    button = page.get_by_test_id("rollback-button")
+    expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_the_link_in_the_mail_is_clickable(
+    alerts: dict[str, Json], page: Page, tmp_path: Path, persona: str
+) -> None:
+    """The committed template of the mail, rendered by amtool and opened in a browser."""
+    labels = {"alertname": "ConfigVersionRegression", "severity": "page", "persona": persona}
+    alert = {"status": "firing", "labels": labels, "annotations": alerts[persona]}
+    data = tmp_path / "data.json"
+    data.write_text(
+        json.dumps({"receiver": "email", "status": "firing", "alerts": [alert]}), encoding="utf-8"
+    )
+    arguments = ['--template.text={{ template "driftback.html" . }}', "--template.type=html"]
+    arguments += [f"--template.glob={model.ROOT}/prometheus/templates/*.tmpl", f"--template.data={data}"]
+    amtool = ensure(["amtool"])["amtool"]
+    mail = subprocess.run(
+        [amtool, "template", "render", *arguments], check=True, capture_output=True, text=True
+    ).stdout
+    page.goto("about:blank")
+    page.set_content(mail)
+    expect(page.get_by_role("heading")).to_contain_text(persona)
+    page.get_by_role("link", name="Look and roll back").click()
+    button = page.get_by_test_id("rollback-button")
+    expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("persona", model.ODD_PERSONAS)
 def test_links_on_alertmanager_s_own_page_are_clickable(
@@ -143,9 +243,7 @@ def own_page(
     """Host and port of an Alertmanager that has its web page, with the same alerts."""
     folder = tmp_path_factory.mktemp("own-page")
     with services.alertmanager(ensure_with_page(), folder, rollback.url) as address:
-        sent = requests.get(f"http://{alertmanager}/api/v2/alerts", timeout=10).json()
-        kept = [{key: alert[key] for key in ("labels", "annotations", "startsAt")} for alert in sent]
-        requests.post(f"http://{address}/api/v2/alerts", json=kept, timeout=10).raise_for_status()
+        pass_on(alertmanager, address)
         while not requests.get(f"http://{address}/api/v2/alerts/groups", timeout=10).json():
             time.sleep(0.2)  # the page reads the groups once
         yield address

@@ -1,13 +1,16 @@
 """Every expression parses and uses only metrics and labels that something produces."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import promql_parser
 import pytest
+import yaml
 
 from exporter import catalogue
+from grafana import queries
 from tests.grafana import model
 from tests.grafana.model import Json
 
@@ -86,6 +89,16 @@ def _labels_named(expr: str) -> set[str]:
 
 
 SERIES = _series_labels()
+
+
+def test_limits_that_panels_name_are_those_of_the_rules() -> None:
+    text = (model.ROOT / "rules" / "templates" / "parameters.yml").read_text(encoding="utf-8")
+    parameters = yaml.safe_load(text)
+    drift, regression = parameters["drift"], parameters["regression"]
+    assert (drift["start"], drift["end"]) == (queries.EVIDENCE_STARTS, queries.EVIDENCE_ENDS)
+    assert round(math.exp(drift["start"]), -2) == queries.EVIDENCE_ODDS
+    assert regression["threshold"] == queries.REGRESSION
+    assert regression["minimum_messages"] == queries.MINIMUM_SAMPLE
 
 
 def test_config_rollback_exports_the_metrics_that_dashboards_use() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.rules.files import CHECKOUT, RULES, load
+from tests.rules.files import CHECKOUT, RULES, load, uncommented
 
 CONFIGURATION = CHECKOUT / "prometheus"
 URLS = {"driftback_url", "grafana_url"}
@@ -71,14 +71,9 @@ def test_alerts_are_routed(amtool: Path, labels: list[str], receiver: str) -> No
     assert _run(amtool, "config", "routes", "test", f"--config.file={config}", *labels).split() == [receiver]
 
 
-def _uncommented(path: Path) -> str:
-    """The configuration with its commented settings switched on; prose has one space after the #."""
-    return re.sub(r"(?m)^(\s*)#(?! \S)", r"\1", path.read_text(encoding="utf-8"))
-
-
 def test_the_commented_receivers_are_valid_once_uncommented(amtool: Path, installed: Path) -> None:
     config = installed / "alertmanager.yml"
-    config.write_text(_uncommented(config), encoding="utf-8")
+    config.write_text(uncommented(config), encoding="utf-8")
     receivers = {receiver["name"]: receiver for receiver in load(config)["receivers"]}
     assert set(receivers) == {"nobody", "config_rollback", "email", "slack"}
     assert "4 receivers" in _run(amtool, "check-config", config)

@@ -98,10 +98,16 @@ class RunningStack:
 
 
 @contextmanager
-def stack(state_dir: Path, *options: str, offset: int | None = None) -> Iterator[RunningStack]:
-    """Runs `driftback up --json OPTIONS`; ends it by SIGTERM and requires that it ends cleanly."""
+def stack(
+    state_dir: Path, *options: str, offset: int | None = None, grafana: bool = False
+) -> Iterator[RunningStack]:
+    """Runs `driftback up --json OPTIONS`; ends it by SIGTERM and requires that it ends cleanly.
+
+    Without `grafana` none is started, even where one is on PATH.
+    """
     notes = state_dir.parent / f"{state_dir.name}.notes"
-    command = [str(DRIFTBACK), "up", "--json", "--no-grafana", "--state-dir", str(state_dir)]
+    command = [str(DRIFTBACK), "up", "--json", "--state-dir", str(state_dir)]
+    command += [] if grafana else ["--no-grafana"]
     command += ["--port-offset", str(free_offset() if offset is None else offset), *options]
     with notes.open("a") as log:
         process = subprocess.Popen(
