@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards reference drift secrets clean
+.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,10 +76,14 @@ dashboards: install ## write grafana/generated from the code
 reference: install ## write docs/reference.md from the code
 	$(BIN)/python -m docs.build
 
+kubernetes: install ## write the operator's objects in deploy/kubernetes from the rule files
+	$(BIN)/python -m deploy.build
+
 drift: install ## compare the generated files with their templates
 	$(BIN)/python -m rules.build --check
 	$(BIN)/python -m grafana.build --check
 	$(BIN)/python -m docs.build --check
+	$(BIN)/python -m deploy.build --check
 
 # Compose mounts each file alone, so the folder keeps others out and the containers' user can read the files.
 SECRETS := jwt_secret ingest_token service_token alertmanager_token postgres_password grafana_admin_password
