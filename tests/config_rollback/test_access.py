@@ -24,7 +24,7 @@ def ops_routes(service: Service) -> list[tuple[str, str]]:
 
 
 def test_14_every_ops_call_needs_a_token(service: Service) -> None:
-    assert len(ops_routes(service)) == 10
+    assert len(ops_routes(service)) == 11
     for method, path in ops_routes(service):
         answer = service.request(method, path, token=None, json={})
         assert error(answer) == (401, "unauthenticated"), path
