@@ -3,22 +3,28 @@ ARG BASE=python:3.13.5-slim-bookworm
 
 FROM ${BASE} AS build
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY requirements.lock ./
+# Two environments: the builder's pip and hatchling stay behind, the image gets what runs.
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --constraint requirements.lock hatchling \
+ && python3 -m venv --without-pip /opt/driftback
+COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 COPY config_rollback config_rollback
 COPY rules rules
 COPY prometheus prometheus
 COPY grafana grafana
 COPY examples examples
-RUN python3 -m venv /opt/driftback \
- && /opt/driftback/bin/pip install --no-cache-dir --constraint requirements.lock .
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+ && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-cache-dir \
+    --only-binary :all: --constraint requirements.lock /dist/*.whl
 
 FROM ${BASE}
-COPY --from=build /opt/driftback /opt/driftback
 # A fixed id, so that volumes keep their owner from one image to the next.
 RUN groupadd --gid 10001 driftback \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/driftback driftback \
  && install -d -o driftback -g driftback /var/lib/driftback
+COPY --from=build /opt/driftback /opt/driftback
 ENV PATH=/opt/driftback/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /var/lib/driftback

@@ -10,7 +10,7 @@ ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards drift secrets clean
+.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,9 +75,17 @@ rules: install ## write rules/*.yml from their templates
 dashboards: install ## write grafana/generated from the code
 	$(BIN)/python -m grafana.build
 
+reference: install ## write docs/reference.md from the code
+	$(BIN)/python -m docs.build
+
+kubernetes: install ## write the operator's objects in deploy/kubernetes from the rule files
+	$(BIN)/python -m deploy.build
+
 drift: install ## compare the generated files with their templates
 	$(BIN)/python -m rules.build --check
 	$(BIN)/python -m grafana.build --check
+	$(BIN)/python -m docs.build --check
+	$(BIN)/python -m deploy.build --check
 
 # Compose mounts each file alone, so the folder keeps others out and the containers' user can read the files.
 SECRETS := jwt_secret ingest_token service_token alertmanager_token postgres_password grafana_admin_password

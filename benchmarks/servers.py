@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 TOKEN = "an-ingest-token-for-benchmarks"
+JWT_SECRET = "a signing key for benchmarks, 32 bytes"
 HEADERS = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
 
 
@@ -64,6 +65,23 @@ def exporter(**environment: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def config_rollback(folder: Path) -> Iterator[Server]:
+    """`python -m config_rollback` on the server's core, with the SQLite database in `folder`."""
+    port = free_port()
+    own = {
+        "CONFIG_ROLLBACK_STATE_DIR": str(folder),
+        "CONFIG_ROLLBACK_PORT": str(port),
+        "CONFIG_ROLLBACK_EXTERNAL_URL": f"http://127.0.0.1:{port}",
+        "CONFIG_ROLLBACK_JWT_SECRET": JWT_SECRET,
+        "CONFIG_ROLLBACK_SERVICE_TOKENS": TOKEN,
+        # A benchmark calls as one person, faster than any.
+        **{f"CONFIG_ROLLBACK_RATE_LIMIT_{name}": "1000000/minute" for name in ("USER", "ROLE", "GLOBAL")},
+    }
+    with _server([sys.executable, "-m", "config_rollback"], port, own) as pid:
+        yield Server(port, pid)
+
+
+@contextlib.contextmanager
 def pushgateway(*options: str) -> Iterator[Server]:
     """A Pushgateway on the server's core."""
     port = free_port()
@@ -74,10 +92,10 @@ def pushgateway(*options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def program(module: str) -> Iterator[int]:
-    """Port of `python -m module PORT` on the server's core."""
+def program(module: str, *arguments: str) -> Iterator[int]:
+    """Port of `python -m module PORT ...` on the server's core."""
     port = free_port()
-    with _server([sys.executable, "-m", module, str(port)], port, {}):
+    with _server([sys.executable, "-m", module, str(port), *arguments], port, {}):
         yield port
 
 

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
 from config_rollback import database, errors
-from config_rollback.api import alerts, configs, health, openapi, ops
+from config_rollback.api import alerts, audit, configs, health, openapi, ops
 from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
@@ -81,7 +81,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
             await watcher
             here.store.close()
 
-    calls = [*ops.routes, *configs.routes, *alerts.routes, *health.routes]
+    calls = [*ops.routes, *audit.routes, *configs.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
         middleware=[Middleware(RequestContext)],

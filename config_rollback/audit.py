@@ -20,6 +20,9 @@ GENESIS = "0" * 64
 """`previous_hash` of the first row."""
 ACCEPT_BASELINE = "accept_baseline"
 """Action of an attempt that changes no configuration: the drift alerts' baseline starts anew."""
+ACTIONS = ("publish", "rollback", ACCEPT_BASELINE, "read")
+"""Everything that a row can tell of; `read` is there only refused."""
+STATUSES = ("succeeded", "failed")
 SCHEME = "1"
 """Prefix of a hash: how it was made. A later scheme gets another, and old rows stay verifiable."""
 
@@ -103,35 +106,43 @@ def row_hash(audit_id: int, attempt: Attempt | Row, previous_hash: str) -> str:
     return f"{SCHEME}:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
-def verify(rows: Iterable[Row], stored_head: Head, known_head: Head | None = None) -> Verification:
+def verify(
+    rows: Iterable[Row],
+    stored_head: Head | None,
+    known_head: Head | None = None,
+    start: Head = Head(0, GENESIS),
+) -> Verification:
     """Walks all rows in order of id.
 
-    `stored_head` is the database's own note of the end; `known_head` one kept elsewhere (a log line), which
-    the chain must contain: it may have grown since.
+    `stored_head` is the database's own note of the end, where there is one; `known_head` one kept elsewhere
+    (a log line), which the chain must contain: it may have grown since. `start` is what the rows follow.
     """
-    head = Head(0, GENESIS)
+    head = start
     known_seen = known_head is None or known_head == head
+
+    def broken(row_id: int, problem: str) -> Verification:
+        return Verification(False, head.audit_id - start.audit_id, head, row_id, problem)
+
     for row in rows:
-        problem = None
         if row.audit_id != head.audit_id + 1:
-            problem = f"row {head.audit_id + 1} is missing"
-        elif row.previous_hash != head.hash:
-            problem = "it does not follow from the row before"
-        elif row.hash != row_hash(row.audit_id, row, row.previous_hash):
-            problem = "its content was changed"
-        if problem:
-            return Verification(False, head.audit_id, head, row.audit_id, problem)
+            return broken(row.audit_id, f"row {head.audit_id + 1} is missing")
+        if row.previous_hash != head.hash:
+            return broken(row.audit_id, "it does not follow from the row before")
+        if row.hash != row_hash(row.audit_id, row, row.previous_hash):
+            return broken(row.audit_id, "its content was changed")
         head = Head(row.audit_id, row.hash)
         if known_head is not None and head.audit_id == known_head.audit_id:
             if head.hash != known_head.hash:
-                problem = "it differs from the known head: the chain was written anew"
-                return Verification(False, head.audit_id, head, row.audit_id, problem)
+                return broken(row.audit_id, "it differs from the known head: the chain was written anew")
             known_seen = True
-    if head != stored_head:
+    if stored_head is not None and head != stored_head:
         cut = head.audit_id + 1 if stored_head.audit_id > head.audit_id else head.audit_id
-        problem = f"the chain ends at row {head.audit_id}, the head names row {stored_head.audit_id}"
-        return Verification(False, head.audit_id, head, cut, problem)
+        return broken(
+            cut, f"the chain ends at row {head.audit_id}, the head names row {stored_head.audit_id}"
+        )
     if not known_seen and known_head is not None:
-        problem = f"the chain ends at row {head.audit_id}, the known head is row {known_head.audit_id}"
-        return Verification(False, head.audit_id, head, head.audit_id + 1, problem)
-    return Verification(True, head.audit_id, head)
+        return broken(
+            head.audit_id + 1,
+            f"the chain ends at row {head.audit_id}, the known head is row {known_head.audit_id}",
+        )
+    return Verification(True, head.audit_id - start.audit_id, head)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +90,7 @@ def downgrade(engine: Engine, revision: str) -> None:
     _run(engine, command.downgrade, revision)
 
 
-GRANTS = {
+APPLICATION = {
     "SELECT, INSERT": ("versions", "activations", "audit", "idempotency"),
     "SELECT, UPDATE": ("audit_head",),
     "SELECT, INSERT, DELETE": ("used_tokens",),
@@ -95,19 +98,32 @@ GRANTS = {
     "SELECT": ("alembic_version",),
 }
 """Privileges of a role that runs the service without owning its tables."""
+AUDITOR = {"SELECT": ("versions", "activations", "audit", "audit_head", "alerts", "alembic_version")}
+"""Privileges of a role that reads history, and neither sessions nor what would open one."""
 
 
-def grant(engine: Engine, role: str) -> None:
-    """Gives a PostgreSQL role the least that the service needs, and takes away what it had beyond.
+def grant(engine: Engine, role: str, privileges: Mapping[str, tuple[str, ...]] = APPLICATION) -> None:
+    """Gives a PostgreSQL role the least that it needs, and takes away what it had beyond.
 
     Run by the tables' owner. History then has two locks: no privilege to change it, and the triggers.
     """
     quoted = engine.dialect.identifier_preparer.quote_identifier(role)
     with engine.connect() as connection, connection.begin():
-        connection.exec_driver_sql(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
-        connection.exec_driver_sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {quoted}")
-        for privileges, tables in GRANTS.items():
-            connection.exec_driver_sql(f"GRANT {privileges} ON {', '.join(tables)} TO {quoted}")
+        for kind in ("TABLES", "SEQUENCES"):
+            connection.exec_driver_sql(f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {quoted}")
+        connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {quoted}")
+        for given, tables in privileges.items():
+            connection.exec_driver_sql(f"GRANT {given} ON {', '.join(tables)} TO {quoted}")
+            if "INSERT" in given:
+                connection.exec_driver_sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {quoted}")
+
+
+def backup(engine: Engine, file: Path) -> None:
+    """Copies a SQLite database as it is at one moment, while others read and write it."""
+    source = sqlite3.connect(str(engine.url.database))
+    target = sqlite3.connect(file)
+    with contextlib.closing(source), contextlib.closing(target):
+        source.backup(target)
 
 
 def _run(engine: Engine, action: Any, revision: str) -> None:

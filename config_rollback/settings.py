@@ -39,11 +39,18 @@ class Settings(BaseSettings):
     """Everything the service can be told. Build with `load`, or by keyword in tests."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=9811, ge=0, le=65535)
+    """TCP port to listen on; 0 takes a free one."""
     state_dir: Path | None = None
     """Folder of the default SQLite database."""
     database_url: SecretStr = SecretStr("")
@@ -61,10 +68,13 @@ class Settings(BaseSettings):
     config_schema_file: Path | None = None
     """JSON Schema that configurations are checked against, instead of the default shape."""
     prometheus_url: str | None = None
+    """Prometheus' API, for KPI and evidence; a rollback works without."""
     external_url: str = "http://127.0.0.1:9811"
     """Where browsers reach this service: decides cookie flags and the origin that forms must come from."""
     alertmanager_url: str | None = None
+    """Where browsers reach Alertmanager, for links."""
     grafana_url: str | None = None
+    """Where browsers reach Grafana, for links."""
 
     rate_limit_user: str = "300/minute"
     """How often one person may call the API and the pages."""
@@ -90,10 +100,12 @@ class Settings(BaseSettings):
     oidc_issuer: str | None = None
     """OpenID provider for logins in a browser, exactly as its discovery document spells it."""
     oidc_client_id: str | None = None
+    """What this service is called there."""
     oidc_client_secret: SecretStr | None = None
     """Left out for a public client: PKCE is used either way."""
     oidc_client_secret_file: Path | None = None
     oidc_scopes: str = "openid"
+    """Scopes asked for, separated by spaces."""
     oidc_role_claim: str = "role"
     """The claim of the ID token that holds the role, a text or a list of texts."""
     oidc_subject_claim: str = "sub"

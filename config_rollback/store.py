@@ -230,6 +230,11 @@ class Transaction:
             query = query.where(AuditRow.actor == actor)
         return self._session.scalars(query).all()
 
+    def audit_rows_after(self, audit_id: int, limit: int) -> Sequence[AuditRow]:
+        """Oldest first, from the row that follows."""
+        query = select(AuditRow).where(AuditRow.audit_id > audit_id).order_by(AuditRow.audit_id)
+        return self._session.scalars(query.limit(limit)).all()
+
     def accepted_baselines(self) -> Sequence[tuple[str, datetime]]:
         """Personas whose baseline was accepted, each with the last time."""
         newest = (

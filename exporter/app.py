@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter import errors
 from exporter.errors import ExporterError, IdempotencyKeyMissingError, StorageError
-from exporter.http import RequestId, authenticate, failure, read_json_body, success
+from exporter.http import (
+    Head,
+    RequestId,
+    authenticate,
+    failure,
+    head_of,
+    read_json_body,
+    send_success,
+    success,
+)
 from exporter.ingest import Outcome
 from exporter.monitoring import SelfMonitoring
 from exporter.render import render
@@ -122,38 +132,47 @@ class _Calls:
         registry: CollectorRegistry,
     ) -> None:
         self._settings = settings
-        self._tokens = tokens
+        self._tokens = [token.get_secret_value().encode() for token in tokens]
         self._service = service
         self._monitoring = monitoring
         self._registry = registry
 
     async def push(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /v1/push` without Starlette's router and middlewares, which cost more than the counting."""
-        request = Request(scope, receive)
+        head = head_of(scope)
         try:
-            authenticate(request, self._tokens)
-            response = await self._count(request, self._service.ingest.push)
+            authenticate(head, self._tokens)
+            data = await self._count(head, receive, self._service.ingest.push)
         except ExporterError as error:
-            response = await self.refuse(request, error)
+            response = await self.refuse(Request(scope), error)
         except Exception as error:  # noqa: BLE001 (as Starlette does for the other calls)
-            response = await _internal_error(request, error)
+            response = await _internal_error(Request(scope), error)
+        else:
+            await send_success(scope, send, data)
+            return
         await response(scope, receive, send)
 
     async def observations(self, request: Request) -> Response:
-        authenticate(request, self._tokens)
+        head = head_of(request.scope)
+        authenticate(head, self._tokens)
         key = request.headers.get("idempotency-key", "")
         if not _IDEMPOTENCY_KEY.fullmatch(key):
             raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
-        return await self._count(request, lambda body: self._service.ingest.observe(key, body))
+        ingest = self._service.ingest
+        return success(
+            request, await self._count(head, request.receive, lambda body: ingest.observe(key, body))
+        )
 
-    async def _count(self, request: Request, ingest: Callable[[bytes], Awaitable[Outcome]]) -> Response:
+    async def _count(
+        self, head: Head, receive: Receive, ingest: Callable[[bytes], Awaitable[Outcome]]
+    ) -> dict[str, Any]:
         body = await read_json_body(
-            request, self._settings.max_body_bytes, self._settings.body_timeout_seconds
+            head, receive, self._settings.max_body_bytes, self._settings.body_timeout_seconds
         )
         outcome = await ingest(body)
         self._monitoring.pushed("duplicate" if outcome.duplicate else "accepted")
         self._monitoring.dropped(outcome.dropped)
-        return success(request, {"duplicate": outcome.duplicate, "journal": self._service.journal})
+        return {"duplicate": outcome.duplicate, "journal": self._service.journal}
 
     async def metrics(self, request: Request) -> Response:
         own_metrics, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -22,6 +22,37 @@ Apply = Callable[[float], None]
 _log = structlog.get_logger("exporter.commit")
 
 
+class _Group:
+    """Records that are written together, and the calls that wait for them."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.applies: list[Apply] = []
+        self.size = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def add(self, record: Record, apply: Apply) -> None:
+        self.records.append(record)
+        self.applies.append(apply)
+        self.size += len(record.body)
+
+    async def written(self) -> None:
+        """Return when the group is on disk. Call before `settle`."""
+        # A future of its own for each call: one that is cancelled must not cancel the others.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def settle(self, refusal: StorageError | None = None) -> None:
+        """Let the calls go on, or raise."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                if refusal is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(refusal)
+
+
 class GroupCommit:
     """The one writer of a journal. Lives in an event loop; the file is touched in a thread of its own."""
 
@@ -39,9 +70,7 @@ class GroupCommit:
         self._on_failure = on_failure
         self._compact_bytes = compact_bytes
         self._compact_at = compact_bytes
-        self._records: list[Record] = []
-        self._applies: list[Apply] = []
-        self._waiting_bytes = 0
+        self._collecting = self._writing = _Group()
         self._stopping = False
         self.healthy = True
         """False from a write that failed to the next one that succeeded."""
@@ -50,8 +79,6 @@ class GroupCommit:
         """Begin to write. Call in the event loop."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._wake = asyncio.Event()
-        self._collecting = asyncio.get_running_loop().create_future()
-        self._writing = self._collecting
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -66,36 +93,33 @@ class GroupCommit:
         """Return when `record` is durable and `apply` was called. Raises StorageError: then neither is so."""
         if self._stopping:
             raise StorageBusyError("The exporter is stopping")
-        if self._waiting_bytes > MAX_WAITING_BYTES:
+        if self._collecting.size > MAX_WAITING_BYTES:
             raise StorageBusyError("Too much is waiting to be written")
-        self._records.append(record)
-        self._applies.append(apply)
-        self._waiting_bytes += len(record.body)
+        self._collecting.add(record, apply)
         self._wake.set()
-        await asyncio.shield(self._collecting)
+        await self._collecting.written()
 
     async def settled(self) -> None:
-        """Return when all that was handed over so far is durable. Raises StorageError if it cannot be."""
-        if self._records:
-            await asyncio.shield(self._collecting)
-        else:
-            await asyncio.shield(self._writing)
+        """Return when all that was handed over so far is durable. Raises StorageError if it cannot be.
+
+        Call only while something is on its way to the disk.
+        """
+        await (self._collecting if self._collecting.records else self._writing).written()
 
     async def _run(self) -> None:
-        while not (self._stopping and not self._records):
+        while not (self._stopping and not self._collecting.records):
             await self._wake.wait()
             self._wake.clear()
-            if self._records:
+            if self._collecting.records:
                 await self._write_group()
 
     async def _write_group(self) -> None:
         loop = asyncio.get_running_loop()
-        records, applies, group = self._take()
-        self._writing = group
+        group = self._writing = self._take()
         now = self._clock()
         try:
-            await loop.run_in_executor(self._thread, self._journal.append, records, now)
-            for apply in applies:
+            await loop.run_in_executor(self._thread, self._journal.append, group.records, now)
+            for apply in group.applies:
                 apply(now)
         except OSError as error:
             self._refuse(group, _storage_error(error))
@@ -109,26 +133,23 @@ class GroupCommit:
             self.healthy = False
             _log.critical("journal_writer_failed", exc_info=True)
         else:
-            group.set_result(None)
+            group.settle()
             if not self.healthy:
                 _log.info("journal_writable_again")
             self.healthy = True
             if self._journal.grown >= self._compact_at:
                 await self._compact()
 
-    def _take(self) -> tuple[list[Record], list[Apply], "asyncio.Future[None]"]:
-        taken = self._records, self._applies, self._collecting
-        self._records, self._applies, self._waiting_bytes = [], [], 0
-        self._collecting = asyncio.get_running_loop().create_future()
+    def _take(self) -> _Group:
+        taken, self._collecting = self._collecting, _Group()
         return taken
 
-    def _refuse(self, group: "asyncio.Future[None]", refusal: StorageError) -> None:
+    def _refuse(self, group: _Group, refusal: StorageError) -> None:
         """Refuse the group and what came behind it, which was judged as if the group would succeed."""
-        _, _, behind = self._take()
+        behind = self._take()
         self._on_failure()
-        for future in (group, behind):
-            future.set_exception(refusal)
-            future.exception()  # marks it as seen: there may be nobody waiting
+        group.settle(refusal)
+        behind.settle(refusal)
 
     async def _compact(self) -> None:
         journal_id, snapshot = self._snapshot()

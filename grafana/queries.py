@@ -17,7 +17,7 @@ MINIMUM_SAMPLE = 30
 EVIDENCE_STARTS, EVIDENCE_ENDS, EVIDENCE_ODDS = 6.4, 3.5, 600
 """Evidence at which a drift alert starts and below which it ends, and the odds that the former stands for."""
 
-REGRESSION = 3.5
+REGRESSION = 3.3
 """Standard deviations above which a version is called worse than its predecessor."""
 
 _JOURNEY = "journey=~`${journey:regex}`"

@@ -37,8 +37,12 @@ INGESTION_SECONDS = 0.3  # from the answer to a scrape until rules see it
 BOUNDS = ("0.5", "2.0", "+Inf")
 PERSONAS = (
     "no fault", "restart", "state lost", "down 10 min", "down 90 min", "replica added", "replica removed",
-    "high counters", "new version", "all at once",
+    "renamed, then scraped twice", "high counters", "new version", "all at once",
 )  # fmt: skip
+EXPIRED = "expired, then back"
+"""The name of "new version" once its first version is dropped for being unused."""
+EXPIRY_SECOND = 773  # 8 days after the first version had its last message
+SIDE_BY_SIDE = "two Prometheus side by side"
 WATCHERS = ("A", "B")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -127,7 +131,7 @@ class World:
         self.random = random.Random(7)
         self.events: dict[tuple[str, str], list[list[float]]] = {}
         self.replicas: dict[str, Replica] = {}
-        self.targets: list[str] = []
+        self.targets: dict[str, str] = {}  # instance: replica
         self.started = float("inf")
         self.current = dict.fromkeys(PERSONAS, "1")
         for persona in PERSONAS:
@@ -140,15 +144,15 @@ class World:
         replica = Replica(persona, f"J-{name}", [self.current[persona]], initial, lives=(time.time(), 1e18))
         replica.declare(self.current[persona])
         self.replicas[name] = replica
-        self.targets.append(name)
+        self.targets[name] = name
         return replica
 
     def write_targets(self, address: str) -> None:
         """For Prometheus' file discovery, one file per watcher."""
         for watcher in WATCHERS:
             entries = [
-                {"targets": [address], "labels": {"instance": n, "__metrics_path__": f"/{watcher}/{n}"}}
-                for n in self.targets
+                {"targets": [address], "labels": {"instance": i, "__metrics_path__": f"/{watcher}/{name}"}}
+                for i, name in self.targets.items()
             ]
             path = self.folder / f"targets-{watcher}.json"
             path.with_suffix(".new").write_text(json.dumps(entries), encoding="utf-8")
@@ -174,20 +178,26 @@ class World:
                 if replica.lives[1] > time.time() and self.random.random() < 0.3:
                     self.message(replica, self.current[replica.persona])
 
-    def born(self, persona: str, count: int) -> None:
-        """A new version, with messages before its first scrape."""
-        self.current[persona] = "2"
+    def born(self, persona: str, version: str, count: int) -> None:
+        """A version that serves from now on, with messages before its first scrape."""
+        self.current[persona] = version
         for replica in self._of(persona):
-            replica.versions.append("2")
-            replica.declare("2")
+            replica.versions.append(version)
+            replica.declare(version)
             for _ in range(count):
-                self.message(replica, "2")
+                self.message(replica, version)
+
+    def expire(self, persona: str, version: str) -> None:
+        """Drops a version that had no message for eight days."""
+        for replica in self._of(persona):
+            replica.versions.remove(version)
+            del replica.counts[version], replica.created[version]
 
     def die(self, name: str) -> None:
         """A replica that is gone for good."""
         replica = self.replicas[name]
         replica.lives, replica.up = (replica.lives[0], time.time()), False
-        self.targets.remove(name)
+        del self.targets[name]
 
     def _of(self, persona: str) -> list[Replica]:
         now = time.time()
@@ -300,8 +310,10 @@ def run(program: Path, folder: Path, seconds: float) -> list[Result]:
                 watcher.wait_for(len(world.replicas))
             world.started = float(int(time.time()) + 1)
             _drive(world, watchers["B"], address, seconds)
+            checks = {name: _checks(world, watcher, seconds + 30) for name, watcher in watchers.items()}
             return [
-                result for watcher in watchers.values() for result in _checked(world, watcher, seconds + 30)
+                *(result for name in WATCHERS for result in _tallied(name, checks[name])),
+                *_side_by_side(checks["A"], checks["B"]),
             ]
         finally:
             for watcher in watchers.values():
@@ -369,11 +381,11 @@ def _drive(world: World, killed: _Watcher, address: str, seconds: float) -> None
         (4, lambda: reps["state-lost-1"].lose()),
         (4, lambda: added("replica added")),
         (4, lambda: world.die("replica-removed-1")),
-        (4, lambda: world.born("new version", 5)),
+        (4, lambda: world.born("new version", "2", 5)),
         (5, lambda: up("restart-1", "down-10-min-1", to=True)),
         (6, lambda: up("all-at-once-1", "all-at-once-2", to=False)),
         (6, lambda: reps["all-at-once-1"].lose()),
-        (8, lambda: world.born("all at once", 6)),
+        (8, lambda: world.born("all at once", "2", 6)),
         (9, lambda: up("all-at-once-1", "all-at-once-2", to=True)),
         (10, lambda: up("down-90-min-1", to=True)),
         (11, lambda: added("all at once")),
@@ -382,6 +394,10 @@ def _drive(world: World, killed: _Watcher, address: str, seconds: float) -> None
         (15, killed.start),
         (20, killed.stop),
         (28, killed.start),
+        (4, lambda: world.targets.update({"renamed": world.targets.pop("renamed,-then-scraped-twice-1")})),
+        (12, lambda: world.targets.update({"again": world.targets["renamed"]})),
+        (EXPIRY_SECOND, lambda: world.expire("new version", "1")),
+        (EXPIRY_SECOND + 5, lambda: world.born("new version", "1", 4)),
     ]
     for second in range(int(seconds)):
         begin = world.started + second
@@ -402,10 +418,21 @@ def _sleep_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.time()))
 
 
-def _checked(world: World, watcher: _Watcher, seconds: float) -> list[Result]:
+@dataclass(frozen=True)
+class _Check:
+    """A count at a moment that has one right answer; `where` names series, window and second."""
+
+    scenario: str
+    window: str
+    where: tuple[str, ...]
+    value: float
+    truth: int
+
+
+def _checks(world: World, watcher: _Watcher, seconds: float) -> list[_Check]:
     names = ["messages", "out_of_scope", "llm_errors", "latency_bucket"]
-    tally: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
     lengths = {"1h": 3600 / SCALE, "6h": 21600 / SCALE, "24h": 86400 / SCALE, "7d": 604800 / SCALE}
+    checks = []
     for kind, name in enumerate(names):
         for series in watcher.samples(f"kpi:{name}:sum", seconds):
             labels = series["metric"]
@@ -417,15 +444,41 @@ def _checked(world: World, watcher: _Watcher, seconds: float) -> list[Result]:
                 since = at - lengths[window]
                 if at < world.started or not _clean(world, watcher.name, persona, at, since):
                     continue
-                truth = bisect_right(times, at) - bisect_right(times, since)
-                entry = tally[persona, window]
-                entry[0] += 1
-                entry[1] += float(value) == truth
-                entry[2] = max(entry[2], abs(float(value) - truth))
+                expired = persona == "new version" and at > world.started + EXPIRY_SECOND
+                checks.append(
+                    _Check(
+                        EXPIRED if expired else persona,
+                        window,
+                        (*(str(labels[label]) for label in sorted(labels)), str(int(at))),
+                        float(value),
+                        bisect_right(times, at) - bisect_right(times, since),
+                    )
+                )
+    return checks
+
+
+def _tallied(watcher: str, checks: list[_Check]) -> list[Result]:
+    tally: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    for check in checks:
+        entry = tally[check.scenario, check.window]
+        entry[0] += 1
+        entry[1] += check.value == check.truth
+        entry[2] = max(entry[2], abs(check.value - check.truth))
     return [
-        Result(persona, window, watcher.name, int(n), int(exact), worst)
-        for (persona, window), (n, exact, worst) in sorted(tally.items())
+        Result(scenario, window, watcher, int(n), int(exact), worst)
+        for (scenario, window), (n, exact, worst) in sorted(tally.items())
     ]
+
+
+def _side_by_side(one: list[_Check], other: list[_Check]) -> list[Result]:
+    """What two watchers say of the same series, window and second, as if one of them were the truth."""
+    said = {check.where: check.value for check in one}
+    pairs = [
+        _Check(SIDE_BY_SIDE, check.window, check.where, check.value, int(said[check.where]))
+        for check in other
+        if check.where in said
+    ]
+    return _tallied("both", pairs)
 
 
 def _clean(world: World, watcher: str, persona: str, at: float, since: float) -> bool:

@@ -135,7 +135,7 @@ def _responses(operation: Operation, status: Statuses, schema: Any) -> dict[str,
     if operation.data is None:
         good: dict[str, Any] = {
             "description": "Done",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "content": {operation.media_type: {"schema": {"type": "string"}}},
         }
     else:
         fields = {"data": schema(operation.data), **operation.more, "request_id": {"type": "string"}}

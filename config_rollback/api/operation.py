@@ -31,6 +31,8 @@ class Operation:
     required: frozenset[str] = frozenset()
     body: type[BaseModel] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    media_type: str = "text/plain"
+    """Of an answer that is not JSON."""
     errors: tuple[type[ConfigRollbackError], ...] = ()
     other: Mapping[int, str] = field(default_factory=dict)
     """Further answers without a body, by status."""

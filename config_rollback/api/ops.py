@@ -30,11 +30,9 @@ from config_rollback.errors import (
 )
 from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
-from config_rollback.models import AuditRow, Version
+from config_rollback.models import Version
 from config_rollback.rollback import Acceptance, Accepted, Publication, Published, Rollback, RolledBack
 from config_rollback.services import services
-
-AUDIT_PAGE = 100
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
 AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
@@ -223,50 +221,6 @@ async def accept_baseline(request: Request) -> Response:
 
 @operation(
     "ops",
-    list[shapes.AuditRow],
-    query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, "persona": TEXT, "actor": TEXT},
-    more={"next_cursor": {"type": ["string", "null"]}},
-)
-async def list_audit(request: Request) -> Response:
-    """Audit rows, newest first; `cursor` continues where the last answer ended."""
-    await access.require_ops(request, "read")
-    query = query_of(request, "limit", "cursor", "persona", "actor")
-    limit = number_of(query.get("limit", str(AUDIT_PAGE)), "limit")
-    if limit > 1000:
-        raise InvalidRequestError("limit is at most 1000")
-    before = number_of(query["cursor"], "cursor") if "cursor" in query else None
-
-    def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
-            rows = transaction.audit_rows(limit, before, query.get("persona"), query.get("actor"))
-            return [audit_row(row) for row in rows]
-
-    rows = await run_sync(read)
-    more = len(rows) == limit and rows[-1]["audit_id"] > 1
-    return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
-
-
-@operation("ops", audit.Verification, query={"head": TEXT})
-async def verify_audit(request: Request) -> Response:
-    """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
-    await access.require_ops(request, "read")
-    given = query_of(request, "head").get("head")
-    known = None
-    if given is not None:
-        number, separator, digest = given.partition(":")
-        if not separator:
-            raise InvalidRequestError("head is <audit_id>:<hash>")
-        known = audit.Head(number_of(number, "head"), digest)
-
-    def read() -> audit.Verification:
-        with services(request).store.read() as transaction:
-            return transaction.verify_audit(known)
-
-    return success(request, asdict(await run_sync(read)))
-
-
-@operation(
-    "ops",
     shapes.Kpis,
     query={
         "window": {"enum": list(kpis.WINDOWS)},
@@ -284,26 +238,6 @@ async def get_kpis(request: Request) -> Response:
     if "window" not in query:
         raise InvalidRequestError(f"window is needed: one of {', '.join(kpis.WINDOWS)}")
     return success(request, await services(request).kpis.read(kpis.Selection(**query)))
-
-
-def audit_row(row: AuditRow) -> dict[str, Any]:
-    """An audit row in the shape of the contract."""
-    return {
-        "audit_id": row.audit_id,
-        "at": isoformat(row.at),
-        "request_id": row.request_id,
-        "actor": row.actor,
-        "role": row.role,
-        "action": row.action,
-        "persona": row.persona,
-        "from_version": row.from_version,
-        "to_version": row.to_version,
-        "status": row.status,
-        "error_code": row.error_code,
-        "reason": row.reason,
-        "alert": row.alert,
-        "hash": row.hash,
-    }
 
 
 def _version(row: Version, active: int) -> dict[str, Any]:
@@ -343,7 +277,5 @@ routes = [
     Route(f"{PERSONA}/diff", get_diff),
     Route(f"{PERSONA}/rollback", roll_back, methods=["POST"]),
     Route(f"{PERSONA}/baseline", accept_baseline, methods=["POST"]),
-    Route("/v1/ops/audit", list_audit),
-    Route("/v1/ops/audit/verify", verify_audit),
     Route("/v1/ops/monitoring/conversation-kpis", get_kpis),
 ]

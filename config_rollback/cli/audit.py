@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from config_rollback import exports
+from config_rollback.audit import ACTIONS, STATUSES, Verification
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
+from config_rollback.cli.db import opened
+from config_rollback.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
 
@@ -16,6 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the reco
 def list_rows(
     persona: Annotated[str | None, typer.Option(help="Only rows about this persona.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only rows of this actor.")] = None,
+    action: Annotated[str | None, typer.Option(help=f"Only rows of it: {', '.join(ACTIONS)}.")] = None,
+    status: Annotated[str | None, typer.Option(help=f"Only rows that {' or '.join(STATUSES)}.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows, newest first.")] = 50,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
@@ -24,7 +32,8 @@ def list_rows(
 ) -> None:
     """List attempts, done or refused, newest first."""
     service = Connection.open(url, token, state_dir)
-    rows = service.get("/v1/ops/audit", persona=persona, actor=actor, limit=limit)["data"]
+    filters = {"persona": persona, "actor": actor, "action": action, "status": status}
+    rows = service.get("/v1/ops/audit", limit=limit, **filters)["data"]
     if json_output:
         connection.print_json(rows)
         return
@@ -46,10 +55,42 @@ def list_rows(
 
 
 @app.command()
+def export(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; else standard output.", dir_okay=False)
+    ] = None,
+    after: Annotated[int | None, typer.Option(min=1, help="Only the rows after this one.")] = None,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+) -> None:
+    """Write every row as a line of JSON, oldest first; `driftback audit verify --file` checks it later."""
+    rows = Connection.open(url, token, state_dir).lines("/v1/ops/audit/export", after=after)
+    if file is None:
+        for row in rows:
+            print(row.decode())  # noqa: T201 (the command's output)
+        return
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with partial.open("wb") as target:
+            count = sum(target.write(row + b"\n") > 0 for row in rows)
+        partial.replace(file)  # a file of this name is whole
+    except OSError as error:
+        connection.fail(f"{file}: {error.strerror}", connection.USAGE)
+    connection.err.print(f"{count} rows in {file}.", markup=False, soft_wrap=True)
+
+
+@app.command()
 def verify(
     head: Annotated[
         str | None,
         typer.Option(help="A head that must be part of the chain, `<audit_id>:<hash>` from a log line."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Check this export instead, without the service.", dir_okay=False)
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Check this database instead, with the right to read it.")
     ] = None,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
@@ -57,7 +98,12 @@ def verify(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Walk the whole hash chain; exit code 1 names the first row that breaks it."""
-    result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
+    if database_url is not None:
+        result = asdict(_verify_database(database_url, head))
+    elif file is None:
+        result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
+    else:
+        result = asdict(_verify_file(file, head))
     if json_output:
         connection.print_json(result)
     elif result["valid"]:
@@ -70,6 +116,25 @@ def verify(
         )
     if not result["valid"]:
         raise typer.Exit(connection.REFUSED)
+
+
+def _verify_database(database_url: str, head: str | None) -> Verification:
+    try:
+        known = exports.parse_head(head) if head else None
+    except ValueError as error:
+        connection.fail(str(error), connection.USAGE)
+    with opened(database_url) as engine, Store(engine).read() as transaction:
+        return transaction.verify_audit(known)
+
+
+def _verify_file(file: Path, head: str | None) -> Verification:
+    try:
+        with file.open("rb") as lines:
+            return exports.verify(lines, exports.parse_head(head) if head else None)
+    except OSError as error:
+        connection.fail(f"{file}: {error.strerror}", connection.USAGE)
+    except ValueError as error:
+        connection.fail(f"{file}: {error}", connection.USAGE)
 
 
 def _head(head: dict[str, object]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -132,6 +133,18 @@ class Connection:
         return self._call(
             "GET", path, params={name: value for name, value in query.items() if value is not None}
         )
+
+    def lines(self, path: str, **query: str | int | None) -> Iterator[bytes]:
+        """The lines of an answer as they come; an error, or an end before the end, ends the command."""
+        wanted = {name: value for name, value in query.items() if value is not None}
+        answer = self._send("GET", path, params=wanted, stream=True)
+        with answer:
+            if not answer.ok:
+                self._read(answer)
+            try:
+                yield from answer.iter_lines(chunk_size=65536)
+            except requests.RequestException as error:
+                fail(f"{self.url} broke off: {error}", UNREACHABLE)
 
     def post(self, path: str, body: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
         """The body of the answer; an error ends the command."""

@@ -1,45 +1,106 @@
-"""`driftback db`: the database's schema."""
+"""`driftback db`: the database's schema, who may do what in it, and copies of it."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from config_rollback import database
 from config_rollback.cli import connection
+from config_rollback.errors import UnavailableError
 from config_rollback.stack.layout import Layout, default_state_dir
+from config_rollback.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `upgrade` a subcommand while it is the only one."""
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        envvar="CONFIG_ROLLBACK_DATABASE_URL",
+        help="SQLAlchemy URL; else the database of --state-dir.",
+    ),
+]
 
 
 @app.command()
-def upgrade(
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="CONFIG_ROLLBACK_DATABASE_URL", help="SQLAlchemy URL; else the database of --state-dir."
-        ),
-    ] = None,
+def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirOption = None) -> None:
+    """Bring the schema up to date; the service does the same when it starts."""
+    with opened(database_url or f"sqlite:///{_default_database(state_dir)}") as engine:
+        database.upgrade(engine)
+        connection.out.print(f"{_shown(engine)} is up to date.", soft_wrap=True)
+
+
+@app.command()
+def grant(
+    application: Annotated[str | None, typer.Option(help="The role that the service connects as.")] = None,
+    auditor: Annotated[str | None, typer.Option(help="A role that reads history.")] = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Give existing PostgreSQL roles the least that they need; run as the owner, after each upgrade."""
+    if application is None and auditor is None:
+        connection.fail("Name a role: --application, --auditor.", connection.USAGE)
+    with opened(database_url or "sqlite://") as engine:
+        if engine.name != "postgresql":
+            connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
+        if application is not None:
+            database.grant(engine, application, database.APPLICATION)
+        if auditor is not None:
+            database.grant(engine, auditor, database.AUDITOR)
+        connection.out.print(f"{_shown(engine)}: privileges granted.", soft_wrap=True)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to; must not exist.", dir_okay=False)],
+    database_url: DatabaseOption = None,
     state_dir: connection.StateDirOption = None,
 ) -> None:
-    """Bring the schema up to date; the service does the same when it starts."""
-    engine = database.connect(database_url or f"sqlite:///{_default_database(state_dir)}")
+    """Copy the SQLite database while the service runs, and verify the copy. PostgreSQL has pg_dump."""
+    if file.exists():
+        connection.fail(f"{file} exists.", connection.USAGE)
+    with opened(database_url or f"sqlite:///{_default_database(state_dir)}") as engine:
+        if engine.name != "sqlite":
+            connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
+        if not Path(str(engine.url.database)).is_file():
+            connection.fail(f"{_shown(engine)}: there is no database.", connection.REFUSED)
+        partial = file.with_name(f"{file.name}.partial")
+        database.backup(engine, partial)
+    with opened(f"sqlite:///{partial}") as copy, Store(copy).read() as transaction:
+        result = transaction.verify_audit()
+    if not result.valid:
+        connection.fail(f"The chain breaks at row {result.broken_at}: {result.problem}.", connection.REFUSED)
+    partial.replace(file)
+    for suffix in ("-wal", "-shm"):
+        partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+    connection.out.print(
+        f"{file}: {result.rows} audit rows, unbroken. Head {result.head.audit_id}:{result.head.hash}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """The engine of a command; a database that fails ends the command."""
+    engine = database.connect(url)
     try:
-        database.upgrade(engine)
-    except SQLAlchemyError as error:
-        connection.fail(f"{engine.url.render_as_string(hide_password=True)}: {error}", connection.REFUSED)
+        yield engine
+    except (SQLAlchemyError, sqlite3.Error, UnavailableError) as error:
+        connection.fail(f"{_shown(engine)}: {error}", connection.REFUSED)
     finally:
         engine.dispose()
-    connection.out.print(f"{engine.url.render_as_string(hide_password=True)} is up to date.", soft_wrap=True)
+
+
+def _shown(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)
 
 
 def _default_database(state_dir: Path | None) -> Path:

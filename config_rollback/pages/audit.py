@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from config_rollback.audit import ACTIONS, STATUSES
 from config_rollback.errors import InvalidRequestError
 from config_rollback.http import number_of, query_of
 from config_rollback.models import AuditRow
@@ -19,7 +20,7 @@ from config_rollback.services import services
 
 PAGE = 50
 FILTERS = ("persona", "actor", "action", "status")
-CHOICES = {"action": ("publish", "rollback", "accept_baseline", "read"), "status": ("succeeded", "failed")}
+CHOICES = {"action": ACTIONS, "status": STATUSES}
 
 
 async def show(request: Request) -> Response:

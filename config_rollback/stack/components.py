@@ -39,6 +39,7 @@ COMPONENTS: dict[str, Component] = {
     "amtool": Component(("amtool",), "prometheus-alertmanager"),
     "pushgateway": Component(("pushgateway", "prometheus-pushgateway"), "prometheus-pushgateway"),
     "victoria-metrics": Component(("victoria-metrics",), "victoria-metrics"),
+    "nginx": Component(("nginx",), "nginx"),
 }
 
 
@@ -58,7 +59,8 @@ def default_directory() -> Path:
 def find(name: str, directory: Path | None = None) -> Path | None:
     """The program called `name` (a key of COMPONENTS), or None where it is not on this machine yet."""
     search = [*os.environ.get("PATH", "").split(os.pathsep)]
-    search.append(str((directory or default_directory()) / "usr" / "bin"))
+    unpacked = (directory or default_directory()) / "usr"
+    search += [str(unpacked / "bin"), str(unpacked / "sbin")]
     for executable in COMPONENTS[name].executables:
         found = shutil.which(executable, path=os.pathsep.join(search))
         if found:

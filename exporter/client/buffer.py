@@ -8,6 +8,7 @@ memory does not grow while the exporter is away.
 
 import threading
 from collections.abc import Iterator
+from itertools import count as count_from
 from typing import Any, Final
 
 from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, REASONS
@@ -26,9 +27,12 @@ INPUT: Final = TTFT + BUCKETS
 OUTPUT: Final = INPUT + 1
 LATENCY_SUM: Final = OUTPUT + 1
 TTFT_SUM: Final = LATENCY_SUM + 1
-_EMPTY: Final = (0,) * LATENCY_SUM + (0.0, 0.0)
+_EMPTY: Final = [0] * LATENCY_SUM + [0.0, 0.0]
+_BLOCKS: Final = [slice(start, start + BUCKETS) for start in range(0, TTFT_SUM + 1, BUCKETS)]
 
 Cell = list[Any]
+Delta = dict[int, Any]
+"""What was added to a cell, by position: few positions of many."""
 Key = tuple[str, str, str]
 Item = dict[str, Any]
 """An element of `series` in the body of a push."""
@@ -103,13 +107,14 @@ class Buffer:
         with self._lock:
             threads = list(self._threads)
             undeclared, self._undeclared = self._undeclared, set()
-        deltas: dict[Key, Cell] = {}
+        deltas: dict[Key, Delta] = {}
         for thread in threads:
             ended = not thread.owner.is_alive()  # asked before the copy: then the copy is the last one
             for key, delta in _take_thread(thread):
                 known = deltas.setdefault(key, delta)
                 if known is not delta:
-                    deltas[key] = [a + b for a, b in zip(known, delta, strict=True)]
+                    for position, count in delta.items():
+                        known[position] = known.get(position, 0) + count
             if ended:
                 with self._lock:
                     self._threads.remove(thread)
@@ -117,31 +122,48 @@ class Buffer:
         return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
 
 
-def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Cell]]:
+def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Delta]]:
     for key, cell in list(thread.cells.items()):
         now = cell[:]
         before = thread.taken.get(key, _EMPTY)
-        if now != before:
+        delta: Delta = {}
+        for block in _BLOCKS:  # most are as they were, which a comparison of two lists sees fastest
+            counts, known = now[block], before[block]
+            if counts != known:
+                for position, count, taken in zip(count_from(block.start), counts, known, strict=False):
+                    if count != taken:
+                        delta[position] = count - taken
+        if delta:
             thread.taken[key] = now
-            yield key, [a - b for a, b in zip(now, before, strict=True)]
+            yield key, delta
 
 
-def _item(key: Key, delta: Cell) -> Item:
-    by_outcome = [sum(delta[start : start + BUCKETS]) for start in range(0, TTFT, BUCKETS)]
-    latency = [sum(delta[bucket:TTFT:BUCKETS]) for bucket in range(BUCKETS)]
+def _item(key: Key, delta: Delta) -> Item:
+    by_outcome = [0] * (2 + len(REASONS))
+    latency: dict[int, int] = {}
+    ttft: dict[int, int] = {}
+    tokens: dict[str, int] = {}
+    for position, count in delta.items():
+        if position < TTFT:
+            outcome, bucket = divmod(position, BUCKETS)
+            by_outcome[outcome] += count
+            latency[bucket] = latency.get(bucket, 0) + count
+        elif position < INPUT:
+            ttft[position - TTFT] = count
+        elif position < LATENCY_SUM:
+            tokens["input" if position == INPUT else "output"] = count
     item = _labels(key)
     item["messages"] = sum(by_outcome)
     item["out_of_scope"] = by_outcome[1]
     item["llm_errors"] = {reason: n for reason, n in zip(REASONS, by_outcome[2:], strict=True) if n}
-    item["latency"] = _histogram(delta[LATENCY_SUM], latency)
-    item["ttft"] = _histogram(delta[TTFT_SUM], delta[TTFT:INPUT])
-    item["tokens"] = {name: n for name, n in (("input", delta[INPUT]), ("output", delta[OUTPUT])) if n}
+    item["latency"] = _histogram(delta.get(LATENCY_SUM, 0.0), latency)
+    item["ttft"] = _histogram(delta.get(TTFT_SUM, 0.0), ttft)
+    item["tokens"] = tokens
     return {name: value for name, value in item.items() if value}
 
 
-def _histogram(total: float, counts: list[int]) -> dict[str, Any]:
-    buckets = {str(index): n for index, n in enumerate(counts) if n}
-    return {"sum": float(total), "buckets": buckets} if buckets or total else {}
+def _histogram(total: float, buckets: dict[int, int]) -> dict[str, Any]:
+    return {"sum": total, "buckets": buckets} if buckets or total else {}
 
 
 def _labels(key: Key) -> Item:

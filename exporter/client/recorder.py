@@ -50,8 +50,6 @@ class Recorder:
     """
 
     def __init__(self, url: str, token: str, flush_interval: float = 1.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("url must begin with http:// or https://")
         if not flush_interval > 0:
             raise ValueError("flush_interval must be above 0 seconds")
         self._url = url

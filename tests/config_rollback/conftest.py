@@ -20,6 +20,7 @@ ON_BOTH_DATABASES = {
     "test_alerts",
     "test_api_ops",
     "test_audit",
+    "test_backup",
     "test_baseline",
     "test_browser",
     "test_crash",
@@ -28,9 +29,10 @@ ON_BOTH_DATABASES = {
     "test_metrics",
     "test_migrations",
     "test_state",
+    "test_state_machine",
     "test_store",
 }
-ON_POSTGRESQL = {"test_replicas"}
+ON_POSTGRESQL = {"test_replicas", "test_roles"}
 """SQLite serves one process."""
 
 

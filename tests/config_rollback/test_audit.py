@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from config_rollback.audit import GENESIS, Attempt, Head, row_hash, verify
-from config_rollback.store import Store
+from config_rollback.store import Store, Transaction
 from tests.config_rollback.databases import Database
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -178,6 +179,61 @@ def test_a_stored_chain_cut_behind_the_triggers_is_found(store: Store, database:
     database.execute("DELETE FROM audit_head")
     with store.read() as transaction:
         assert not transaction.verify_audit().valid
+
+
+def forge(rng: random.Random, rows: int) -> tuple[str, str]:
+    """A kind of forgery and its statement, on a chain of so many rows."""
+    victim, other = rng.sample(range(1, rows + 1), 2)
+    field = rng.choice([name for name in EDITS if name != "audit_id"])
+    text = f"'{rng.randrange(10**9)}'"
+    values = {
+        "at": f"'2026-03-01 12:00:00.{rng.randrange(100, 999)}000+00:00'",
+        "from_version": str(rng.randrange(100, 999)),
+        "to_version": str(rng.randrange(100, 999)),
+    }
+    columns = ", ".join(name for name in EDITS if name not in ("audit_id", "hash", "previous_hash"))
+    copied = (
+        f"SELECT {rows + 1}, hash, '1:{rng.randrange(10**9)}', {columns} FROM audit WHERE audit_id = {rows}"
+    )
+    pair = f"audit.audit_id = {victim} AND b.audit_id = {other}"
+    nullable = field in ("persona", "from_version", "to_version", "reason")
+    return rng.choice(
+        [
+            ("edit", f"UPDATE audit SET {field} = {values.get(field, text)} WHERE audit_id = {victim}"),
+            ("edit", f"UPDATE audit SET {field} = {values.get(field, text)} WHERE audit_id = {other}"),
+            ("empty", f"UPDATE audit SET {field} = NULL WHERE audit_id = {victim}")
+            if nullable
+            else ("case", f"UPDATE audit SET actor = 'Ann' WHERE audit_id = {victim}"),
+            ("copy", f"UPDATE audit SET reason = b.reason FROM audit b WHERE {pair}"),
+            ("delete", f"DELETE FROM audit WHERE audit_id = {victim}"),
+            ("cut", f"DELETE FROM audit WHERE audit_id > {min(victim, other)}"),
+            ("renumber", f"UPDATE audit SET audit_id = {rows + victim} WHERE audit_id = {victim}"),
+            ("append", f"INSERT INTO audit (audit_id, previous_hash, hash, {columns}) {copied}"),
+            ("head", f"UPDATE audit_head SET audit_id = {victim - 1}"),
+            ("head", f"UPDATE audit_head SET hash = {text}"),
+        ]
+    )  # fmt: skip
+
+
+def test_a_thousand_random_forgeries_of_a_stored_chain_are_all_found(
+    store: Store, database: Database
+) -> None:
+    rows = 12
+    for number in range(1, rows + 1):
+        with store.write() as transaction:
+            transaction.append_audit(attempt(number))
+    database.disable_triggers()
+    rng, kinds = random.Random(11), set()
+    with store.engine.connect() as connection:
+        for _ in range(1000 if database.kind == "sqlite" else 300):
+            kind, statement = forge(rng, rows)
+            forgery = connection.begin()
+            connection.exec_driver_sql(statement)
+            assert not Transaction(Session(connection)).verify_audit().valid, statement
+            forgery.rollback()
+            kinds.add(kind)
+        assert Transaction(Session(connection)).verify_audit().valid
+    assert len(kinds) == 9
 
 
 def test_moments_keep_their_microseconds(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from config_rollback import client as client_module
-from config_rollback.client import Active, ConfigClient, NotReadyError
+from config_rollback.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
 from tests.config_rollback.test_delivery import metric, wait_until
 
@@ -185,3 +186,94 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "['config_rollback']\n"
+
+
+def asynchronous(url: str, tmp_path: Path, **changes: Any) -> AsyncConfigClient:
+    """One for the test's persona and cache."""
+    arguments: dict[str, Any] = {
+        "token": SERVICE_TOKEN,
+        "persona": "concierge",
+        "cache_dir": tmp_path / "cache",
+    }
+    return AsyncConfigClient(url, **(arguments | changes))
+
+
+def test_the_asynchronous_one_follows_and_calls_back_in_the_event_loop(
+    service: Service, tmp_path: Path
+) -> None:
+    service.publish()
+    seen: list[tuple[int, int | None, str]] = []
+
+    async def follow() -> None:
+        loop_thread = threading.current_thread().name
+
+        async def on_change(active: Active) -> None:
+            await asyncio.sleep(0.01)
+            serving = configs.current
+            where = "loop" if threading.current_thread().name == loop_thread else "elsewhere"
+            seen.append((active.version, serving.version if serving else None, where))
+
+        async with asynchronous(service.url, tmp_path, on_change=on_change) as configs:
+            assert await configs.wait_ready(10) == Active("concierge", 1, CONFIG)
+            await asyncio.to_thread(service.publish, temperature=1)
+            await asyncio.to_thread(
+                wait_until, lambda: configs.current is not None and configs.current.version == 2
+            )
+            await asyncio.to_thread(service.roll_back, expected_version=2)
+            await asyncio.to_thread(wait_until, lambda: configs.current == Active("concierge", 1, CONFIG))
+
+    asyncio.run(follow())
+    assert seen == [(1, None, "loop"), (2, 1, "loop"), (1, 2, "loop")]
+
+
+def test_the_asynchronous_one_leaves_the_event_loop_free(service: Service, tmp_path: Path) -> None:
+    service.publish()
+    ticks = 0
+
+    async def follow() -> None:
+        nonlocal ticks
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        async with asynchronous(service.url, tmp_path, persona="nobody") as configs:
+            ticking = asyncio.create_task(tick())
+            with pytest.raises(NotReadyError):
+                await configs.wait_ready(0.2)
+            ticking.cancel()
+
+    asyncio.run(follow())
+    assert ticks > 100
+
+
+def test_the_asynchronous_one_serves_the_last_known_configuration(service: Service, tmp_path: Path) -> None:
+    service.publish()
+    seen: list[int] = []
+
+    async def follow(url: str) -> Active | None:
+        async with asynchronous(
+            url, tmp_path, on_change=lambda active: seen.append(active.version)
+        ) as configs:
+            if url != NOBODY:
+                await configs.wait_ready(10)
+            return configs.current
+
+    asyncio.run(follow(service.url))
+    assert asyncio.run(follow(NOBODY)) == Active("concierge", 1, CONFIG), "known as soon as it has started"
+    assert seen == [1, 1]
+
+
+def test_a_failing_callback_does_not_stop_the_asynchronous_one(service: Service, tmp_path: Path) -> None:
+    service.publish()
+
+    async def on_change(_: Active) -> None:
+        raise ZeroDivisionError
+
+    async def follow() -> int:
+        async with asynchronous(service.url, tmp_path, on_change=on_change) as configs:
+            return (await configs.wait_ready(10)).version
+
+    assert asyncio.run(follow()) == 1

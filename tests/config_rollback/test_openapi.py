@@ -48,7 +48,7 @@ def test_every_call_is_described_and_nothing_else(service: Service) -> None:
     }
     described = {(path, method) for path, item in document(service)["paths"].items() for method in item}
     assert described == routes
-    assert len(described) == 15
+    assert len(described) == 16
 
 
 def test_every_code_it_names_has_the_status_of_the_code(service: Service) -> None:
@@ -75,7 +75,7 @@ def run(service: Service, folder: Path, examples: int, phases: str) -> str:
         str(Path(sys.executable).parent / "schemathesis"), "run", str(schema), "--url", service.url,
         "--header", f"Authorization: Bearer {token}", "--checks", CHECKS, "--phases", phases,
         "--max-examples", str(examples), "--no-color", "--generation-database", "none",
-        "--continue-on-failure",
+        "--continue-on-failure", "--request-timeout", "60",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False, cwd=folder)
     assert done.returncode == 0, _cut(done.stdout)

@@ -28,7 +28,10 @@ ALERTMANAGER: dict[str, Any] = yaml.safe_load((ROOT / "prometheus" / "alertmanag
 # What a container has and a native run does not, and the reverse, with the reason.
 ONLY_IN_COMPOSE = {
     "config_rollback": {"CONFIG_ROLLBACK_DATABASE_URL_FILE"},  # PostgreSQL instead of SQLite
-    "grafana": {"GF_PATHS_CONFIG"},  # natively a flag of the command
+    "grafana": {
+        "GF_PATHS_CONFIG",  # natively a flag of the command
+        "GF_SERVER_ROOT_URL",  # what a proxy in front of it is called
+    },
 }
 ONLY_NATIVE = {
     # The image's own defaults; grafana.ini names the file of the password.
@@ -66,8 +69,8 @@ def _mounts(service: str) -> dict[str, str]:
 
 
 def test_both_run_the_same_processes(native: dict[str, Program]) -> None:
-    # `up` publishes the personas itself; SQLite needs no server.
-    assert set(SERVICES) - {"postgres", "personas"} == set(native)
+    # `up` publishes the personas itself; SQLite needs no server; loopback needs no proxy.
+    assert set(SERVICES) - {"postgres", "personas", "proxy"} == set(native)
 
 
 @pytest.mark.parametrize("name", ["exporter", "config_rollback", "grafana", "chat", "guidance"])
@@ -81,6 +84,31 @@ def test_both_give_a_process_the_same_settings(native: dict[str, Program], name:
 def test_published_ports_are_those_of_the_native_run_and_on_loopback(name: str) -> None:
     port = getattr(Ports(), name)
     assert SERVICES[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_only_the_proxy_is_reached_from_outside() -> None:
+    beyond = {
+        name
+        for name, service in SERVICES.items()
+        if not all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    }
+    assert beyond == {"proxy"}
+    assert SERVICES["proxy"]["profiles"] == ["tls"]
+    conf = (ROOT / _mounts("proxy")["/etc/nginx/nginx.conf"]).read_text()
+    assert set(re.findall(r"proxy_pass (\S+);", conf)) == {
+        "http://config_rollback:9811",
+        "http://grafana:3000",
+    }
+    assert {port.partition(":")[2] for port in SERVICES["proxy"]["ports"]} == set(
+        re.findall(r"listen (\d+)", conf)
+    )
+
+
+def test_only_config_rollback_reaches_the_database() -> None:
+    reaching = {name for name, service in SERVICES.items() if "database" in service.get("networks", [])}
+    assert reaching == {"postgres", "config_rollback"}
+    assert COMPOSE["networks"]["database"]["internal"] is True
+    assert "default" not in SERVICES["postgres"]["networks"]
 
 
 def test_prometheus_scrapes_services_at_the_ports_they_listen_on() -> None:
@@ -151,6 +179,8 @@ def test_a_secret_that_is_named_is_given_and_declared() -> None:
             text += yaml.safe_dump(ALERTMANAGER)
         if name == "grafana":
             text += (ROOT / "grafana" / "grafana.ini").read_text()
+        if name == "proxy":
+            text += (ROOT / "deploy" / "nginx.conf").read_text()
         named = set(re.findall(r"/run/secrets/([a-z_]+)", text))
         assert named == set(service.get("secrets", [])), name
         assert named <= set(COMPOSE["secrets"])
@@ -159,7 +189,8 @@ def test_a_secret_that_is_named_is_given_and_declared() -> None:
 def test_make_secrets_makes_every_secret() -> None:
     makefile = (ROOT / "Makefile").read_text()
     made = set(re.search(r"^SECRETS := (.*)$", makefile, re.M)[1].split()) | {"database_url"}  # type: ignore[index]
-    assert set(COMPOSE["secrets"]) == made
+    # A certificate is yours: docs/deployment.md.
+    assert set(COMPOSE["secrets"]) - {"tls_certificate", "tls_key"} == made
 
 
 def test_every_foreign_image_is_pinned_by_version() -> None:
@@ -167,12 +198,52 @@ def test_every_foreign_image_is_pinned_by_version() -> None:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", service["image"]), service["image"]
 
 
-def test_our_containers_are_locked_down() -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_is_locked_down(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"[1-9]\d*:\d+", service["user"])
+    assert service["pids_limit"] > 0
+    assert service["logging"]["options"]["max-size"]
+    assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
+
+
+def test_our_image_runs_as_the_user_that_compose_names() -> None:
+    user = re.search(r"^USER (\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert user is not None
+    assert SERVICES["exporter"]["user"] == user[1]
+
+
+def test_what_is_depended_on_is_waited_for_until_healthy() -> None:
     for name, service in SERVICES.items():
-        if service["image"].startswith("driftback:"):
-            assert service["read_only"], name
-            assert service["cap_drop"] == ["ALL"], name
-    assert re.search(r"^USER \d+", (ROOT / "Dockerfile").read_text(), re.M)
+        needed = service.get("depends_on", {})
+        if name == "traffic":  # follows processes that have no health check; its calls are tried again
+            assert set(needed) == {"chat", "guidance"}
+            continue
+        for other, condition in needed.items():
+            assert condition == {"condition": "service_healthy"}, (name, other)
+            assert "healthcheck" in SERVICES[other], other
+
+
+def test_state_is_in_named_volumes() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source, _, options = volume.partition(":")
+            assert source in COMPOSE["volumes"] or (source.startswith("./") and options.endswith(":ro")), name
+    for name in ("exporter", "config_rollback", "postgres", "prometheus", "alertmanager", "grafana"):
+        assert any(volume.startswith(f"{name}:") for volume in SERVICES[name]["volumes"]), name
+
+
+def test_the_build_context_holds_what_the_image_copies_and_no_secret() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = {
+        word
+        for line in re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.M)
+        for word in line.split()[:-1]
+    }
+    assert allowed == copied
 
 
 @pytest.mark.parametrize("name", ["exporter", "config_rollback"])

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from exporter.client import Recorder, latency_bounds
 from exporter.client.buffer import MAX_LABEL_SETS
+from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
 from tests.support.stacks import free_port
 
@@ -148,17 +148,17 @@ def test_a_killed_exporter_costs_no_message_and_counts_none_twice(
 def test_a_lost_answer_is_retried_with_the_same_bytes_and_counted_once(
     exporter: Running, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    post = requests.Session.post
+    post = Transport._post
     bodies = []
 
-    def lossy(session: requests.Session, url: str, **options: Any) -> requests.Response:
-        bodies.append(options["data"])
-        response = post(session, url, **options)
+    def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
+        bodies.append(body)
+        answer = post(transport, body)
         if len(bodies) < 3:
-            raise requests.ReadTimeout
-        return response
+            raise TimeoutError
+        return answer
 
-    monkeypatch.setattr(requests.Session, "post", lossy)
+    monkeypatch.setattr(Transport, "_post", lossy)
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush(timeout=20)
     assert bodies[0] == bodies[1] == bodies[2]
@@ -249,12 +249,7 @@ def test_a_wrong_token_loses_nothing(
 def test_a_server_that_is_no_exporter_acknowledges_nothing(
     recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def welcome(*_: Any, **__: Any) -> requests.Response:
-        response = requests.Response()
-        response.status_code, response._content = 200, b"<h1>Welcome to nginx!</h1>"
-        return response
-
-    monkeypatch.setattr(requests.Session, "post", welcome)
+    monkeypatch.setattr(Transport, "_post", lambda *_: (200, b"<h1>Welcome to nginx!</h1>"))
     recorder = recorder_for("http://127.0.0.1:1")
     recorder.record(**LABELS, latency_ms=5)
     assert not recorder.flush(timeout=0.1)
@@ -295,14 +290,14 @@ def test_record_returns_while_a_push_is_stuck(
     exporter: Running, recorder: Recorder, monkeypatch: Any
 ) -> None:
     stuck, release = threading.Event(), threading.Event()
-    post = requests.Session.post
+    post = Transport._post
 
-    def slow(session: requests.Session, url: str, **options: Any) -> requests.Response:
+    def slow(transport: Transport, body: bytes) -> tuple[int, bytes]:
         stuck.set()
         release.wait()
-        return post(session, url, **options)
+        return post(transport, body)
 
-    monkeypatch.setattr(requests.Session, "post", slow)
+    monkeypatch.setattr(Transport, "_post", slow)
     recorder.record(**LABELS, latency_ms=5)
     assert stuck.wait(10)
     for number in range(100):
@@ -365,11 +360,33 @@ def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exp
 
 
 @pytest.mark.parametrize(
-    ("url", "interval", "named"), [("http://127.0.0.1:1", 0, "flush_interval"), ("127.0.0.1:9810", 1, "url")]
+    ("change", "named"),
+    [
+        ({"flush_interval": 0}, "flush_interval"),
+        ({"url": "127.0.0.1:9810"}, "url"),
+        ({"url": "http://"}, "url"),
+        ({"token": "a token with a line end\n"}, "token"),
+        ({"token": "schlüssel"}, "token"),
+    ],
+    ids=str,
 )
-def test_only_the_constructor_raises(url: str, interval: float, named: str) -> None:
+def test_only_the_constructor_raises(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        Recorder(url, TOKEN, flush_interval=interval)
+        Recorder(**{"url": "http://127.0.0.1:1", "token": TOKEN, **change})
+
+
+def test_a_connection_that_the_exporter_has_closed_is_made_anew_without_a_word(
+    exporter: Running, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    for protocol in list(exporter._server.server_state.connections):
+        exporter._server.servers[0].get_loop().call_soon_threadsafe(protocol.transport.close)
+    wait_for(lambda: not exporter._server.server_state.connections)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 2
+    assert caplog.records == []
 
 
 def test_a_push_that_is_too_large_is_split_and_loses_nothing(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, fast_clock
+from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows, fast_clock
 from benchmarks.rules_report.rows import Row
 from config_rollback.stack import components
 
@@ -28,7 +28,8 @@ def _seconds(text: str) -> float:
 
 def test_counts_are_exact_through_every_fault(prometheus: Path, tmp_path: Path) -> None:
     rows = list(count_rows.rows(prometheus, tmp_path, count_rows.SHORT_SECONDS))
-    assert len(rows) == len(fast_clock.PERSONAS) + 1
+    scenarios = {*fast_clock.PERSONAS, fast_clock.SIDE_BY_SIDE, "Prometheus killed, then down 2 h"}
+    assert {row.name.removeprefix("exact counts, ").partition(" (")[0] for row in rows} == scenarios
     # The report asks for all of them; on a busy machine a stalled scrape is late for an evaluation or two.
     assert [row for row in rows if row.value < 0.99] == []
 
@@ -40,6 +41,13 @@ def test_p95_and_the_samples_read_keep_their_goals(prometheus: Path, tmp_path: P
 
 def test_drift_keeps_its_goals_in_a_few_runs() -> None:
     rows = list(drift_rows.rows(100, (500, 5_000)))
+    assert [row for row in rows if not row.met] == []
+
+
+@pytest.mark.soak
+def test_alerts_about_a_version_end_within_minutes_after_it_stops(promtool: Path, tmp_path: Path) -> None:
+    rows = list(end_rows.rows(promtool, tmp_path))
+    assert len(rows) == 2 * len(end_rows.VOLUMES)
     assert [row for row in rows if not row.met] == []
 
 

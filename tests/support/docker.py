@@ -2,11 +2,12 @@
 
 The engine comes from Debian's docker.io, with a socket and a data folder of its own, so that nothing of the
 machine's own containers is touched. The stand-ins are one Debian root file system with Debian's Prometheus,
-Alertmanager and PostgreSQL, tagged with the names that docker-compose.yml wants. Needs root.
+Alertmanager, PostgreSQL and nginx, tagged with the names that docker-compose.yml wants. Needs root.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -24,6 +26,8 @@ BASE = "driftback-stand-in"
 _PROGRAMS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 _PACKAGES = (
     "ca-certificates",
+    "curl",
+    "nginx-light",
     "postgresql",
     "prometheus",
     "prometheus-alertmanager",
@@ -33,29 +37,67 @@ _PACKAGES = (
 )
 
 POSTGRES = """#!/bin/sh
-# Does what the official image's entry point does with these variables.
+# Does what the official image's entry point does with these variables, as a user without rights.
 set -e
 bin=$(ls -d /usr/lib/postgresql/*/bin)
 data=/var/lib/postgresql/data
-chown postgres "$data" && chmod 700 "$data" && mkdir -p /run/postgresql && chown postgres /run/postgresql
 if [ ! -s "$data/PG_VERSION" ]; then
-  cp "$POSTGRES_PASSWORD_FILE" /tmp/password && chown postgres /tmp/password
-  runuser -u postgres -- "$bin/initdb" -D "$data" -U "$POSTGRES_USER" \\
-    -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --pwfile=/tmp/password
+  "$bin/initdb" -D "$data" -U "$POSTGRES_USER" \\
+    -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --pwfile="$POSTGRES_PASSWORD_FILE"
   echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
   sed -i 's/^local.*/local all all trust/' "$data/pg_hba.conf"
-  runuser -u postgres -- "$bin/pg_ctl" -D "$data" -w -o "-c listen_addresses=''" start
-  runuser -u postgres -- createdb -U "$POSTGRES_USER" -h /run/postgresql "$POSTGRES_DB"
-  runuser -u postgres -- "$bin/pg_ctl" -D "$data" -w stop
+  "$bin/pg_ctl" -D "$data" -w -o "-c listen_addresses=''" start
+  createdb -U "$POSTGRES_USER" -h /run/postgresql "$POSTGRES_DB"
+  "$bin/pg_ctl" -D "$data" -w stop
 fi
-exec runuser -u postgres -- "$bin/postgres" -D "$data" -c 'listen_addresses=*'
+exec "$bin/postgres" -D "$data" -c 'listen_addresses=*'
 """
 
-# Image of docker-compose.yml → how the stand-in is started.
-ENTRYPOINTS = {
-    "prom/prometheus": ["/usr/bin/prometheus"],
-    "prom/alertmanager": ["/usr/bin/prometheus-alertmanager"],
-    "postgres": ["/entrypoint-postgres"],
+GRAFANA = '''#!/usr/bin/python3
+"""No Grafana: no package of the distribution holds it. Reads what Grafana would read, as the user it would
+be, then answers health checks: it shows that mounts, secrets and rights are there, and nothing more."""
+import http.server
+import os
+import pathlib
+
+files = [pathlib.Path(os.environ["GF_PATHS_CONFIG"]), pathlib.Path("/run/secrets/grafana_admin_password")]
+for folder in ("GF_PATHS_PROVISIONING", "DRIFTBACK_DASHBOARDS_DIR"):
+    found = [path for path in pathlib.Path(os.environ[folder]).rglob("*") if path.is_file()]
+    assert found, folder
+    files += found
+for file in files:
+    assert file.read_bytes(), file
+pathlib.Path("/var/lib/grafana/grafana.db").touch()
+
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.end_headers()
+
+
+http.server.ThreadingHTTPServer((os.environ["GF_SERVER_HTTP_ADDR"], 3000), Health).serve_forever()
+'''
+
+_OWN_POSTGRES = "usermod --uid 999 postgres && groupmod --gid 999 postgres && "
+
+
+class StandIn(NamedTuple):
+    """How an image of docker-compose.yml is stood in for: program, its folder, and who owns that."""
+
+    entrypoint: list[str]
+    folder: str
+    owner: str
+    prepare: str = ""
+
+
+# As in the images themselves: a named volume takes its owner from the folder of the image.
+STAND_INS = {
+    "prom/prometheus": StandIn(["/usr/bin/prometheus"], "/prometheus", "65534:65534"),
+    "prom/alertmanager": StandIn(["/usr/bin/prometheus-alertmanager"], "/alertmanager", "65534:65534"),
+    "postgres": StandIn(["/entrypoint-postgres"], "/var/lib/postgresql/data", "999:999", _OWN_POSTGRES),
+    "grafana/grafana": StandIn(["/entrypoint-grafana"], "/var/lib/grafana", "472:0"),
+    "nginx": StandIn([], "/var/cache/nginx", "101:101"),
 }
 
 
@@ -123,33 +165,36 @@ def _answers(engine: Engine) -> bool:
 
 
 def stand_ins(engine: Engine, folder: Path) -> None:
-    """Makes the stand-in base, and tags one for every foreign image of docker-compose.yml but Grafana."""
+    """Makes the stand-in base and the images that are made of it."""
     root = folder / "rootfs"
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", "bookworm", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    entrypoint = root / "entrypoint-postgres"
-    entrypoint.write_text(POSTGRES)
-    entrypoint.chmod(0o755)
+    for name, text in (("postgres", POSTGRES), ("grafana", GRAFANA)):
+        entrypoint = root / f"entrypoint-{name}"
+        entrypoint.write_text(text)
+        entrypoint.chmod(0o755)
     _trust_what_the_host_trusts(root)
     archive = folder / "rootfs.tar"
     subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
     engine.run("docker", "import", archive, BASE)
     archive.unlink()
     shutil.rmtree(root)
+    tag_stand_ins(engine)
+
+
+def tag_stand_ins(engine: Engine) -> None:
+    """Tags one for every foreign image of docker-compose.yml; one that has no stand-in is a KeyError."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    for service in compose["services"].values():
-        name = re.sub(r":.*", "", service["image"])
-        if name in ENTRYPOINTS:
-            words = ", ".join(f'"{word}"' for word in ENTRYPOINTS[name])
-            engine.run(
-                "docker",
-                "build",
-                "--tag",
-                service["image"],
-                "-",
-                stdin=f"FROM {BASE}\nENTRYPOINT [{words}]\n",
-            )
+    for image in {service["image"] for service in compose["services"].values() if "build" not in service}:
+        stand_in = STAND_INS[re.sub(r":.*", "", image)]
+        lines = [
+            f"FROM {BASE}",
+            f"RUN {stand_in.prepare}install -d {stand_in.folder} && chown {stand_in.owner} {stand_in.folder}",
+        ]
+        if stand_in.entrypoint:
+            lines.append(f"ENTRYPOINT {json.dumps(stand_in.entrypoint)}")
+        engine.run("docker", "build", "--tag", image, "-", stdin="\n".join(lines))
 
 
 def _trust_what_the_host_trusts(root: Path) -> None:

@@ -1,0 +1,141 @@
+"""`/v1/ops/audit…`: the record, in pages, whole, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from config_rollback import access, audit
+from config_rollback.api import shapes
+from config_rollback.api.operation import operation
+from config_rollback.clock import isoformat
+from config_rollback.errors import InvalidRequestError
+from config_rollback.http import number_of, query_of, success
+from config_rollback.models import AuditRow
+from config_rollback.services import services
+
+PAGE = 100
+EXPORTED_AT_ONCE = 1000
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+FILTERS: dict[str, dict[str, Any]] = {
+    "persona": TEXT,
+    "actor": TEXT,
+    "action": {"enum": list(audit.ACTIONS)},
+    "status": {"enum": list(audit.STATUSES)},
+}
+
+
+@operation(
+    "ops",
+    list[shapes.AuditRow],
+    query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, **FILTERS},
+    more={"next_cursor": {"type": ["string", "null"]}},
+)
+async def list_rows(request: Request) -> Response:
+    """Audit rows, newest first; `cursor` continues where the last answer ended."""
+    await access.require_ops(request, "read")
+    query = query_of(request, "limit", "cursor", *FILTERS)
+    limit = number_of(query.get("limit", str(PAGE)), "limit")
+    if limit > 1000:
+        raise InvalidRequestError("limit is at most 1000")
+    before = number_of(query["cursor"], "cursor") if "cursor" in query else None
+    wanted = {name: query[name] for name in FILTERS if name in query}
+    for name in ("action", "status"):
+        if name in wanted and wanted[name] not in FILTERS[name]["enum"]:
+            raise InvalidRequestError(f"{name} is one of {', '.join(FILTERS[name]['enum'])}")
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            return [_plain(row) for row in transaction.audit_rows(limit, before, **wanted)]
+
+    rows = await run_sync(read)
+    more = len(rows) == limit and rows[-1]["audit_id"] > 1
+    return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
+
+
+@operation("ops", None, query={"after": NUMBER}, media_type="application/x-ndjson")
+async def export(request: Request) -> Response:
+    """Every row, oldest first, as JSON Lines that can be verified without the service.
+
+    `after`: only the rows after this one. An answer that ends early has no last chunk: clients see an error.
+    """
+    await access.require_ops(request, "read")
+    query = query_of(request, "after")
+    store = services(request).store
+
+    def read(after: int) -> list[AuditRow]:
+        with store.read() as transaction:
+            return list(transaction.audit_rows_after(after, EXPORTED_AT_ONCE))
+
+    # The first part is read before the answer begins, so that a database that fails is a 503.
+    after = number_of(query["after"], "after") if "after" in query else 0
+    first = await run_sync(read, after)
+
+    async def lines() -> AsyncIterator[bytes]:
+        rows = first
+        while rows:
+            yield b"".join(msgspec.json.encode(_whole(row)) + b"\n" for row in rows)
+            rows = await run_sync(read, rows[-1].audit_id)
+
+    return StreamingResponse(
+        lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
+    )
+
+
+@operation("ops", audit.Verification, query={"head": TEXT})
+async def verify(request: Request) -> Response:
+    """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
+    await access.require_ops(request, "read")
+    given = query_of(request, "head").get("head")
+    known = None
+    if given is not None:
+        number, separator, digest = given.partition(":")
+        if not separator:
+            raise InvalidRequestError("head is <audit_id>:<hash>")
+        known = audit.Head(number_of(number, "head"), digest)
+
+    def read() -> audit.Verification:
+        with services(request).store.read() as transaction:
+            return transaction.verify_audit(known)
+
+    return success(request, asdict(await run_sync(read)))
+
+
+def _plain(row: AuditRow) -> dict[str, Any]:
+    """A row in the shape of the contract."""
+    return {
+        "audit_id": row.audit_id,
+        "at": isoformat(row.at),
+        "request_id": row.request_id,
+        "actor": row.actor,
+        "role": row.role,
+        "action": row.action,
+        "persona": row.persona,
+        "from_version": row.from_version,
+        "to_version": row.to_version,
+        "status": row.status,
+        "error_code": row.error_code,
+        "reason": row.reason,
+        "alert": row.alert,
+        "hash": row.hash,
+    }
+
+
+def _whole(row: AuditRow) -> dict[str, Any]:
+    """The same with what its hash was made from."""
+    return _plain(row) | {"previous_hash": row.previous_hash}
+
+
+routes = [
+    Route("/v1/ops/audit", list_rows, name="list_audit"),
+    Route("/v1/ops/audit/export", export, name="export_audit"),
+    Route("/v1/ops/audit/verify", verify, name="verify_audit"),
+]

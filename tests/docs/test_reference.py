@@ -1,0 +1,55 @@
+"""docs/reference.md is what the code says, and its hand-written lists are complete."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs import build
+
+PAGE = build.TARGET.read_text(encoding="utf-8")
+
+
+def test_the_committed_page_is_up_to_date() -> None:
+    assert build.render() == PAGE, "run `make reference`"
+
+
+def test_the_exporters_calls_are_its_routes() -> None:
+    source = (build.ROOT / "exporter" / "app.py").read_text(encoding="utf-8")
+    routes = set(re.findall(r'Route\("([^"]+)"', source))
+    assert {call.split()[1] for call, _, _ in build.EXPORTER_CALLS} == routes
+
+
+def test_every_other_variable_is_listed() -> None:
+    folders = ("cli", "stack")
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in (build.ROOT / "config_rollback" / folder).glob("*.py")
+    )
+    assert set(re.findall(r"\bDRIFTBACK_[A-Z_]+", source)) == {name for name, _ in build.ENVIRONMENT}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "| `conversation_latency_seconds` | histogram |",
+        "| `config_rollbacks_total` | counter | `status` |",
+        "| `kpi:out_of_scope_rate` |",
+        "| `ConfigVersionRegression` (drift.yml) | page |",
+        "| `EXPORTER_INGEST_TOKENS_FILE` |",
+        "| `CONFIG_ROLLBACK_RATE_LIMIT_STORE` | `memory://` |",
+        "| `POST /v1/ops/personas/{persona}/rollback` | ops |",
+        "| `GET /rollback/{persona}` |",
+        "| `config_changed_since_alert` | 409 |",
+        "#### `driftback audit verify`",
+        "| `make compose-test` |",
+    ],
+)
+def test_it_holds_an_entry_of_each_kind(entry: str) -> None:
+    assert entry in PAGE
+
+
+def test_no_secret_default_is_printed() -> None:
+    assert "x" * 32 not in PAGE
