@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config_rollback.diff import Change, Piece, changes, items, words
@@ -45,6 +45,7 @@ def test_words(before: str, after: str, expected: list[Piece]) -> None:
 TEXT = st.text(alphabet="ab \n\t", max_size=60)
 
 
+@settings(deadline=None)
 @given(before=TEXT, after=TEXT)
 def test_both_texts_can_be_read_off_the_pieces(before: str, after: str) -> None:
     pieces = words(before, after)
@@ -132,6 +133,7 @@ JSON = st.recursive(
 CONFIG = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
 
 
+@settings(deadline=None)
 @given(before=CONFIG, after=CONFIG)
 def test_whatever_differs_is_told_and_nothing_else(before: dict[str, Any], after: dict[str, Any]) -> None:
     found = changes(before, after)

@@ -90,6 +90,7 @@ def test_after_a_rollback_the_window_is_that_of_the_version_that_was_left(
     result = browser.get("/rollback/concierge?result=3").text
     assert 'data-window="1h"' in result, "what version 1 did yesterday is not what came after"
     assert "no traffic yet" in result
+    assert "needs a minute or two to see the first messages of version 1" in result
 
 
 def test_where_processes_never_follow_the_result_shows_the_figures_all_the_same(
