@@ -81,7 +81,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
             await watcher
             here.store.close()
 
-    calls = [*ops.routes, *audit.routes, *configs.routes, *alerts.routes, *health.routes]
+    calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
         middleware=[Middleware(RequestContext)],

@@ -6,7 +6,7 @@ import time
 from urllib.parse import unquote
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +25,10 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
+QUIET = "driftback.quiet"
+"""Set in the scope of a request that is not worth a log line unless it fails: a fleet polls without end."""
+
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 
 
@@ -51,10 +55,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                message["headers"] += [pair for pair in _RAW_HEADERS if pair[0] not in given]
+                message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:
@@ -76,7 +79,7 @@ class RequestContext:
             response = json_response({"error": error, "request_id": request_id}, 500)
             await response(scope, receive, send_with_headers)
         finally:
-            if scope["path"] not in _QUIET:
+            if scope["path"] not in _QUIET and not (scope.get(QUIET) and status < 400):
                 log.info(
                     "request",
                     method=scope["method"],

@@ -14,6 +14,7 @@ from config_rollback.api.operation import operation
 from config_rollback.delivery import ActiveConfig
 from config_rollback.errors import InvalidRequestError, NotFoundError
 from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.middleware import QUIET
 from config_rollback.services import services
 
 MAX_WAIT_SECONDS = 60
@@ -38,6 +39,7 @@ async def get_config(request: Request) -> Response:
     `wait`: seconds until 304 (404 for a persona that nobody published). `client` and `serving`: which process
     asks, and which version it serves meanwhile.
     """
+    request.scope[QUIET] = True
     access.require_service(request)
     persona = persona_of(request)
     query = query_of(request, "wait", "client", "serving")

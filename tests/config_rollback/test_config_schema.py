@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -206,3 +207,27 @@ def test_the_command_line_publishes_any_shape(service: Service, tmp_path: Path) 
     wrong = publish_file(prompt=PROMPT, limits={"daily": 0})
     assert wrong.exit_code == 1
     assert "config.limits.daily: the value is less than the minimum of 1" in wrong.stderr
+
+
+def test_the_document_shows_a_schema_that_works(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "personas.md").read_text()
+    file = tmp_path / "schema.json"
+    file.write_text(text.partition("```json\n")[2].partition("```")[0])
+    schema = ConfigSchema(file)
+    assert schema.validate({"prompt": "Help.", "limits": {"daily": 1}})
+    with pytest.raises(InvalidRequestError):
+        schema.validate({"prompt": "Help.", "limits": {"daily": 0}})
+
+
+def test_the_document_shows_a_client_that_works(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(service, prompt=PROMPT)
+    text = (Path(__file__).parents[2] / "docs" / "personas.md").read_text()
+    shown = text.partition("```python\n")[2].partition("```")[0]
+    shown = shown.replace("http://127.0.0.1:9811", service.url).replace("the service token", SERVICE_TOKEN)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile("from __future__ import annotations\n" + shown, "docs/personas.md", "exec"), names)
+    asyncio.run(names["serve"]())
+    assert "now serving version 1" in capsys.readouterr().out

@@ -175,3 +175,19 @@ def test_unusable_settings_end_the_process_with_their_names(process: Process) ->
         "config_rollback: CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes; "
         "CONFIG_ROLLBACK_PROT: no such setting\n"
     )
+
+
+def test_fetched_configurations_are_logged_only_when_refused(process: Process) -> None:
+    process.start()
+    requests.post(
+        f"{process.url}/v1/ops/personas/p/versions", json={"config": CONFIG}, headers=ops(), timeout=10
+    ).raise_for_status()
+    url = f"{process.url}/v1/personas/p/config"
+    fetched = requests.get(url, headers={"Authorization": f"Bearer {SERVICE_TOKEN}"}, timeout=10)
+    refused_call = requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=10)
+    assert (fetched.status_code, refused_call.status_code) == (200, 401)
+    assert process.end(signal.SIGTERM) == 0
+    logged = [record for record in process.records() if record.get("path") == "/v1/personas/p/config"]
+    assert [(record["status"], record["request_id"]) for record in logged] == [
+        (401, refused_call.headers["X-Request-ID"])
+    ]
