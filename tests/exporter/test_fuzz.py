@@ -8,7 +8,7 @@ import asyncio
 import copy
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -93,13 +93,17 @@ JSON = st.recursive(
 def changed(draw: st.DrawFn) -> bytes:
     """A sound body in which one value is another."""
     body = copy.deepcopy(draw(st.sampled_from([PUSH, OBSERVATIONS])))
-    inside: Any = body
-    while True:
-        key = draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
-        if not inside[key] or not isinstance(inside[key], dict | list) or draw(st.integers(0, 9)) == 0:
-            inside[key] = draw(st.sampled_from(HOSTILE) | JSON)
-            return json.dumps(body).encode()
-        inside = inside[key]
+    parent, key = draw(st.sampled_from(list(places(body))))
+    parent[key] = draw(st.sampled_from(HOSTILE) | JSON)
+    return json.dumps(body).encode()
+
+
+def places(inside: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a body where a value stands, as a container and a key of it."""
+    for key in inside if isinstance(inside, dict) else range(len(inside)):
+        yield inside, key
+        if isinstance(inside[key], dict | list):
+            yield from places(inside[key])
 
 
 @st.composite
@@ -127,7 +131,14 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
-BODY = st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()) | changed() | mutated()
+BODY = (
+    st.binary(max_size=60)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | changed()
+    | changed()
+    | changed()
+    | mutated()
+)
 SAMPLE = re.compile(r'[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n\0]|\\["\\n])*",?)+\} [0-9.e+]+')
 
 
