@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from exporter.client import Recorder, latency_bounds
 from exporter.client.buffer import MAX_LABEL_SETS
@@ -340,6 +342,49 @@ def test_a_child_of_a_fork_counts_its_own_messages_only(exporter: Running, recor
     assert os.waitstatus_to_exitcode(status) == 0
     assert recorder.flush()
     assert exporter.value("conversation_messages_total") == 4
+
+
+SERVICE = """
+import os
+from contextlib import asynccontextmanager
+from exporter.client import Recorder
+
+recorder = Recorder(os.environ["EXPORTER_URL"], token=os.environ["EXPORTER_TOKEN"], flush_interval=60)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    async with recorder.message(journey="chat", persona="p", config_version=1):
+        pass
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_the_workers_of_a_server_each_send_what_they_counted_before_they_end(
+    exporter: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--workers", "2"]
+    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    sent, workers = 0, set()
+    try:
+        deadline = time.monotonic() + 60
+        while len(workers) < 2 or sent < 50:
+            assert time.monotonic() < deadline
+            try:
+                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
+                sent += 1
+            except requests.ConnectionError:
+                time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert exporter.value("conversation_messages_total") == sent
 
 
 SCRIPT = """
