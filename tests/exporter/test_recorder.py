@@ -348,18 +348,21 @@ SERVICE = """
 import os
 from contextlib import asynccontextmanager
 from exporter.client import Recorder
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-recorder = Recorder(os.environ["EXPORTER_URL"], token=os.environ["EXPORTER_TOKEN"], flush_interval=60)
+@asynccontextmanager
+async def lifespan(app):
+    url, token = os.environ["EXPORTER_URL"], os.environ["EXPORTER_TOKEN"]
+    with Recorder(url, token=token, flush_interval=60) as app.state.recorder:
+        yield
 
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        return
-    async with recorder.message(journey="chat", persona="p", config_version=1):
-        pass
-    body = str(os.getpid()).encode()
-    headers = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def chat(request):
+    async with request.app.state.recorder.message(journey="chat", persona="p", config_version=1):
+        return PlainTextResponse(str(os.getpid()), headers={"Connection": "close"})
+
+app = Starlette(routes=[Route("/", chat)], lifespan=lifespan)
 """
 
 
@@ -368,10 +371,21 @@ def test_the_workers_of_a_server_each_send_what_they_counted_before_they_end(
 ) -> None:
     (tmp_path / "service.py").write_text(SERVICE)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "service:app",
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+        "--no-access-log",
+    ]
     environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    sent, workers = 0, set()
+    sent = 0
+    workers: set[str] = set()
     try:
         deadline = time.monotonic() + 60
         while len(workers) < 2 or sent < 50:
