@@ -51,7 +51,7 @@ def rows() -> Iterator[Row]:
         for name, (emit, _) in peers.items():
             times[name].append(_one_thread(emit))
     for name, (_, goal) in peers.items():
-        yield compare(f"record() vs {name}", median(ours), median(times[name]), "us/message", "<=", goal)
+        yield compare(f"record() vs {name}", median(ours), median(times[name]), "us CPU/message", "<=", goal)
     yield from _four_threads(own, peers["prometheus_client labels().inc() + labels().observe()"][0])
     recorder.close(timeout=0.1)
     yield _flush()
@@ -110,14 +110,14 @@ def _statsd() -> Emit:
 
 
 def _one_thread(emit: Emit) -> float:
-    """Microseconds per message, in wall time of the caller."""
+    """Microseconds per message, in CPU of the caller's thread: other work shares the machine."""
     emit(1.0)
     rounds = CALLS // len(LATENCIES)
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(rounds):
         for seconds in LATENCIES:
             emit(seconds)
-    return (time.perf_counter() - started) / CALLS * 1e6
+    return (time.thread_time() - started) / CALLS * 1e6
 
 
 def _four_threads(own: Emit, peer: Emit) -> Iterator[Row]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import urlopen
 
 from config_rollback.stack.components import ensure
 
@@ -61,6 +62,8 @@ def exporter(**environment: str) -> Iterator[Server]:
             **environment,
         }
         with _server([sys.executable, "-m", "exporter"], port, own) as pid:
+            # It listens before it has read its state: what it does until then is not part of a push.
+            urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=20).close()
             yield Server(port, pid)
 
 

@@ -6,13 +6,45 @@ section 3.2), a head without end, in length or in time, and trailers, which woul
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
 """Time in which the head of a request must arrive, from its first byte or from the connection's start."""
+
+
+class _JoiningTransport:
+    """Sends the head of an answer together with the first bytes of its body.
+
+    uvicorn writes them one after the other, and each write is a system call and a packet: for a push, half of
+    what the kernel does. No body of ours begins like a head.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and data[9:10] != b"1":
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that no body follows."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
@@ -24,7 +56,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        self._joining = _JoiningTransport(transport)
+        super().connection_made(self._joining)  # type: ignore[arg-type]
         self._deadline = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -62,6 +95,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             raise ValueError("a request names one host")  # httptools turns it into its own error: 400
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """The application has sent its answer."""
+        self._joining.flush()
+        super().on_response_complete()
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -77,8 +77,7 @@ class Transport:
     def _post(self, body: bytes) -> tuple[int, bytes]:
         connection = self._connection
         if connection.sock is None:
-            connection.connect()
-            connection.sock.settimeout(READ_SECONDS)
+            _open(connection)
         connection.request("POST", self._path, body, self._headers)
         with connection.getresponse() as response:
             content = response.read(MAX_ANSWER_BYTES)
@@ -92,6 +91,11 @@ def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPCon
         return http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
     context = ssl.create_default_context()
     return http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+
+
+def _open(connection: http.client.HTTPConnection) -> None:
+    connection.connect()
+    connection.sock.settimeout(READ_SECONDS)
 
 
 def _judge(status: int, content: dict[str, object]) -> Answer:

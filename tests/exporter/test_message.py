@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,3 +171,28 @@ def test_a_message_without_labels_is_dropped_and_reported(exporter: Running, rec
     assert recorder.flush()
     assert exporter.value("exporter_client_dropped_total") == 3
     assert exporter.value("conversation_messages_total") == 1
+
+
+def test_a_message_in_a_generator_ends_with_the_stream_and_not_with_the_handler(
+    exporter: Running, recorder: Recorder
+) -> None:
+    async def stream() -> AsyncIterator[str]:
+        async with recorder.message(**LABELS) as message:
+            for token in ("a", "b"):
+                await asyncio.sleep(0.06)
+                message.first_token()
+                yield token
+
+    async def read() -> None:
+        assert [token async for token in stream()] == ["a", "b"]
+        broken_off = stream()
+        await anext(broken_off)
+        await broken_off.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(read())
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1
+    assert exporter.value("conversation_time_to_first_token_seconds_count") == 1
+    total = exporter.value("conversation_latency_seconds_sum")
+    assert total is not None
+    assert total >= 0.12

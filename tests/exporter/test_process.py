@@ -61,7 +61,7 @@ def test_a_taken_port_ends_it_with_1(launch: Callable[..., Process]) -> None:
     assert f"EXPORTER_PORT: cannot listen on 127.0.0.1 port {port}" in line["reason"]
 
 
-def test_no_secret_and_no_forged_line_reaches_the_log(launch: Callable[..., Process]) -> None:
+def test_no_secret_reaches_log_or_metrics_and_no_forged_line_the_log(launch: Callable[..., Process]) -> None:
     exporter = launch()
     forged = 'x\r\n{"event": "forged"}'
     push: dict[str, Any] = {
@@ -72,8 +72,9 @@ def test_no_secret_and_no_forged_line_reaches_the_log(launch: Callable[..., Proc
     }
     assert exporter.post("/v1/push", push).status_code == 200
     exporter.post("/v1/push", push, token="wrong-token-0123456789")
+    scrape = exporter.scrape()
     exporter.end()
-    text = json.dumps(exporter.log)
+    text = json.dumps(exporter.log) + scrape
     assert TOKEN not in text
     assert "wrong-token" not in text
     assert exporter.event("forged") is None

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from exporter.client import Recorder, latency_bounds
 from exporter.client.buffer import MAX_LABEL_SETS
@@ -340,6 +342,63 @@ def test_a_child_of_a_fork_counts_its_own_messages_only(exporter: Running, recor
     assert os.waitstatus_to_exitcode(status) == 0
     assert recorder.flush()
     assert exporter.value("conversation_messages_total") == 4
+
+
+SERVICE = """
+import os
+from contextlib import asynccontextmanager
+from exporter.client import Recorder
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+@asynccontextmanager
+async def lifespan(app):
+    url, token = os.environ["EXPORTER_URL"], os.environ["EXPORTER_TOKEN"]
+    with Recorder(url, token=token, flush_interval=60) as app.state.recorder:
+        yield
+
+async def chat(request):
+    async with request.app.state.recorder.message(journey="chat", persona="p", config_version=1):
+        return PlainTextResponse(str(os.getpid()), headers={"Connection": "close"})
+
+app = Starlette(routes=[Route("/", chat)], lifespan=lifespan)
+"""
+
+
+def test_the_workers_of_a_server_each_send_what_they_counted_before_they_end(
+    exporter: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "service:app",
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+        "--no-access-log",
+    ]
+    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    sent = 0
+    workers: set[str] = set()
+    try:
+        deadline = time.monotonic() + 60
+        while len(workers) < 2 or sent < 50:
+            assert time.monotonic() < deadline
+            try:
+                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
+                sent += 1
+            except requests.ConnectionError:
+                time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert exporter.value("conversation_messages_total") == sent
 
 
 SCRIPT = """

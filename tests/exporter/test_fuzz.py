@@ -1,0 +1,215 @@
+"""Whatever bytes come in: counted whole or refused with a reason, and what is shown stays an exposition.
+
+Four kinds of bodies: noise, JSON made of the words that the decoder knows, and sound bodies in which a value
+or a few bytes were changed. `make soak` tries many more.
+"""
+
+import asyncio
+import copy
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from exporter import catalogue
+from exporter.commit import Apply
+from exporter.errors import RequestRefusedError
+from exporter.ingest import Ingest, Outcome
+from exporter.journal import Record, Recovery
+from exporter.limits import Limits, Policy
+from exporter.render import View, render
+from exporter.series import SavedLabelSet
+from exporter.state import State
+from tests.exporter.running import series
+
+NOW = 1_700_000_000.0
+PUSH = {
+    "client": "c",
+    "epoch": 1,
+    "seq": 1,
+    "dropped": 0,
+    "series": [
+        series(messages=3, out_of_scope=1, llm_errors={"timeout": 1}, tokens={"input": 7, "output": 1}),
+        series("guidance", messages=2, ttft={"sum": 0.5, "buckets": {"3": 1}}),
+    ],
+}
+OBSERVATIONS = [
+    {
+        "journey": "chat",
+        "persona": "p",
+        "config_version": "1",
+        "outcome": "llm_error",
+        "reason": "timeout",
+        "latency_ms": 5.5,
+        "ttft_ms": 1,
+        "input_tokens": 3,
+        "output_tokens": 4,
+    }
+]
+WORDS = sorted(
+    {word for body in (PUSH, OBSERVATIONS) for word in re.findall(r'"([^"]*)"', json.dumps(body))}
+    | {*catalogue.JOURNEYS, *catalogue.REASONS, *catalogue.OUTCOMES, "\0h", "\n", '"', "\\", "é" * 128}
+)
+HOSTILE = [
+    "\0h",
+    "a\0t",
+    "\n",
+    '"',
+    "\\",
+    "%d",
+    "",
+    "x" * 129,
+    -1,
+    True,
+    10**12 + 1,
+    2**64,
+    float("inf"),
+    float("nan"),
+]
+LEAF = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 5)
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(WORDS)
+    | st.text(max_size=5)
+)
+JSON = st.recursive(
+    LEAF,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=3), inner, max_size=8)
+    ),
+    max_leaves=20,
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> bytes:
+    """A sound body in which one value is another."""
+    body = copy.deepcopy(draw(st.sampled_from([PUSH, OBSERVATIONS])))
+    parent, key = draw(st.sampled_from(list(places(body))))
+    parent[key] = draw(st.sampled_from(HOSTILE) | JSON)
+    return json.dumps(body).encode()
+
+
+def places(inside: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a body where a value stands, as a container and a key of it."""
+    for key in inside if isinstance(inside, dict) else range(len(inside)):
+        yield inside, key
+        if isinstance(inside[key], dict | list):
+            yield from places(inside[key])
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A sound body in which a few places were overwritten."""
+    body = bytearray(json.dumps(draw(st.sampled_from([PUSH, OBSERVATIONS]))).encode())
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(body)))
+        length = draw(st.integers(0, 6))
+        pieces = [
+            b"",
+            b"-",
+            b"1e999",
+            b"NaN",
+            b"null",
+            b'"',
+            b"\\ud800",
+            b"\xff",
+            b"\0",
+            b"\\u0000",
+            b"{",
+            b"]",
+        ]
+        body[start : start + length] = draw(st.sampled_from(pieces) | st.binary(max_size=4))
+    return bytes(body)
+
+
+BODY = (
+    st.binary(max_size=60)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | changed()
+    | changed()
+    | changed()
+    | mutated()
+)
+SAMPLE = re.compile(r'[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n\0]|\\["\\n])*",?)+\} [0-9.e+]+')
+
+
+class Memory:
+    """Stands for the disk: what is handed over is written at once."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    async def commit(self, record: Record, apply: Apply) -> None:
+        self.records.append(record)
+        apply(NOW)
+
+
+def saved(state: State) -> list[SavedLabelSet]:
+    return state.table.save()
+
+
+def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> None:
+    """Hand a body over and check what became of it."""
+    state = State()
+    state.table.journal = "j"
+    memory = Memory()
+    ingest = Ingest(state, Limits(Policy(), lambda _: None))
+    ingest.connect(memory)  # type: ignore[arg-type]
+
+    async def run() -> Outcome:
+        return await call(ingest, body)
+
+    try:
+        asyncio.run(run())
+    except RequestRefusedError as refusal:
+        json.dumps(refusal.details)
+        refusal.message.encode()
+        assert memory.records == []
+        assert saved(state) == []
+        return
+    replayed = State()
+    replayed.recover(Recovery("j", [(NOW, record) for record in memory.records], None, 0), NOW)
+    assert saved(replayed) == saved(state)
+    view = View(list(state.table), state.table.reasons, catalogue.OUT_OF_SCOPE_JOURNEYS)
+    for line in "".join(render(view, openmetrics=False)).encode().decode().split("\n"):
+        assert not line or line.startswith("# ") or SAMPLE.fullmatch(line), line
+
+
+def push(ingest: Ingest, body: bytes) -> Awaitable[Outcome]:
+    return ingest.push(body)
+
+
+def observe(ingest: Ingest, body: bytes) -> Awaitable[Outcome]:
+    return ingest.observe("key", body)
+
+
+calls = pytest.mark.parametrize("call", [push, observe])
+
+
+@calls
+def test_a_sound_body_is_counted(call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> None:
+    take(json.dumps(PUSH if call is push else OBSERVATIONS).encode(), call)
+
+
+@calls
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=BODY)
+def test_any_body(call: Callable[[Ingest, bytes], Awaitable[Outcome]], body: bytes) -> None:
+    take(body, call)
+
+
+@pytest.mark.soak
+@calls
+@settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=BODY)
+def test_very_many_bodies(call: Callable[[Ingest, bytes], Awaitable[Outcome]], body: bytes) -> None:
+    take(body, call)
