@@ -136,8 +136,8 @@ def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
     """The four KPI of the contract, each with what it rests on and its value in the window before.
 
     `interval` names the method of the 95% interval from `low` to `high`: `wilson` for rates;
-    `order_statistic` for p95 (ranks n q -+ 1.96 sqrt(n q (1 - q)), read off the buckets like p95 itself), whose `high` is null
-    where the messages are too few to bound it.
+    `order_statistic` for p95 (ranks n q -+ 1.96 sqrt(n q (1 - q)), read off the buckets like p95
+    itself), whose `high` is null where the messages are too few to bound it.
     """
     stale = values.get("age_seconds", 0.0) > STALE_SECONDS or values.get("exporter_up", 0.0) < 1
     messages = values.get("messages")
