@@ -10,10 +10,10 @@ ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install demo up test soak compose-test prometheus-3-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(INSTALLED) ## make .venv with the tool `driftback`
 
@@ -44,6 +44,10 @@ soak: install ## run the long fault and fuzz runs (tens of minutes)
 compose-test: install ## run docker-compose.yml on stand-in images (root; Debian's docker.io; part of make soak)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -m soak tests/deploy/test_compose_stack.py $(ARGS)
+
+prometheus-3-test: install ## run the tests of the rules with Prometheus 3 (built by Go, once; part of make soak)
+	$(BIN)/python -m tests.support.install
+	$(BIN)/pytest -s -m soak tests/rules/test_prometheus_3.py $(ARGS)
 
 bench: install ## measure against peers in one run; writes build/bench.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'

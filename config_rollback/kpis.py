@@ -135,8 +135,9 @@ def _quantile(share: str, buckets: str) -> str:
 def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
     """The four KPI of the contract, each with what it rests on and its value in the window before.
 
-    The interval of p95 is the 95% interval of the order statistic (ranks n q -+ 1.96 sqrt(n q (1 - q))), read
-    off the buckets like p95 itself; `high` is null where the messages are too few to bound it.
+    `interval` names the method of the 95% interval from `low` to `high`: `wilson` for rates;
+    `order_statistic` for p95 (ranks n q -+ 1.96 sqrt(n q (1 - q)), read off the buckets like p95
+    itself), whose `high` is null where the messages are too few to bound it.
     """
     stale = values.get("age_seconds", 0.0) > STALE_SECONDS or values.get("exporter_up", 0.0) < 1
     messages = values.get("messages")
@@ -154,6 +155,7 @@ def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
             "denominator": messages or 0,
             "low": values.get("p95_low"),
             "high": values.get("p95_high"),
+            "interval": "order_statistic",
             "previous": values.get("previous_p95_latency_ms"),
             "data_status": _status(p95 is not None, stale, low=(messages or 0) < LOW_SAMPLE_P95),
         },
@@ -177,8 +179,16 @@ def _rate(values: dict[str, float], counted: str, of: str, stale: bool) -> dict[
     earlier = values.get(f"previous_{of}")
     previous = values.get(f"previous_{counted}", 0.0) / earlier if earlier else None
     if not total:
-        nothing = {"value": None, "numerator": events or 0, "denominator": 0, "low": None, "high": None}
-        return nothing | {"previous": previous, "data_status": "no_data"}
+        return {
+            "value": None,
+            "numerator": events or 0,
+            "denominator": 0,
+            "low": None,
+            "high": None,
+            "interval": "wilson",
+            "previous": previous,
+            "data_status": "no_data",
+        }
     low, high = wilson_interval(events or 0, total)
     return {
         "value": (events or 0) / total,
@@ -186,6 +196,7 @@ def _rate(values: dict[str, float], counted: str, of: str, stale: bool) -> dict[
         "denominator": total,
         "low": low,
         "high": high,
+        "interval": "wilson",
         "previous": previous,
         "data_status": _status(True, stale, low=total < LOW_SAMPLE_RATE),
     }

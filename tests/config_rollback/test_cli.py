@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from requests_mock import ANY, Mocker
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -19,6 +21,7 @@ from config_rollback.cli import connection
 from config_rollback.clock import utc_now
 from config_rollback.stack.layout import Layout
 from tests.config_rollback.running import CONFIG, SECRET, Clock, Service
+from tests.config_rollback.test_kpis import HEALTHY
 
 
 class RealTime(Clock):
@@ -222,6 +225,25 @@ def test_kpis_without_prometheus_are_refused(stack: Path) -> None:
     result = run("kpis")
     assert result.exit_code == 1
     assert "monitoring_unavailable" in result.stderr
+
+
+def test_kpis_are_shown_as_a_table(start: Callable[..., Service], stack: Path, requests_mock: Mocker) -> None:
+    watched = start(prometheus_url="http://prometheus:9090")
+    requests_mock.register_uri(ANY, re.compile("^http://127.0.0.1:"), real_http=True)
+    rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in HEALTHY.items()]
+    requests_mock.post(
+        "http://prometheus:9090/api/v1/query", json={"status": "success", "data": {"result": rows}}
+    )
+    result = run("kpis", "--window", "24h", "--persona", "concierge", "--url", watched.url)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    assert lines == [
+        ["KPI", "value", "95% interval", "window before", "counts", "data"],
+        ["messages_total", "1,000", "500", "ok"],
+        ["out_of_scope_rate", "5.00%", "3.69% to 6.74%", "2.00%", "40 of 800", "ok"],
+        ["llm_error_rate", "1.00%", "0.54% to 1.83%", "0.20%", "10 of 1,000", "ok"],
+        ["p95_latency_ms", "1,234 ms", "1,100 ms to 1,400 ms", "1,000 ms", "ok"],
+        ["100.0% of the window was scraped."],
+    ]
 
 
 def test_without_a_stack_nothing_is_reached() -> None:

@@ -9,12 +9,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+import anyio
 import promql_parser
 import pytest
+import requests
+from requests_mock import Mocker
 
-from config_rollback.errors import InvalidRequestError
-from config_rollback.kpis import Selection, expression, summarise, wilson_interval
-from tests.config_rollback.running import Service
+import config_rollback.kpis
+from config_rollback.errors import InvalidRequestError, MonitoringUnavailableError
+from config_rollback.kpis import (
+    CONNECT_SECONDS,
+    TOTAL_SECONDS,
+    Kpis,
+    Selection,
+    expression,
+    summarise,
+    wilson_interval,
+)
+from tests.config_rollback.running import Clock, Service
 from tests.config_rollback.test_api_ops import error
 
 HEALTHY = {
@@ -103,6 +115,7 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
                 "denominator": 800.0,
                 "low": pytest.approx(0.0369, abs=1e-4),
                 "high": pytest.approx(0.0674, abs=1e-4),
+                "interval": "wilson",
                 "previous": 0.02,
                 "data_status": "ok",
             },
@@ -112,6 +125,7 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
                 "denominator": 1000.0,
                 "low": pytest.approx(0.0054, abs=1e-4),
                 "high": pytest.approx(0.0183, abs=1e-4),
+                "interval": "wilson",
                 "previous": 0.002,
                 "data_status": "ok",
             },
@@ -120,6 +134,7 @@ def test_the_shape_of_the_answer(watched: Service, prometheus: Prometheus) -> No
                 "denominator": 1000.0,
                 "low": 1100.0,
                 "high": 1400.0,
+                "interval": "order_statistic",
                 "previous": 1000.0,
                 "data_status": "ok",
             },
@@ -171,6 +186,62 @@ def test_a_prometheus_that_fails_is_unavailable(
 ) -> None:
     prometheus.raw = raw
     assert error(ask(watched)) == (503, "monitoring_unavailable")
+
+
+@pytest.fixture
+def kpis(clock: Clock) -> Kpis:
+    """Asks a Prometheus that only `requests_mock` plays."""
+    return Kpis("http://prometheus:9090", clock)
+
+
+QUERY_URL = "http://prometheus:9090/api/v1/query"
+
+
+def test_all_values_come_from_one_bounded_request(kpis: Kpis, requests_mock: Mocker) -> None:
+    rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in HEALTHY.items()]
+    requests_mock.post(QUERY_URL, json={"status": "success", "data": {"result": rows}})
+    data = anyio.run(kpis.read, Selection("7d", "chat", "concierge", "3"))
+    assert (data["aggregation_scope"], data["coverage"]) == ("version", 1.0)
+    assert data["kpis"]["out_of_scope_rate"]["numerator"] == 40.0
+    (request,) = requests_mock.request_history
+    timeouts: Any = request.timeout
+    assert timeouts == (CONNECT_SECONDS, TOTAL_SECONDS)
+    assert parse_qs(request.text) == {
+        "query": [expression(Selection("7d", "chat", "concierge", "3"))],
+        "timeout": [f"{TOTAL_SECONDS:g}s"],
+    }
+
+
+@pytest.mark.parametrize("failure", [requests.ConnectTimeout, requests.ReadTimeout, requests.ConnectionError])
+def test_a_prometheus_that_cannot_be_reached_is_unavailable(
+    kpis: Kpis, requests_mock: Mocker, failure: type[Exception]
+) -> None:
+    requests_mock.post(QUERY_URL, exc=failure)
+    with pytest.raises(MonitoringUnavailableError):
+        anyio.run(kpis.read, Selection("1h"))
+
+
+def test_a_prometheus_that_trickles_its_answer_is_not_waited_for(
+    kpis: Kpis, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timeouts of requests are per read: an answer that comes byte by byte would pass them for ever."""
+    monkeypatch.setattr(config_rollback.kpis, "TOTAL_SECONDS", 0.2)
+    given_up = threading.Event()
+
+    def trickle(*_: Any) -> str:
+        assert given_up.wait(60), "it was waited for"
+        return "{}"
+
+    requests_mock.post(QUERY_URL, text=trickle)
+
+    async def read() -> None:
+        try:
+            with pytest.raises(MonitoringUnavailableError, match="in time"):
+                await kpis.read(Selection("1h"))
+        finally:
+            given_up.set()
+
+    anyio.run(read)
 
 
 def test_without_a_prometheus_monitoring_is_unavailable(service: Service) -> None:
