@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install demo up test soak compose-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install demo up test soak compose-test bench capacity audit rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,16 @@ compose-test: install ## run docker-compose.yml on stand-in images (root; Debian
 bench: install ## measure against peers in one run; writes build/bench.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+capacity: install ## measure series, samples, memory, disk and rule cost of a persona and version
+	$(BIN)/python -m benchmarks.capacity
+
+# Strict: a version that the service knows nothing of is a failure, not a pass.
+audit: ## ask a vulnerability service about every locked version (fails where it cannot be reached)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock || { \
+	  echo "audit: not every locked version could be looked up, or one is vulnerable: see above" >&2; exit 1; }
 
 rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
 	$(BIN)/python -m benchmarks.rules_report $(ARGS)
