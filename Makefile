@@ -10,7 +10,7 @@ ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test prometheus-3-test bench rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install demo up test soak compose-test prometheus-3-test bench capacity audit rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,16 @@ prometheus-3-test: install ## run the tests of the rules with Prometheus 3 (buil
 bench: install ## measure against peers in one run; writes build/bench.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+capacity: install ## measure series, samples, memory, disk and rule cost of a persona and version
+	$(BIN)/python -m benchmarks.capacity
+
+# Strict: a version that the service knows nothing of is a failure, not a pass.
+audit: ## ask a vulnerability service about every locked version (fails where it cannot be reached)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock || { \
+	  echo "audit: not every locked version could be looked up, or one is vulnerable: see above" >&2; exit 1; }
 
 rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
 	$(BIN)/python -m benchmarks.rules_report $(ARGS)

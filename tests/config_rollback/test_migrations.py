@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
+from typer.testing import CliRunner
 
+from config_rollback import cli
 from config_rollback import database as schema
 from config_rollback.models import Base
 from config_rollback.store import Store
@@ -72,3 +76,19 @@ def test_a_chain_of_the_first_schema_stays_valid_and_closed(database: Database) 
     with pytest.raises(Exception, match="append-only"):
         database.execute("DELETE FROM audit")
     store.close()
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_the_command_upgrades_from_every_schema(database: Database, revision: str) -> None:
+    engine = schema.connect(database.url)
+    schema.upgrade(engine, revision)
+    done = CliRunner().invoke(cli._app, ["db", "upgrade", "--database-url", database.url])
+    assert done.exit_code == 0, done.output
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_every_schema_is_in_the_test_above() -> None:
+    folder = Path(schema.__file__).parent / "migrations" / "versions"
+    assert {path.name[:4] for path in folder.glob("0*.py")} == {"0001", "0002"}
