@@ -78,8 +78,10 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
             yield
         finally:
             here.delivery.close()
-            await watcher
-            here.store.close()
+            try:
+                await watcher
+            finally:
+                here.store.close()
 
     calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(

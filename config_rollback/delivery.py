@@ -111,6 +111,8 @@ class Delivery:
                 await self.refresh()
             except (StorageBusyError, StorageUnavailableError) as error:
                 log.warning("delivery_refresh_failed", error=error.message)
+            except Exception:  # a watch that ended would deliver what is active now for ever
+                log.exception("delivery_refresh_failed")
         if listening is not None:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,6 +119,24 @@ def test_a_change_made_by_another_process_is_noticed(service: Service, start: Ca
         (waiting,) = poll(other, pool, "concierge", TAG)
         service.publish(temperature=1)
         assert waiting.result(10).json()["data"]["version"] == 2
+
+
+def test_a_defect_does_not_end_the_watch(
+    service: Service, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = start()
+    delivery = other.app.state.services.delivery
+    failed = threading.Event()
+
+    def broken(known: object) -> None:
+        failed.set()
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as defect:
+        defect.setattr(delivery, "_load", broken)
+        service.publish()
+        assert failed.wait(10)
+    wait_until(lambda: other.config().status_code == 200)
 
 
 @pytest.mark.parametrize(
