@@ -8,8 +8,12 @@ second is a snapshot. `rewrite` makes a new such file and puts it in place with 
 
 A frame cut short by the end of the file is the trace of a crash during a write that nobody was told had
 succeeded: it is cut off, and the journal goes on. Any other damage means that acknowledged records are gone.
-So does a file whose inode is not the one it was written with: it is a copy, perhaps an old one. Both are
-reported, and the caller starts a new journal id.
+So does a file whose inode is not the one it was written with: it is a copy, perhaps an old one. So does a
+file that lacks what the mark in `lock` says was written to it: an older copy was put back into it, or its end
+is gone. All are reported, and the caller starts a new journal id.
+
+The mark (inode, length and checksum of the journal after its last frame) is written behind every frame and
+not synced: a crash of the machine may leave an older one, which the journal then still contains.
 """
 
 import contextlib
@@ -35,6 +39,7 @@ _FRAME_LENGTH = _FRAME.size + _CHECKSUM.size
 _TIME = struct.Struct("<d")
 _RECORD = struct.Struct("<cI")
 _KIND_HEADER = b"H"
+_MARK = struct.Struct("<QQI")
 
 
 class Record(NamedTuple):
@@ -51,6 +56,7 @@ class Fault(Enum):
     TORN = "torn"
     DAMAGED = "damaged"
     COPIED = "copied"
+    SET_BACK = "set_back"
 
     @property
     def lost_records(self) -> bool:
@@ -65,6 +71,14 @@ class Recovery(NamedTuple):
     records: list[tuple[float, Record]]
     fault: Fault | None
     bytes_dropped: int
+
+
+class _Frame(NamedTuple):
+    """A group of records with its time, and the offset and the checksum after it."""
+
+    records: list[tuple[float, Record]]
+    end: int
+    checksum: int
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -109,7 +123,9 @@ class Journal:
             return Recovery("", [], Fault.MISSING, 0)
         except OSError as error:
             raise StateUnusableError(f"Cannot read {self._path}: {error.strerror}") from None
-        records, end, checksum, fault = _parse(content)
+        frames, fault = _parse(content)
+        records = [record for frame in frames for record in frame.records]
+        end, checksum = frames[-1].end if frames else 0, frames[-1].checksum if frames else 0
         header = _decode_header(records, self._path)
         if header is None:
             return self._set_aside(Recovery("", [], Fault.DAMAGED, len(content)))
@@ -118,6 +134,8 @@ class Journal:
             return self._set_aside(recovery)
         if header.inode != inode:
             return self._set_aside(recovery._replace(fault=Fault.COPIED))
+        if not self._contains_mark(inode, frames):
+            return self._set_aside(recovery._replace(fault=Fault.SET_BACK))
         try:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -144,6 +162,7 @@ class Journal:
         self._end += len(frame)
         self._checksum = checksum
         self.grown += len(frame)
+        self._write_mark()
 
     def rewrite(self, journal_id: str, snapshot: Record, now: float) -> None:
         """Replace the file by one that holds only `snapshot`. On OSError the old file is still in use."""
@@ -167,6 +186,7 @@ class Journal:
         self._tail_is_dirty = False
         self._folder_is_dirty = True
         self.grown = 0
+        self._write_mark()
         self._repair()
 
     def close(self) -> None:
@@ -189,6 +209,22 @@ class Journal:
             finally:
                 os.close(folder)
             self._folder_is_dirty = False
+
+    def _write_mark(self) -> None:
+        """Note how far the journal has come. Without room for it the mark before stays, which also holds."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                mark = _MARK.pack(os.fstat(self._fd).st_ino, self._end, self._checksum)
+                os.pwrite(self._lock, mark, 0)
+
+    def _contains_mark(self, inode: int, frames: Sequence[_Frame]) -> bool:
+        mark = os.pread(self._lock, _MARK.size, 0)
+        if len(mark) < _MARK.size:
+            return True
+        marked_inode, end, checksum = _MARK.unpack(mark)
+        return marked_inode != inode or any(
+            (frame.end, frame.checksum) == (end, checksum) for frame in reversed(frames)
+        )
 
     def _set_aside(self, recovery: Recovery) -> Recovery:
         """Keep a file that cannot be trusted for whoever wants to look at it, past `rewrite`."""
@@ -213,27 +249,27 @@ def _frame(records: Sequence[Record], now: float, previous: int) -> tuple[bytes,
     return head + _CHECKSUM.pack(zlib.crc32(head)) + payload, checksum
 
 
-def _parse(content: bytes) -> tuple[list[tuple[float, Record]], int, int, Fault | None]:
-    """All sound records, the offset and the checksum after them, and what is wrong with the rest."""
-    records: list[tuple[float, Record]] = []
+def _parse(content: bytes) -> tuple[list[_Frame], Fault | None]:
+    """All sound frames, and what is wrong with the rest."""
+    frames: list[_Frame] = []
     offset = checksum = 0
     while offset < len(content):
         start = offset + _FRAME_LENGTH
         head = content[offset : offset + _FRAME.size]
         if start > len(content) or not content[offset:].strip(b"\0"):
-            return records, offset, checksum, Fault.TORN
+            return frames, Fault.TORN
         magic, length, expected = _FRAME.unpack(head)
         (of_head,) = _CHECKSUM.unpack_from(content, offset + _FRAME.size)
         if magic != MAGIC or zlib.crc32(head) != of_head:
-            return records, offset, checksum, Fault.DAMAGED
+            return frames, Fault.DAMAGED
         payload = content[start : start + length]
         if len(payload) < length:
-            return records, offset, checksum, Fault.TORN
+            return frames, Fault.TORN
         if zlib.crc32(payload, checksum) != expected:
-            return records, offset, checksum, Fault.DAMAGED
-        records += _records(payload)
+            return frames, Fault.DAMAGED
         offset, checksum = start + length, expected
-    return records, offset, checksum, None
+        frames.append(_Frame(_records(payload), offset, checksum))
+    return frames, None
 
 
 def _records(payload: bytes) -> list[tuple[float, Record]]:

@@ -29,6 +29,11 @@ def write(folder: Path) -> list[int]:
     return ends
 
 
+def forget_mark(folder: Path) -> None:
+    """As when the machine crashes before the mark is on disk."""
+    (folder / "lock").write_bytes(b"")
+
+
 def recover(folder: Path) -> Recovery:
     journal = Journal(folder)
     recovery = journal.recover()
@@ -47,6 +52,7 @@ def test_an_empty_folder_is_reported_as_missing_state(tmp_path: Path) -> None:
 
 def test_a_file_cut_at_any_byte_keeps_every_whole_group(tmp_path: Path) -> None:
     ends = write(tmp_path)
+    forget_mark(tmp_path)
     path = tmp_path / "journal"
     for cut in range(ends[-1], ends[0] - 1, -1):
         os.truncate(path, cut)
@@ -60,6 +66,7 @@ def test_a_file_cut_at_any_byte_keeps_every_whole_group(tmp_path: Path) -> None:
 
 def test_a_torn_tail_is_cut_off_before_the_next_group(tmp_path: Path) -> None:
     ends = write(tmp_path)
+    forget_mark(tmp_path)
     os.truncate(tmp_path / "journal", ends[-1] - 1)
     journal = Journal(tmp_path)
     assert journal.recover().fault is Fault.TORN
@@ -122,6 +129,51 @@ def test_a_copy_is_recognised(tmp_path: Path) -> None:
     recovery = recover(tmp_path / "b")
     assert (recovery.fault, recovery.records) == (Fault.COPIED, RECORDS)
     assert recover(tmp_path / "a").fault is None
+
+
+def test_a_journal_that_lacks_what_was_acknowledged_is_told_from_a_torn_one(tmp_path: Path) -> None:
+    ends = write(tmp_path)
+    path = tmp_path / "journal"
+    for cut in (ends[-1] - 1, ends[-2], ends[0]):
+        os.truncate(path, cut)
+        recovery = recover(tmp_path)
+        whole = sum(end <= cut for end in ends) - 1
+        assert recovery.fault is Fault.SET_BACK
+        assert recovery.records == RECORDS[: 1 + sum(len(group) for group in GROUPS[:whole])]
+        (kept,) = tmp_path.glob("journal.set_back-*")
+        kept.unlink()
+
+
+def test_an_older_copy_put_back_into_the_file_is_recognised(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "journal"
+    older = path.read_bytes()
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.append([Record(b"P", b"after the backup")], 9.0)
+    journal.close()
+    inode = path.stat().st_ino
+    path.write_bytes(older)
+    assert path.stat().st_ino == inode
+    assert recover(tmp_path).fault is Fault.SET_BACK
+
+
+def test_a_mark_that_a_crash_left_behind_the_journal_holds(tmp_path: Path) -> None:
+    write(tmp_path)
+    lock = tmp_path / "lock"
+    older = lock.read_bytes()
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.append([Record(b"P", b"next")], 9.0)
+    lock.write_bytes(older)
+    journal.close()
+    assert recover(tmp_path).fault is None
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.rewrite("id", SNAPSHOT, 10.0)
+    lock.write_bytes(older)
+    journal.close()
+    assert recover(tmp_path).fault is None
 
 
 def test_a_format_of_a_newer_version_is_refused_and_left_alone(

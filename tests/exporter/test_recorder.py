@@ -1,5 +1,6 @@
 """The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
 
+import errno
 import logging
 import os
 import signal
@@ -43,6 +44,25 @@ def recorder_for() -> Iterator[Callable[..., Recorder]]:
 @pytest.fixture
 def recorder(exporter: Running, recorder_for: Callable[..., Recorder]) -> Recorder:
     return recorder_for(exporter)
+
+
+def test_a_full_disk_of_the_exporter_costs_no_message(
+    exporter: Running, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder.record(**LABELS, latency_ms=1.0)
+    assert recorder.flush()
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        for _ in range(5):
+            recorder.record(**LABELS, latency_ms=1.0)
+        assert not recorder.flush(timeout=1)
+        assert exporter.value("conversation_messages_total", **LABELS) == 1
+    assert recorder.flush(timeout=30)
+    assert exporter.value("conversation_messages_total", **LABELS) == 6
+    assert exporter.value("exporter_client_dropped_total") == 0
 
 
 def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> None:
