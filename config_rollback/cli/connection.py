@@ -64,7 +64,7 @@ def print_json(content: Any) -> None:
 
 def table(*columns: str) -> Table:
     """A table without lines. What is too long for a narrow terminal goes on in the next line, uncut."""
-    made = Table(box=None, pad_edge=False, collapse_padding=True)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold")
     return made

@@ -156,9 +156,9 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
         "Drifting personas",
         "What is known against each serving version, the strongest evidence first. Evidence of "
         f"{queries.EVIDENCE_STARTS} means {queries.EVIDENCE_ODDS}:1 that the rate has tripled against the "
-        f"persona's own past and raises an alert, {queries.EVIDENCE_ENDS} ends it; z above "
-        f"{queries.REGRESSION} means worse than the predecessor. The persona opens its versions side by "
-        "side, the version its rollback page.",
+        f"persona's own past and raises an alert, below {queries.EVIDENCE_ENDS} it ends; z "
+        f"above {queries.REGRESSION} means worse than the predecessor. The persona opens its versions side "
+        "by side, the version its rollback page.",
         exprs=[
             queries.evidence(20),
             queries.evidence_since(),

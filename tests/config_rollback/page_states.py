@@ -172,12 +172,16 @@ class Site:
 
     def _publish_and_press(self, page: Page) -> None:
         self.service.publish("coach", note="while somebody looks", temperature=0.7)
-        page.get_by_test_id("rollback-button").click()
+        self._press(page)
 
     def _lose_session_and_press(self, page: Page) -> None:
         page.context.clear_cookies()
         self._give_cookie(page, "somebody whose session is over")
-        page.get_by_test_id("rollback-button").click()
+        self._press(page)
+
+    def _press(self, page: Page) -> None:
+        with page.expect_navigation():  # until the next page is there, with its style
+            page.get_by_test_id("rollback-button").click()
 
     def _give_cookie(self, page: Page, who: Who) -> None:
         if who == "nobody":

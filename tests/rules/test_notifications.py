@@ -18,6 +18,8 @@ from tests.rules.live import Exporter, LabelSet, running
 from tests.support.stacks import wait_for
 
 DEADLINE_SECONDS = 60
+GROUP_WAIT = "5s"
+"""In place of the committed ten seconds: Prometheus sends the alerts of one evaluation one by one."""
 GROUP_INTERVAL_SECONDS = 1
 """What the tests put in place of the committed minute."""
 
@@ -70,7 +72,10 @@ def inbox() -> Inbox:
 def notifier(alertmanager: Path, tmp_path: Path, inbox: Inbox) -> Iterator[str]:
     """Host and port of an Alertmanager with the committed routes; its webhook fills the inbox."""
     (folder := tmp_path / "alertmanager").mkdir()
-    with _receiving(inbox) as url, services.alertmanager(alertmanager, folder, url) as address:
+    with (
+        _receiving(inbox) as url,
+        services.alertmanager(alertmanager, folder, url, group_wait=GROUP_WAIT) as address,
+    ):
         yield address
 
 
