@@ -150,11 +150,7 @@ class Changes:
         )
 
         def decide(transaction: Transaction) -> RolledBack:
-            active = transaction.active(wish.persona)
-            if active is None:
-                raise NotFoundError("no such persona")
-            if active.version != wish.expected_version:
-                raise _changed(wish.expected_version, active.version)
+            active = _expected(transaction, wish.persona, wish.expected_version)
             target = _target(transaction, active, wish.to_version)
             activation = _activate(transaction, attempt, wish.persona, active.version, target)
             return RolledBack(
@@ -180,15 +176,21 @@ class Changes:
         )
 
         def decide(transaction: Transaction) -> Accepted:
-            active = transaction.active(wish.persona)
-            if active is None:
-                raise NotFoundError("no such persona")
-            if active.version != wish.expected_version:
-                raise _changed(wish.expected_version, active.version)
+            active = _expected(transaction, wish.persona, wish.expected_version)
             head = transaction.append_audit(attempt)
             return Accepted(wish.persona, active.version, head.audit_id, isoformat(attempt.at))
 
         return self._attempts.perform(call, attempt, decide, asdict(wish), Accepted)
+
+
+def _expected(transaction: Transaction, persona: str, version: int) -> Activation:
+    """What is active, if it is what the caller has seen."""
+    active = transaction.active(persona)
+    if active is None:
+        raise NotFoundError("no such persona")
+    if active.version != version:
+        raise _changed(version, active.version)
+    return active
 
 
 def _target(transaction: Transaction, active: Activation, wanted: int | None) -> int:
