@@ -19,13 +19,26 @@ MAX_ALERTS = 200
 
 @dataclass(frozen=True)
 class Row:
-    """A persona. `clients` processes serve it, `current` of them the active version."""
+    """A persona. `clients` processes serve it, `current` of them the active version.
+
+    `firing` are all alerts about it; those about a version that is no longer active need nobody any more.
+    """
 
     activation: Activation
     version: Version
-    alerts: list[Alert]
+    firing: list[Alert]
     clients: int
     current: int
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Those about what is active."""
+        return [alert for alert in self.firing if alert.config_version in (None, str(self.version.number))]
+
+    @property
+    def past(self) -> list[Alert]:
+        """Those about another version, which end by themselves once nothing serves it."""
+        return [alert for alert in self.firing if alert not in self.alerts]
 
 
 async def show(request: Request) -> Response:

@@ -151,6 +151,16 @@ def test_the_alert_that_led_here_is_shown_after_it_has_ended(drifted: Service, b
     assert "led you here" not in browser.get("/rollback/concierge?from=2").text
 
 
+def test_after_a_rollback_its_alert_asks_nobody_for_another(drifted: Service, browser: Browser) -> None:
+    send(drifted, alert())
+    assert "1 of 1 personas has a firing alert" in browser.get("/").text
+    drifted.roll_back(expected_version=2)
+    page = browser.get("/").text
+    assert "OutOfScopeDrift still fires about version 2, which is not active any more" in page
+    assert "No alert is firing about an active version." in page
+    assert "alert=OutOfScopeDrift" not in page
+
+
 def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> None:
     drifted.publish("a quiet one")
     quiet = browser.get("/").text
