@@ -4,6 +4,7 @@ says the same as docker-compose.yml and the rule files."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -41,6 +42,8 @@ WORKLOADS = {"exporter": "StatefulSet exporter", "config_rollback": "Deployment 
 @cache
 def _operator() -> Path:
     """The operator's source, where its schemas are; the Go proxy's copy never changes."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed: the operator's objects were not held against its schemas")
     done = subprocess.run(
         ["go", "mod", "download", "-json", OPERATOR], cwd="/", capture_output=True, text=True, check=False
     )
