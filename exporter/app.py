@@ -3,8 +3,9 @@
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -65,17 +66,17 @@ _log = structlog.get_logger("exporter.app")
 class Application:
     """The exporter as an ASGI application. It holds the state folder until its lifespan ends."""
 
-    def __init__(self, routes: ASGIApp, push: ASGIApp, service: Service) -> None:
+    def __init__(self, routes: ASGIApp, posts: Mapping[str, ASGIApp], service: Service) -> None:
         self._routes = routes
-        self._push = push
+        self._posts = posts
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "http" and scope["path"] == "/v1/push" and scope["method"] == "POST":
-            await self._push(scope, receive, send)
-        else:
-            await self._routes(scope, receive, send)
+        application = self._routes
+        if scope["type"] == "http" and scope["method"] == "POST":
+            application = self._posts.get(scope["path"], self._routes)
+        await application(scope, receive, send)
 
     def reload_policy(self) -> None:
         """Read the label policy anew, as on SIGHUP. Call in the event loop."""
@@ -103,7 +104,7 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
     starlette = Starlette(
         routes=[
             Route("/v1/push", _only_post, methods=["POST"]),
-            Route("/v1/observations", calls.observations, methods=["POST"]),
+            Route("/v1/observations", _only_post, methods=["POST"]),
             Route("/metrics", calls.metrics),
             Route("/-/healthy", calls.healthy),
             Route("/-/ready", calls.ready),
@@ -117,7 +118,8 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         lifespan=lifespan,
     )
 
-    return Application(starlette, RequestId(calls.push), service)
+    posts = {"/v1/push": RequestId(calls.push), "/v1/observations": RequestId(calls.observations)}
+    return Application(starlette, posts, service)
 
 
 class _Calls:
@@ -138,11 +140,31 @@ class _Calls:
         self._registry = registry
 
     async def push(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`POST /v1/push` without Starlette's router and middlewares, which cost more than the counting."""
+        await self._ingest(scope, receive, send, lambda _: self._service.ingest.push)
+
+    async def observations(self, scope: Scope, receive: Receive, send: Send) -> None:
+        def under_its_key(head: Head) -> Callable[[bytes], Awaitable[Outcome]]:
+            key = head.get(b"idempotency-key", b"").decode("latin-1")
+            if not _IDEMPOTENCY_KEY.fullmatch(key):
+                raise IdempotencyKeyMissingError(
+                    "Send an Idempotency-Key of 1 to 128 visible ASCII characters"
+                )
+            return partial(self._service.ingest.observe, key)
+
+        await self._ingest(scope, receive, send, under_its_key)
+
+    async def _ingest(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        way_in: Callable[[Head], Callable[[bytes], Awaitable[Outcome]]],
+    ) -> None:
+        """A POST without Starlette's router and middlewares, which cost more than the counting."""
         head = head_of(scope)
         try:
             authenticate(head, self._tokens)
-            data = await self._count(head, receive, self._service.ingest.push)
+            data = await self._count(head, receive, way_in(head))
         except ExporterError as error:
             response = await self.refuse(Request(scope), error)
         except Exception as error:  # noqa: BLE001 (as Starlette does for the other calls)
@@ -151,17 +173,6 @@ class _Calls:
             await send_success(scope, send, data)
             return
         await response(scope, receive, send)
-
-    async def observations(self, request: Request) -> Response:
-        head = head_of(request.scope)
-        authenticate(head, self._tokens)
-        key = request.headers.get("idempotency-key", "")
-        if not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
-        ingest = self._service.ingest
-        return success(
-            request, await self._count(head, request.receive, lambda body: ingest.observe(key, body))
-        )
 
     async def _count(
         self, head: Head, receive: Receive, ingest: Callable[[bytes], Awaitable[Outcome]]
@@ -214,7 +225,7 @@ class _Calls:
 
 
 async def _only_post(request: Request) -> Response:
-    """Stands in the router for the call that goes past it, so that other methods are answered with 405."""
+    """Stands in the router for the calls that go past it, so that other methods are answered with 405."""
     raise NotImplementedError(request.method)
 
 

@@ -15,7 +15,7 @@ from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, label_pair
 
-LABEL_SETS_PER_CHUNK = 64
+LABEL_SETS_PER_CHUNK = 8
 """How many label sets are rendered before other work may run."""
 
 _FIRST_WITH_EXPONENT = 1_000_000
