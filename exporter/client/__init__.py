@@ -1,4 +1,4 @@
-"""The emit library: import this in a chat or guidance service. Standard library and requests only."""
+"""The emit library: import this in a chat or guidance service. Standard library only."""
 
 from exporter.catalogue import LATENCY_BOUNDS
 from exporter.client.message import Message, classify
