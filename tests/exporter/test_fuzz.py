@@ -139,7 +139,7 @@ BODY = (
     | changed()
     | mutated()
 )
-SAMPLE = re.compile(r'[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n\0]|\\["\\n])*",?)+\} [0-9.e+]+')
+SAMPLE = re.compile(r'[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n\0]|\\["\\n])*",?)+\} [0-9.]+(?:e[+-][0-9]+)?')
 
 
 class Memory:
