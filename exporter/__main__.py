@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 
 import structlog
 import uvicorn
@@ -54,8 +55,8 @@ def main() -> int:
         return 1
     server = _Server(
         uvicorn.Config(
-            app,
-            http=StrictHttpProtocol,
+            app.asgi,
+            http=partial(StrictHttpProtocol, app.posts),  # type: ignore[arg-type]  # a class for all it does
             ws="none",
             access_log=False,
             log_config=None,

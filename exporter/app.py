@@ -3,10 +3,10 @@
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -18,7 +18,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter import errors
 from exporter.errors import ExporterError, IdempotencyKeyMissingError, StorageError
@@ -26,14 +25,13 @@ from exporter.http import (
     Head,
     RequestId,
     authenticate,
+    expect_json,
     failure,
-    head_of,
-    read_json_body,
-    send_success,
     success,
 )
 from exporter.ingest import Outcome
 from exporter.monitoring import SelfMonitoring
+from exporter.post import Count
 from exporter.render import render
 from exporter.service import Service
 from exporter.settings import Settings
@@ -63,27 +61,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _log = structlog.get_logger("exporter.app")
 
 
-class Application:
-    """The exporter as an ASGI application. It holds the state folder until its lifespan ends."""
-
-    def __init__(self, routes: ASGIApp, posts: Mapping[str, ASGIApp], service: Service) -> None:
-        self._routes = routes
-        self._posts = posts
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
-        application = self._routes
-        if scope["type"] == "http" and scope["method"] == "POST":
-            application = self._posts.get(scope["path"], self._routes)
-        await application(scope, receive, send)
-
-    def reload_policy(self) -> None:
-        """Read the label policy anew, as on SIGHUP. Call in the event loop."""
-        self._service.reload_policy()
-
-
-def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[[], float]) -> Application:
+def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[[], float]) -> "Application":
     """The application, its state recovered from the state folder.
 
     `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds. Raises StartError.
@@ -91,7 +69,8 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
     tokens = settings.read_tokens()
     monitoring = SelfMonitoring(registry, tuple(code for _, code in STATUS_AND_CODE.values()))
     service = Service(settings, monitoring, clock)
-    calls = _Calls(settings, tokens, service, monitoring, registry)
+    posts = Posts(settings, tokens, service, monitoring)
+    reads = _Reads(service, registry)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -101,89 +80,88 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         await service.stop()
         _log.info("exporter_stopped", journal=service.journal)
 
+    routes = [Route(path.decode(), _only_post, methods=["POST"]) for path in posts.ways_in]
     starlette = Starlette(
         routes=[
-            Route("/v1/push", _only_post, methods=["POST"]),
-            Route("/v1/observations", _only_post, methods=["POST"]),
-            Route("/metrics", calls.metrics),
-            Route("/-/healthy", calls.healthy),
-            Route("/-/ready", calls.ready),
+            *routes,
+            Route("/metrics", reads.metrics),
+            Route("/-/healthy", reads.healthy),
+            Route("/-/ready", reads.ready),
         ],
         middleware=[Middleware(RequestId)],
         exception_handlers={
-            ExporterError: calls.refuse,
+            ExporterError: _refuse,
             HTTPException: _refuse_route,
             Exception: _internal_error,
         },
         lifespan=lifespan,
     )
-
-    posts = {"/v1/push": RequestId(calls.push), "/v1/observations": RequestId(calls.observations)}
-    return Application(starlette, posts, service)
+    return Application(starlette, posts, service.reload_policy)
 
 
-class _Calls:
-    """The handlers of all routes."""
+class Application(NamedTuple):
+    """The exporter. It holds the state folder until the lifespan of `asgi` ends."""
+
+    asgi: Starlette
+    posts: "Posts"
+    """The POSTs, which the connection hands over without ASGI; `protocol.py` says how."""
+    reload_policy: Callable[[], None]
+    """Reads the label policy anew, as on SIGHUP. Call in the event loop."""
+
+
+class Posts:
+    """The calls that count: `post.Calls`."""
 
     def __init__(
-        self,
-        settings: Settings,
-        tokens: Sequence[SecretStr],
-        service: Service,
-        monitoring: SelfMonitoring,
-        registry: CollectorRegistry,
+        self, settings: Settings, tokens: Sequence[SecretStr], service: Service, monitoring: SelfMonitoring
     ) -> None:
-        self._settings = settings
+        self.max_body_bytes = settings.max_body_bytes
+        self.body_timeout_seconds = settings.body_timeout_seconds
         self._tokens = [token.get_secret_value().encode() for token in tokens]
         self._service = service
         self._monitoring = monitoring
-        self._registry = registry
+        self.ways_in: dict[bytes, Callable[[Head], Count]] = {
+            b"/v1/push": lambda _: service.ingest.push,
+            b"/v1/observations": self._under_its_key,
+        }
 
-    async def push(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._ingest(scope, receive, send, lambda _: self._service.ingest.push)
+    def takes(self, path: bytes) -> bool:
+        """Whether a POST to this path is counted."""
+        return path in self.ways_in
 
-    async def observations(self, scope: Scope, receive: Receive, send: Send) -> None:
-        def under_its_key(head: Head) -> Callable[[bytes], Awaitable[Outcome]]:
-            key = head.get(b"idempotency-key", b"").decode("latin-1")
-            if not _IDEMPOTENCY_KEY.fullmatch(key):
-                raise IdempotencyKeyMissingError(
-                    "Send an Idempotency-Key of 1 to 128 visible ASCII characters"
-                )
-            return partial(self._service.ingest.observe, key)
+    def admit(self, path: bytes, head: Head) -> Count:
+        """Check token, media type and, for observations, the idempotency key. Raises RequestRefusedError."""
+        authenticate(head, self._tokens)
+        expect_json(head)
+        return self.ways_in[path](head)
 
-        await self._ingest(scope, receive, send, under_its_key)
-
-    async def _ingest(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        way_in: Callable[[Head], Callable[[bytes], Awaitable[Outcome]]],
-    ) -> None:
-        """A POST without Starlette's router and middlewares, which cost more than the counting."""
-        head = head_of(scope)
-        try:
-            authenticate(head, self._tokens)
-            data = await self._count(head, receive, way_in(head))
-        except ExporterError as error:
-            response = await self.refuse(Request(scope), error)
-        except Exception as error:  # noqa: BLE001 (as Starlette does for the other calls)
-            response = await _internal_error(Request(scope), error)
-        else:
-            await send_success(scope, send, data)
-            return
-        await response(scope, receive, send)
-
-    async def _count(
-        self, head: Head, receive: Receive, ingest: Callable[[bytes], Awaitable[Outcome]]
-    ) -> dict[str, Any]:
-        body = await read_json_body(
-            head, receive, self._settings.max_body_bytes, self._settings.body_timeout_seconds
-        )
-        outcome = await ingest(body)
+    def counted(self, outcome: Outcome) -> dict[str, object]:
+        """The `data` of the answer."""
         self._monitoring.pushed("duplicate" if outcome.duplicate else "accepted")
         self._monitoring.dropped(outcome.dropped)
         return {"duplicate": outcome.duplicate, "journal": self._service.journal}
+
+    def refuse(self, request_id: str, error: Exception) -> Response:
+        """The answer to a call that raised; anything but an ExporterError is a defect."""
+        if not isinstance(error, ExporterError):
+            return _defect(request_id, error)
+        self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
+        self._monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
+        return _refusal(request_id, error)
+
+    def _under_its_key(self, head: Head) -> Count:
+        key = head.get(b"idempotency-key", b"").decode("latin-1")
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
+        return partial(self._service.ingest.observe, key)
+
+
+class _Reads:
+    """The handlers of what Prometheus and people ask."""
+
+    def __init__(self, service: Service, registry: CollectorRegistry) -> None:
+        self._service = service
+        self._registry = registry
 
     async def metrics(self, request: Request) -> Response:
         own_metrics, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -202,26 +180,33 @@ class _Calls:
         return StreamingResponse(exposition(), headers=headers)
 
     async def healthy(self, request: Request) -> Response:
-        return success(request, {"status": "healthy"})
+        return success(request.state.request_id, {"status": "healthy"})
 
     async def ready(self, request: Request) -> Response:
         if not self._service.ready:
             raise errors.StorageFailedError("The last write to the journal failed")
-        return success(request, {"status": "ready", "journal": self._service.journal})
+        return success(request.state.request_id, {"status": "ready", "journal": self._service.journal})
 
-    async def refuse(self, request: Request, error: Exception) -> Response:
-        """Answer a call that raised one of the errors in STATUS_AND_CODE."""
-        assert isinstance(error, ExporterError)  # noqa: S101 (registered for nothing else)
-        status, code = STATUS_AND_CODE[type(error)]
-        if request.method == "POST":
-            self._monitoring.rejected(code)
-            self._monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
-        headers = {}
-        if status == 401:
-            headers["www-authenticate"] = "Bearer"
-        if status == 503:
-            headers["retry-after"] = RETRY_AFTER_SECONDS
-        return failure(request, status, code, error.message, error.details, headers)
+
+def _refusal(request_id: str, error: ExporterError) -> Response:
+    """Answer a call that raised one of the errors in STATUS_AND_CODE."""
+    status, code = STATUS_AND_CODE[type(error)]
+    headers = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status == 503:
+        headers["retry-after"] = RETRY_AFTER_SECONDS
+    return failure(request_id, status, code, error.message, error.details, headers)
+
+
+def _defect(request_id: str, error: Exception) -> Response:
+    _log.error("internal_error", request_id=request_id, exc_info=error)
+    return failure(request_id, 500, "internal_error", "The exporter failed; its log has this request_id", {})
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ExporterError)  # noqa: S101 (registered for nothing else)
+    return _refusal(request.state.request_id, error)
 
 
 async def _only_post(request: Request) -> Response:
@@ -232,15 +217,13 @@ async def _only_post(request: Request) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for nothing else)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return failure(request, error.status_code, code, error.detail, {}, error.headers)
+    return failure(request.state.request_id, error.status_code, code, error.detail, {}, error.headers)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    headers = {"x-request-id": request.state.request_id}  # this handler runs outside the middleware
-    _log.error("internal_error", request_id=request.state.request_id, path=request.url.path, exc_info=error)
-    return failure(
-        request, 500, "internal_error", "The exporter failed; its log has this request_id", {}, headers
-    )
+    response = _defect(request.state.request_id, error)
+    response.headers["x-request-id"] = request.state.request_id  # this handler runs outside the middleware
+    return response
 
 
 async def _gzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

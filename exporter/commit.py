@@ -2,12 +2,16 @@
 
 Counts become visible only when they are on disk. So a scrape never shows a number that a crash could take
 back.
+
+Callbacks and not a task: beside a scrape every turn of the event loop takes as long as a piece of it, and a
+task that waits takes two turns more.
 """
 
 import asyncio
 import errno
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import structlog
 
@@ -16,41 +20,45 @@ from exporter.journal import Journal, Record
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
-Apply = Callable[[float], None]
-"""Makes a durable record visible; takes the time under which it was written, in Unix seconds."""
+T = TypeVar("T")
 
 _log = structlog.get_logger("exporter.commit")
 
 
 class _Group:
-    """Records that are written together, and the calls that wait for them."""
+    """Records that are written together, and what is to happen when they are on disk."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.applies: list[Apply] = []
         self.size = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._applies: list[Callable[[float], Any]] = []
+        self._waiters: list[asyncio.Future[Any]] = []
 
-    def add(self, record: Record, apply: Apply) -> None:
+    def add(self, record: Record) -> None:
         self.records.append(record)
-        self.applies.append(apply)
         self.size += len(record.body)
 
-    async def written(self) -> None:
-        """Return when the group is on disk. Call before `settle`."""
-        # A future of its own for each call: one that is cancelled must not cancel the others.
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def then(self, apply: Callable[[float], T], waiter: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Call `apply` when the group is on disk; `waiter` takes its result."""
+        self._applies.append(apply)
         self._waiters.append(waiter)
-        await waiter
+        return waiter
 
-    def settle(self, refusal: StorageError | None = None) -> None:
-        """Let the calls go on, or raise."""
+    def apply(self, now: float) -> list[Any]:
+        """Make all records visible, in their order."""
+        return [apply(now) for apply in self._applies]
+
+    def settle(self, results: list[Any]) -> None:
+        """Give every call its result."""
+        for waiter, result in zip(self._waiters, results, strict=True):
+            if not waiter.done():
+                waiter.set_result(result)
+
+    def refuse(self, refusal: StorageError) -> None:
+        """Let every call raise."""
         for waiter in self._waiters:
             if not waiter.done():
-                if refusal is None:
-                    waiter.set_result(None)
-                else:
-                    waiter.set_exception(refusal)
+                waiter.set_exception(refusal)
 
 
 class GroupCommit:
@@ -77,68 +85,77 @@ class GroupCommit:
 
     def start(self) -> None:
         """Begin to write. Call in the event loop."""
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._wake = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def stop(self) -> None:
         """Write what waits, then close the journal."""
         self._stopping = True
-        self._wake.set()
-        await self._task
+        await self._idle.wait()
         self._thread.shutdown()
         self._journal.close()
 
-    async def commit(self, record: Record, apply: Apply) -> None:
-        """Return when `record` is durable and `apply` was called. Raises StorageError: then neither is so."""
+    def commit(self, record: Record, apply: Callable[[float], T]) -> "asyncio.Future[T]":
+        """Write a record, then make it visible with `apply`, which takes the time under which it was written.
+
+        The future is done when both have happened, or raises StorageError: then neither has. Raises
+        StorageBusyError at once if there is no room to wait.
+        """
         if self._stopping:
             raise StorageBusyError("The exporter is stopping")
         if self._collecting.size > MAX_WAITING_BYTES:
             raise StorageBusyError("Too much is waiting to be written")
-        self._collecting.add(record, apply)
-        self._wake.set()
-        await self._collecting.written()
+        self._collecting.add(record)
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._write)  # what else this turn of the loop brings goes along
+        return self._collecting.then(apply, self._loop.create_future())
 
-    async def settled(self) -> None:
-        """Return when all that was handed over so far is durable. Raises StorageError if it cannot be.
+    def settled(self, result: T) -> "asyncio.Future[T]":
+        """`result`, once all that was handed over so far is durable. Raises StorageError if it cannot be.
 
         Call only while something is on its way to the disk.
         """
-        await (self._collecting if self._collecting.records else self._writing).written()
+        group = self._collecting if self._collecting.records else self._writing
+        return group.then(lambda _: result, self._loop.create_future())
 
-    async def _run(self) -> None:
-        while not (self._stopping and not self._collecting.records):
-            await self._wake.wait()
-            self._wake.clear()
-            if self._collecting.records:
-                await self._write_group()
-
-    async def _write_group(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _write(self) -> None:
+        """Write what was collected, if anything was."""
+        if not self._collecting.records:
+            self._idle.set()
+            return
         group = self._writing = self._take()
         now = self._clock()
+        self._in_thread(
+            lambda: self._journal.append(group.records, now), lambda job: self._written(job, group, now)
+        )
+
+    def _in_thread(self, work: Callable[[], None], then: Callable[["Future[None]"], None]) -> None:
+        job = self._thread.submit(work)
+        job.add_done_callback(lambda job: self._loop.call_soon_threadsafe(then, job))
+
+    def _written(self, job: "Future[None]", group: _Group, now: float) -> None:
         try:
-            await loop.run_in_executor(self._thread, self._journal.append, group.records, now)
-            for apply in group.applies:
-                apply(now)
+            job.result()
+            results = group.apply(now)
         except OSError as error:
             self._refuse(group, _storage_error(error))
             if self.healthy:
                 _log.error("journal_write_failed", error=str(error))
             self.healthy = False
         except Exception:  # noqa: BLE001 (whatever it was, nobody must wait for ever)
-            # What is on disk and what is shown may differ now. A restart reads the disk.
-            self._refuse(group, StorageFailedError("The exporter must be restarted"))
-            self._stopping = True
-            self.healthy = False
-            _log.critical("journal_writer_failed", exc_info=True)
+            self._break_off(group)
         else:
-            group.settle()
+            group.settle(results)
             if not self.healthy:
                 _log.info("journal_writable_again")
             self.healthy = True
             if self._journal.grown >= self._compact_at:
-                await self._compact()
+                self._compact()
+                return
+        self._write()
 
     def _take(self) -> _Group:
         taken, self._collecting = self._collecting, _Group()
@@ -148,20 +165,32 @@ class GroupCommit:
         """Refuse the group and what came behind it, which was judged as if the group would succeed."""
         behind = self._take()
         self._on_failure()
-        group.settle(refusal)
-        behind.settle(refusal)
+        group.refuse(refusal)
+        behind.refuse(refusal)
 
-    async def _compact(self) -> None:
+    def _break_off(self, group: _Group) -> None:
+        """Take nothing more: what is on disk and what is shown may differ now. A restart reads the disk."""
+        self._refuse(group, StorageFailedError("The exporter must be restarted"))
+        self._stopping = True
+        self.healthy = False
+        _log.critical("journal_writer_failed", exc_info=True)
+
+    def _compact(self) -> None:
         journal_id, snapshot = self._snapshot()
-        loop = asyncio.get_running_loop()
+        now = self._clock()
+        self._in_thread(lambda: self._journal.rewrite(journal_id, snapshot, now), self._compacted)
+
+    def _compacted(self, job: "Future[None]") -> None:
         try:
-            await loop.run_in_executor(
-                self._thread, self._journal.rewrite, journal_id, snapshot, self._clock()
-            )
-            self._compact_at = self._compact_bytes
+            job.result()
         except OSError as error:
             self._compact_at = self._journal.grown + self._compact_bytes
             _log.warning("journal_compaction_failed", error=str(error))
+        except Exception:  # noqa: BLE001 (as above)
+            self._break_off(_Group())
+        else:
+            self._compact_at = self._compact_bytes
+        self._write()
 
 
 def _storage_error(error: OSError) -> StorageError:

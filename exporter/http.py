@@ -1,23 +1,15 @@
-"""What calls have in common: a request id, a bearer token, a bounded JSON body, one shape of answers.
+"""What calls have in common: a request id, a bearer token, a JSON body, one shape of answers."""
 
-What a push needs works on the plain ASGI scope: Starlette's Request and Response cost more than the counting.
-"""
-
-import asyncio
 import hmac
+import random
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.errors import (
-    BodyIncompleteError,
-    BodyTooLargeError,
     TokenInvalidError,
     UnauthenticatedError,
     UnsupportedEncodingError,
@@ -41,7 +33,7 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _own_or_new(scope)
+        request_id = request_id_of(dict(reversed(scope["headers"])))
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -52,35 +44,19 @@ class RequestId:
         await self._app(scope, receive, send_with_id)
 
 
-def _own_or_new(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(text):
-                return str(text)
-    return secrets.token_hex(16)
+def request_id_of(head: Head) -> str:
+    """The caller's own request id where it is harmless, else a new one."""
+    text = head.get(b"x-request-id", b"").decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
 
 
-def head_of(scope: Scope) -> Head:
-    """The headers of a request."""
-    return dict(reversed(scope["headers"]))
-
-
-def success(request: Request, data: Mapping[str, Any]) -> JSONResponse:
+def success(request_id: str, data: Mapping[str, Any]) -> JSONResponse:
     """`{data, request_id}` with status 200."""
-    return JSONResponse({"data": data, "request_id": request.state.request_id})
-
-
-async def send_success(scope: Scope, send: Send, data: Mapping[str, Any]) -> None:
-    """The same, sent at once."""
-    body = msgspec.json.encode({"data": data, "request_id": scope["state"]["request_id"]})
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return JSONResponse({"data": data, "request_id": request_id})
 
 
 def failure(
-    request: Request,
+    request_id: str,
     status: int,
     code: str,
     message: str,
@@ -89,7 +65,7 @@ def failure(
 ) -> JSONResponse:
     """`{error: {code, message, details}, request_id}`."""
     error = {"code": code, "message": message, "details": details}
-    return JSONResponse({"error": error, "request_id": request.state.request_id}, status, headers)
+    return JSONResponse({"error": error, "request_id": request_id}, status, headers)
 
 
 def authenticate(head: Head, tokens: Sequence[bytes]) -> None:
@@ -104,36 +80,12 @@ def authenticate(head: Head, tokens: Sequence[bytes]) -> None:
         raise TokenInvalidError("The token is none of the ingest tokens")
 
 
-async def read_json_body(head: Head, receive: Receive, max_bytes: int, max_seconds: float) -> bytes:
-    """The body, not yet decoded. That its length is not ambiguous has been seen to by the protocol.
+def expect_json(head: Head) -> None:
+    """Check that the body is declared as plain JSON.
 
-    Raises UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError or BodyIncompleteError.
+    Raises UnsupportedMediaTypeError or UnsupportedEncodingError.
     """
     if head.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaTypeError("Send the body as application/json")
     if head.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedEncodingError("Send the body uncompressed")
-    if int(head.get(b"content-length", b"0")) > max_bytes:
-        raise BodyTooLargeError(f"The body is longer than {max_bytes} bytes")
-    try:
-        async with asyncio.timeout(max_seconds):
-            return await _read(receive, max_bytes)
-    except TimeoutError:
-        raise BodyIncompleteError(f"The body did not arrive within {max_seconds} seconds") from None
-
-
-async def _read(receive: Receive, max_bytes: int) -> bytes:
-    chunks = []
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BodyIncompleteError("The connection ended before the body")
-        chunk = message.get("body", b"")
-        more = message.get("more_body", False)
-        size += len(chunk)
-        if size > max_bytes:
-            raise BodyTooLargeError(f"The body is longer than {max_bytes} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)

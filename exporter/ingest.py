@@ -3,6 +3,7 @@
 A batch counts whole or not at all.
 """
 
+import asyncio
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -58,22 +59,25 @@ class Ingest:
         self._keys.clear()
         self._limits.reset(self._state.table.keys())
 
-    async def push(self, body: bytes) -> Outcome:
-        """Count a push. Raises RequestRefusedError or StorageError; then nothing of it was counted."""
+    def push(self, body: bytes) -> "asyncio.Future[Outcome]":
+        """Count a push. The future is done when it is on disk and counted, or raises StorageError.
+
+        Raises RequestRefusedError or StorageError at once for what need not wait for the disk. Whenever one
+        of them is raised, nothing of the push was counted.
+        """
         push = decode_push(body)
         name = (push.client, push.epoch)
         if push.seq <= self._state.last_seq(*name):
-            return Outcome(duplicate=True)
+            return _done(Outcome(duplicate=True))
         if push.seq <= self._pushes.get(name, 0):
-            await self._commit.settled()
-            return Outcome(duplicate=True)
+            return self._commit.settled(Outcome(duplicate=True))
         moved = self._admit(push.series)
         record = Record(PUSH, msgspec.json.encode(push) if moved else body)
+        counted = self._commit.commit(record, lambda now: self._count_push(push, now))
         self._pushes[name] = push.seq
-        await self._commit.commit(record, lambda now: self._count_push(push, now))
-        return Outcome(duplicate=False, dropped=push.dropped)
+        return counted
 
-    async def observe(self, key: str, body: bytes) -> Outcome:
+    def observe(self, key: str, body: bytes) -> "asyncio.Future[Outcome]":
         """Count a batch of observations under an idempotency key. Raises as `push` does."""
         digest = hashlib.sha256(body).hexdigest()
         known = self._state.digest(key)
@@ -81,18 +85,18 @@ class Ingest:
             if (known or self._keys[key]) != digest:
                 raise IdempotencyKeyReusedError("This Idempotency-Key was used for another batch")
             if known is None:
-                await self._commit.settled()
-            return Outcome(duplicate=True)
+                return self._commit.settled(Outcome(duplicate=True))
+            return _done(Outcome(duplicate=True))
         observations = decode_observations(body)
         _raise_first(_refusals(observations, _check_observation))
         series = _sum_up(observations)
         self._admit(series)
         batch = ObservationsBatch(key, digest, series)
-        self._keys[key] = digest
-        await self._commit.commit(
+        counted = self._commit.commit(
             Record(OBSERVATIONS, msgspec.json.encode(batch)), lambda now: self._count_observations(batch, now)
         )
-        return Outcome(duplicate=False)
+        self._keys[key] = digest
+        return counted
 
     async def expire(self, now: float) -> None:
         """Drop label sets untouched for 8 days. Raises StorageError."""
@@ -101,15 +105,17 @@ class Ingest:
             record = Record(EXPIRY, msgspec.json.encode(expiry))
             await self._commit.commit(record, lambda _: self._expire(expiry))
 
-    def _count_push(self, push: Push, now: float) -> None:
+    def _count_push(self, push: Push, now: float) -> Outcome:
         self._state.apply_push(push, now)
         name = (push.client, push.epoch)
         if self._pushes.get(name) == push.seq:
             del self._pushes[name]
+        return Outcome(duplicate=False, dropped=push.dropped)
 
-    def _count_observations(self, batch: ObservationsBatch, now: float) -> None:
+    def _count_observations(self, batch: ObservationsBatch, now: float) -> Outcome:
         self._state.apply_observations(batch, now)
         self._keys.pop(batch.key, None)
+        return Outcome(duplicate=False)
 
     def _expire(self, expiry: Expiry) -> None:
         self._state.apply_expiry(expiry)
@@ -141,6 +147,12 @@ class Ingest:
         failed = sum(delta.llm_errors.values())
         if delta.out_of_scope + failed > delta.messages:
             raise InvalidRequestError("More messages out of scope or in error than messages")
+
+
+def _done(outcome: Outcome) -> "asyncio.Future[Outcome]":
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    future.set_result(outcome)
+    return future
 
 
 def _check_observation(observation: Observation) -> None:

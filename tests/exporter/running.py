@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,12 @@ class Running(Client):
         self.registry = CollectorRegistry()
         app = create_app(settings, self.registry, clock)
         config = uvicorn.Config(
-            app, port=settings.port, http=StrictHttpProtocol, ws="none", log_config=None, access_log=False
+            app.asgi,
+            port=settings.port,
+            http=partial(StrictHttpProtocol, app.posts),  # type: ignore[arg-type]
+            ws="none",
+            log_config=None,
+            access_log=False,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
@@ -102,9 +108,19 @@ class Running(Client):
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until so many requests are being handled, and had the time to be read."""
-        wait_for(lambda: len(self._server.server_state.tasks) >= count)
+        state = self._server.server_state
+
+        def unanswered() -> int:
+            cycles = [getattr(connection, "cycle", None) for connection in list(state.connections)]
+            return sum(cycle is not None and not cycle.response_complete for cycle in cycles)
+
+        wait_for(lambda: unanswered() >= count)
         for _ in range(3):
             requests.get(self.url + "/-/healthy", timeout=10)
+
+    def keep_alive(self, seconds: float) -> None:
+        """How long connections made from now on may be idle."""
+        self._server.config.timeout_keep_alive = seconds  # type: ignore[assignment]
 
     def stop(self) -> None:
         """Stop gracefully."""

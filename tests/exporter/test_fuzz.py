@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import catalogue
-from exporter.commit import Apply
 from exporter.errors import RequestRefusedError
 from exporter.ingest import Ingest, Outcome
 from exporter.journal import Record, Recovery
@@ -148,9 +147,11 @@ class Memory:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    async def commit(self, record: Record, apply: Apply) -> None:
+    def commit(self, record: Record, apply: Callable[[float], Outcome]) -> "asyncio.Future[Outcome]":
         self.records.append(record)
-        apply(NOW)
+        counted: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        counted.set_result(apply(NOW))
+        return counted
 
 
 def saved(state: State) -> list[SavedLabelSet]:

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import re
+import select
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -272,11 +275,67 @@ def test_pipelined_pushes_are_answered_in_order(exporter: Running) -> None:
     assert answer.count(b"HTTP/1.1 200") == 5
 
 
+def connect(exporter: Running) -> socket.socket:
+    host, port = exporter.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+REFUSED_AT_ONCE = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_thousands_of_refusals_pipelined_behind_a_push_are_all_answered(exporter: Running) -> None:
+    push = f"{HEAD}Content-Length: {len(PUSH_BODY)}\r\n\r\n".encode() + PUSH_BODY
+    with connect(exporter) as connection:
+        connection.sendall(push + REFUSED_AT_ONCE * 3000)
+        answer = ""
+        while answer.count('"request_id"') < 3001 and (received := connection.recv(65536)):
+            answer += received.decode()
+    assert answer.count("HTTP/1.1 200") == 1
+    assert answer.count("HTTP/1.1 401") == answer.count('"unauthenticated"') == 3000
+
+
+def test_other_calls_wait_their_turn_behind_a_push(exporter: Running) -> None:
+    push = f"{HEAD}Content-Length: {len(PUSH_BODY)}\r\n\r\n".encode() + PUSH_BODY
+    healthy = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(exporter) as connection:
+        connection.sendall(push + healthy + push + healthy)
+        answer = b""
+        while answer.count(b'"request_id"') < 4 and (received := connection.recv(65536)):
+            answer += received
+    assert re.findall(rb'"(duplicate|status)":(?:"healthy"|(?:true|false))', answer) == [
+        b"duplicate",
+        b"status",
+        b"duplicate",
+        b"status",
+    ]
+
+
+def test_of_a_client_that_reads_no_answers_no_more_is_read(exporter: Running) -> None:
+    waiting = REFUSED_AT_ONCE * 300_000  # more than the buffers of both kernels hold
+    with connect(exporter) as connection:
+        connection.setblocking(False)
+        while waiting and select.select([], [connection], [], 1)[1]:
+            waiting = waiting[connection.send(waiting[:65536]) :]
+    assert waiting
+
+
+def test_a_connection_is_kept_while_it_is_used_and_closed_when_idle(exporter: Running) -> None:
+    exporter.keep_alive(0.5)
+    push = f"{HEAD}Content-Length: {len(PUSH_BODY)}\r\n\r\n".encode() + PUSH_BODY
+    with connect(exporter) as connection:
+        for _ in range(8):  # longer than the time-out, with pauses that are shorter
+            connection.sendall(push)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.1)
+        assert connection.recv(65536) == b""
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/push", 405, "method_not_allowed"),
         ("DELETE", "/metrics", 405, "method_not_allowed"),
+        ("POST", "/v1/%70ush?x=1", 401, "unauthenticated"),
         ("GET", "/nowhere", 404, "not_found"),
     ],
 )
