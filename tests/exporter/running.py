@@ -88,7 +88,7 @@ def sample(exposition: str, name: str, **labels: str) -> float | None:
 class Running(Client):
     """An exporter in a thread of the test."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float], **of_the_server: Any) -> None:
         self.registry = CollectorRegistry()
         app = create_app(settings, self.registry, clock)
         config = uvicorn.Config(
@@ -98,6 +98,7 @@ class Running(Client):
             ws="none",
             log_config=None,
             access_log=False,
+            **of_the_server,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

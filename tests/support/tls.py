@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from requests.adapters import HTTPAdapter
 NAMES = ("rollback.example.org", "grafana.example.org")
 
 
-def self_signed(certificate: Path, key: Path) -> None:
-    """Writes a certificate of `NAMES`, which is its own authority, and its key (PEM)."""
+def self_signed(certificate: Path, key: Path, names: Sequence[str] = NAMES) -> None:
+    """Writes a certificate of `names`, which is its own authority, and its key (PEM)."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "driftback test")])
     now = datetime.now(UTC)
@@ -28,7 +29,7 @@ def self_signed(certificate: Path, key: Path) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in NAMES]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(private, hashes.SHA256())
     )

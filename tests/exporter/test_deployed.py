@@ -1,0 +1,110 @@
+"""The Recorder as services run it: over TLS, and in the workers of gunicorn."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from exporter.client import Recorder
+from tests.exporter.running import TOKEN, Clock, Running, settings_for
+from tests.support.stacks import free_port
+from tests.support.tls import self_signed
+
+LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    self_signed(tmp_path / "certificate.pem", tmp_path / "key.pem", ["localhost"])
+    return tmp_path / "certificate.pem"
+
+
+@pytest.fixture
+def behind_tls(certificate: Path, tmp_path: Path) -> Iterator[Running]:
+    exporter = Running(
+        settings_for(tmp_path / "state"),
+        Clock(),
+        ssl_certfile=str(certificate),
+        ssl_keyfile=str(certificate.with_name("key.pem")),
+    )
+    exporter.url = exporter.url.replace("http://127.0.0.1", "https://localhost")
+    yield exporter
+    exporter.stop()
+
+
+def counted(exporter: Running, certificate: Path) -> str:
+    text = requests.get(exporter.url + "/metrics", verify=str(certificate), timeout=10).text
+    return "".join(line for line in text.splitlines() if line.startswith("conversation_messages_total"))
+
+
+def test_over_tls_what_the_system_trusts_is_taken(
+    behind_tls: Running, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with Recorder(behind_tls.url, token=TOKEN, flush_interval=60) as recorder:
+        for _ in range(3):
+            recorder.record(**LABELS, latency_ms=5)
+            assert recorder.flush()
+    assert counted(behind_tls, certificate).endswith(" 3.0")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["unknown authority", "another name"])
+def test_over_tls_nothing_is_sent_to_whom_the_certificate_does_not_vouch_for(
+    behind_tls: Running, certificate: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    if host != "localhost":
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    url = behind_tls.url.replace("localhost", host)
+    recorder = Recorder(url, token=TOKEN, flush_interval=60)
+    recorder.record(**LABELS, latency_ms=5)
+    assert not recorder.flush(timeout=0.5)
+    assert not recorder.close(timeout=0.5)
+    assert counted(behind_tls, certificate) == ""
+
+
+SERVICE = """
+import os
+from exporter.client import Recorder
+
+recorder = Recorder(os.environ["EXPORTER_URL"], token=os.environ["EXPORTER_TOKEN"], flush_interval=60)
+recorder.record(journey="chat", persona="master", config_version=1, latency_ms=5)
+
+def application(environ, start_response):
+    recorder.record(journey="chat", persona="worker", config_version=1, latency_ms=5)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def test_gunicorns_workers_and_their_master_each_send_their_own_messages(
+    exporter: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"127.0.0.1:{port}"]
+    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
+    server = subprocess.Popen(
+        [*command, "service:application"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    sent = 0
+    workers: set[str] = set()
+    try:
+        deadline = time.monotonic() + 60
+        while len(workers) < 2 or sent < 50:
+            assert time.monotonic() < deadline
+            try:
+                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
+                sent += 1
+            except requests.ConnectionError:
+                time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert exporter.value("conversation_messages_total", persona="worker") == sent
+    assert exporter.value("conversation_messages_total", persona="master") == 1
