@@ -16,8 +16,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from exporter.app import Application, create_app
+from exporter.connection import Connection
 from exporter.errors import SettingsError, StartError
-from exporter.protocol import StrictHttpProtocol
 from exporter.settings import Settings, load_settings
 
 GRACE_SECONDS = 10
@@ -56,7 +56,7 @@ def main() -> int:
     server = _Server(
         uvicorn.Config(
             app.asgi,
-            http=partial(StrictHttpProtocol, app.posts),  # type: ignore[arg-type]  # a class for all it does
+            http=partial(Connection, app.posts),  # type: ignore[arg-type]  # a class for all it does
             ws="none",
             access_log=False,
             log_config=None,

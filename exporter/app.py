@@ -104,7 +104,7 @@ class Application(NamedTuple):
 
     asgi: Starlette
     posts: "Posts"
-    """The POSTs, which the connection hands over without ASGI; `protocol.py` says how."""
+    """The POSTs, which the connection hands over without ASGI; `connection.py` says how."""
     reload_policy: Callable[[], None]
     """Reads the label policy anew, as on SIGHUP. Call in the event loop."""
 

@@ -47,13 +47,21 @@ class Post(RequestResponseCycle):
 
     message_event = asyncio.Event()  # set by uvicorn when the connection ends; nobody waits for it
 
-    def __init__(self, protocol: HttpToolsProtocol, calls: Calls, path: bytes, keep_alive: bool) -> None:
-        self._protocol = protocol
+    def __init__(
+        self,
+        connection: HttpToolsProtocol,
+        socket: asyncio.Transport,
+        calls: Calls,
+        path: bytes,
+        keep_alive: bool,
+    ) -> None:
+        self._connection = connection
+        self._socket = socket
         self._calls = calls
         self._path = path
-        self._head = dict(reversed(protocol.headers))  # of a repeated one the first
+        self._head = dict(reversed(connection.headers))  # of a repeated one the first
         self._request_id = request_id_of(self._head)
-        self._expected = protocol.expect_100_continue
+        self._expected = connection.expect_100_continue
         self._count: Count | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.keep_alive = keep_alive
@@ -73,7 +81,7 @@ class Post(RequestResponseCycle):
             return
         self._count = count
         if self._expected and self.more_body:
-            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._socket.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._go_on()
 
     def feed(self, chunk: bytes) -> None:
@@ -93,7 +101,7 @@ class Post(RequestResponseCycle):
         """What has arrived so far has been read: from now on the rest of the body is waited for."""
         if self._count is not None and self.more_body and self._deadline is None:
             seconds = self._calls.body_timeout_seconds
-            self._deadline = self._protocol.loop.call_later(seconds, self._give_up, seconds)
+            self._deadline = self._connection.loop.call_later(seconds, self._give_up, seconds)
 
     def lose(self) -> None:
         """The connection is gone. What is on its way to the disk is counted; nobody hears of it."""
@@ -143,13 +151,13 @@ class Post(RequestResponseCycle):
         if self.disconnected:
             return
         lines = [_STATUS_LINES[status]]
-        lines += [b"%s: %s" % header for header in self._protocol.server_state.default_headers]
+        lines += [b"%s: %s" % header for header in self._connection.server_state.default_headers]
         lines += [b"%s: %s" % header for header in headers]
         lines.append(b"x-request-id: " + self._request_id.encode())
         if not self.keep_alive:
             lines.append(b"connection: close")
         lines += [b"", body]
-        self._protocol.transport.write(b"\r\n".join(lines))
+        self._socket.write(b"\r\n".join(lines))
         if not self.keep_alive:
-            self._protocol.transport.close()
-        self._protocol.on_response_complete()
+            self._socket.close()
+        self._connection.on_response_complete()

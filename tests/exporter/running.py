@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from exporter.app import create_app
-from exporter.protocol import StrictHttpProtocol
+from exporter.connection import Connection
 from exporter.settings import Settings
 
 TOKEN = "an-ingest-token-for-tests"
@@ -94,7 +94,7 @@ class Running(Client):
         config = uvicorn.Config(
             app.asgi,
             port=settings.port,
-            http=partial(StrictHttpProtocol, app.posts),  # type: ignore[arg-type]
+            http=partial(Connection, app.posts),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,
