@@ -7,7 +7,7 @@ import http.client
 import json
 import select
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
@@ -68,21 +68,25 @@ class Transport:
         """POST a push. Never raises for what the network or the exporter does."""
         if self._is_stale():
             self._connection.close()
-        verdict = Verdict.NOT_TAKEN
+        sent = doubtful = False
         try:
             if self._connection.sock is not None:
-                verdict = Verdict.UNKNOWN
+                sent = True
                 try:
                     return _judge(*self._post(body))
                 except ConnectionError:
-                    # Closed by the exporter just now, as it may any idle connection.
+                    # Closed just now, as the exporter may any idle connection; or after it has read this.
                     self._connection.close()
+                    doubtful = True
             _open(self._connection)
-            verdict = Verdict.UNKNOWN
-            return _judge(*self._post(body))
+            sent = True
+            answer = _judge(*self._post(body))
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host's name
             self._connection.close()
-            return Answer(verdict, type(error).__name__)
+            return Answer(Verdict.UNKNOWN if sent else Verdict.NOT_TAKEN, type(error).__name__)
+        if doubtful and answer.verdict is Verdict.NOT_TAKEN:
+            return replace(answer, verdict=Verdict.UNKNOWN)
+        return answer
 
     def close(self) -> None:
         """Close the connection."""

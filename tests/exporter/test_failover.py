@@ -34,6 +34,8 @@ class Double:
     def __init__(self, port: int = 0) -> None:
         self.bodies: list[bytes] = []
         self.answer: tuple[int, Any] | None = ACKNOWLEDGED
+        self.then: tuple[int, Any] | None = None
+        """What it says from the next one on, if anything else."""
         double = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,9 +43,10 @@ class Double:
 
             def do_POST(self) -> None:
                 double.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.close_connection = double.answer is None
-                if double.answer is not None:
-                    status, content = double.answer
+                answer, double.answer = double.answer, double.then or double.answer
+                self.close_connection = answer is None
+                if answer is not None:
+                    status, content = answer
                     body = content if isinstance(content, bytes) else json.dumps(content).encode()
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(body)))
@@ -211,6 +214,25 @@ def test_a_push_in_doubt_waits_for_an_exporter_that_is_down(
     assert set(again.bodies) == set(first.bodies)
     assert exporter.value("conversation_messages_total") == 3
     assert recorder.counts() == Counts(6, 0, 0, 0)
+
+
+def test_a_refusal_on_a_new_connection_says_nothing_of_the_one_that_was_cut(
+    exporter: Running, double: Callable[..., Double], recorder_for: Callable[..., Recorder]
+) -> None:
+    first = double()
+    recorder = recorder_for(first.url, exporter.url)
+    record(recorder, 1)
+    assert recorder.flush()  # the connection is kept
+    first.then = (401, refusal("token_invalid"))
+    first.answer = CUT
+    record(recorder, 3)
+    come_to(recorder, Counts(1, 0, 3, 0))
+    assert len(first.bodies) >= 3
+    assert exporter.value("conversation_messages_total") is None
+    first.then = None
+    first.answer = ACKNOWLEDGED
+    assert recorder.flush()
+    assert recorder.counts() == Counts(4, 0, 0, 0)
 
 
 def test_a_definite_refusal_ends_the_doubt(
