@@ -8,6 +8,7 @@ a real Prometheus by tests/rules/test_rules_report.py ("replica removed").
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from exporter.client import Recorder, sender, stream
+from exporter.client import Recorder, sender, stream, transport
 from exporter.client.sender import Counts, Sender
 from tests.exporter.running import TOKEN, Clock, Running, settings_for, wait_for
 from tests.support.stacks import free_port
@@ -189,6 +190,20 @@ def test_what_an_exporter_may_have_counted_goes_to_no_other(
     assert recorder.counts() == Counts(acknowledged=12, waiting=0, in_doubt=0, dropped=0)
     assert exporter.value("conversation_messages_total") == 9
     assert (len(set(first.bodies)), first.messages) == (1, 3)
+
+
+def test_an_exporter_that_never_answers_is_in_doubt_and_holds_up_nothing_else(
+    exporter: Running, recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "READ_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recorder = recorder_for(f"http://127.0.0.1:{silent.getsockname()[1]}", exporter.url)
+        record(recorder, 3)
+        come_to(recorder, Counts(0, 0, 3, 0))
+        for number in range(1, 4):
+            record(recorder, 1)
+            come_to(recorder, Counts(number, 0, 3, 0))
+        assert exporter.value("conversation_messages_total") == 3
 
 
 def test_a_push_in_doubt_waits_for_an_exporter_that_is_down(
