@@ -2,6 +2,8 @@
 ARG BASE=python:3.13.5-slim-bookworm
 
 FROM ${BASE} AS build
+# Two builds hold the same bytes: compiled files name a checksum of their source and not its time, and all files one time.
+ENV SOURCE_DATE_EPOCH=1767225600
 WORKDIR /src
 COPY requirements.lock ./
 # Two environments: the builder's pip and hatchling stay behind, the image gets what runs.
@@ -17,7 +19,8 @@ COPY grafana grafana
 COPY examples examples
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
  && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-cache-dir \
-    --only-binary :all: --constraint requirements.lock /dist/*.whl
+    --only-binary :all: --constraint requirements.lock /dist/*.whl \
+ && find /opt/driftback -exec touch --no-dereference --date=@$SOURCE_DATE_EPOCH {} +
 
 FROM ${BASE}
 # A fixed id, so that volumes keep their owner from one image to the next.

@@ -102,11 +102,14 @@ drift: install ## compare the generated files with their templates
 	$(BIN)/python -m deploy.build --check
 
 # Compose mounts each file alone, so the folder keeps others out and the containers' user can read the files.
-SECRETS := jwt_secret ingest_token service_token alertmanager_token postgres_password grafana_admin_password
+SECRETS := jwt_secret ingest_token service_token alertmanager_token grafana_admin_password \
+  postgres_password postgres_owner_password postgres_app_password postgres_auditor_password
+DATABASE = postgresql+psycopg://driftback_$(1):%s@postgres:5432/driftback
 secrets: ## make ./secrets for docker compose (keeps what is there)
 	@mkdir -p secrets && chmod 700 secrets
 	@for name in $(SECRETS); do [ -s secrets/$$name ] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >secrets/$$name; done
-	@[ -s secrets/database_url ] || printf 'postgresql+psycopg://driftback:%s@postgres:5432/driftback' "$$(cat secrets/postgres_password)" >secrets/database_url
+	@[ -s secrets/database_url ] || printf '$(call DATABASE,app)' "$$(cat secrets/postgres_app_password)" >secrets/database_url
+	@[ -s secrets/database_owner_url ] || printf '$(call DATABASE,owner)' "$$(cat secrets/postgres_owner_password)" >secrets/database_owner_url
 	@chmod 444 secrets/*
 
 clean: ## remove what the other targets made (not the state of `make up`)

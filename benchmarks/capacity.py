@@ -1,10 +1,13 @@
 """Print what a persona and version cost: series, samples, memory, disk, rule evaluation. `make capacity`.
 
-Two sizes are measured in one run each, on a fresh stack, so that the cost of a label set is their difference.
+Three sizes are measured in one run, each on a fresh stack under traffic that touches every label set, so that
+the cost of a label set is the slope from the smallest size to the largest.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,20 +16,24 @@ from typing import Any
 
 import requests
 
+from config_rollback.stack import components
 from exporter.client import Recorder
-from tests.support.stacks import RunningStack, stack, wait_for
+from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
-SIZES = (5, 25)
+SIZES = (5, 25, 100)
 """Chat personas with one version each."""
 MESSAGES = 200_000
-EVALUATIONS = 6
+SECONDS = 120
+"""Over which they are spread: 24 scrapes and 8 evaluations."""
+CLOCK = ("--scrape-interval", "5s", "--evaluation-interval", "15s")
 QUERIES = {
     "series of the exporter": 'count({job="exporter",journal!=""})',
     "samples a scrape": 'scrape_samples_scraped{job="exporter"}',
     "recorded series": 'count({__name__=~"kpi:.*"})',
-    "head series": "prometheus_tsdb_head_series",
-    "Prometheus memory, MiB": 'process_resident_memory_bytes{job="prometheus"} / 1048576',
-    "rule evaluation, ms": "1000 * sum(prometheus_rule_group_last_duration_seconds)",
+    "series in Prometheus' head": "prometheus_tsdb_head_series",
+    "Prometheus' memory, MiB": 'process_resident_memory_bytes{job="prometheus"} / 1048576',
+    "one evaluation of all rules, ms": "1000 * sum(prometheus_rule_group_last_duration_seconds)",
+    "exporter's memory, MiB": 'process_resident_memory_bytes{job="exporter"} / 1048576',
 }
 
 
@@ -38,47 +45,76 @@ def _value(prometheus: str, query: str) -> float | None:
 
 def _count(running: RunningStack, personas: int) -> None:
     recorder = Recorder(running.url("exporter"), token=running.info["ingest_token"])
+    begun = time.monotonic()
     for index in range(MESSAGES):
         recorder.record(
             journey="chat",
             persona=f"persona-{index % personas}",
             config_version="1",
-            latency_ms=100 + index % 5000,
+            latency_ms=100 + index * 7 % 5000,
             outcome="out_of_scope" if index % 30 == 0 else "ok",
         )
-        if index % 20_000 == 0:
-            recorder.flush(timeout=10)
+        if index % 100 == 0:
+            time.sleep(max(0.0, begun + SECONDS * index / MESSAGES - time.monotonic()))
     if not recorder.flush(timeout=30):
         raise RuntimeError("the exporter did not take the messages")
     recorder.close()
 
 
+def _stored(data: Path) -> dict[str, float]:
+    """What a block of everything in this TSDB takes on disk: made by a Prometheus that scrapes nothing."""
+    (data.parent / "nothing.yml").write_text("{}", encoding="utf-8")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        str(components.ensure(["prometheus"])["prometheus"]),
+        f"--config.file={data.parent / 'nothing.yml'}",
+        f"--storage.tsdb.path={data}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--web.enable-admin-api",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for("Prometheus", 60, lambda: answers(f"{url}/-/ready"))
+        requests.post(f"{url}/api/v1/admin/tsdb/snapshot", timeout=60).raise_for_status()
+    finally:
+        process.terminate()
+        process.wait(20)
+    (meta,) = data.glob("snapshots/*/*/meta.json")
+    stats = json.loads(meta.read_text())["stats"]
+    chunks = sum(path.stat().st_size for path in meta.parent.glob("chunks/*"))
+    index = (meta.parent / "index").stat().st_size
+    return {
+        "bytes a sample, in a block": chunks / stats["numSamples"],
+        "bytes of index a series, in a block": index / stats["numSeries"],
+    }
+
+
 def measure(personas: int) -> dict[str, float]:
     """The figures with that many label sets."""
     with tempfile.TemporaryDirectory() as folder:
-        clock = ("--scrape-interval", "1s", "--evaluation-interval", "3s")
-        with stack(Path(folder) / "state", *clock) as running:
+        with stack(Path(folder) / "state", *CLOCK) as running:
             prometheus = running.url("prometheus")
             _count(running, personas)
             total = 'kpi:messages_total{scope="total",window="7d"}'
-            wait_for("all messages", 60, lambda: _value(prometheus, total) == MESSAGES)
-            time.sleep(EVALUATIONS * 3)  # until every rule has seen the others' results
+            wait_for("all messages", 120, lambda: _value(prometheus, total) == MESSAGES)
             found = {name: _value(prometheus, query) or 0.0 for name, query in QUERIES.items()}
             state = Path(running.info["state_dir"])
             size = sum(path.stat().st_size for path in state.rglob("exporter/*") if path.is_file())
-            found["exporter's disk, bytes a million messages"] = size * 1e6 / MESSAGES
-    return found
+            found["exporter's disk, MB a million messages"] = size / MESSAGES
+        (wal,) = state.rglob("prometheus/wal")
+        return found | _stored(wal.parent)
 
 
 def main() -> int:
     """Prints a table."""
-    small, large = (measure(size) for size in SIZES)
-    sys.stdout.write(
-        f"| figure | {SIZES[0]} label sets | {SIZES[1]} label sets | each more |\n|---|---|---|---|\n"
-    )
-    for name, value in large.items():
-        each = (value - small[name]) / (SIZES[1] - SIZES[0])
-        sys.stdout.write(f"| {name} | {small[name]:,.1f} | {value:,.1f} | {each:,.2f} |\n")
+    measured = [measure(size) for size in SIZES]
+    heads = " | ".join(f"{size} label sets" for size in SIZES)
+    sys.stdout.write(f"| figure | {heads} | each more |\n|{'---|' * (len(SIZES) + 2)}\n")
+    for name in measured[0]:
+        values = [figures[name] for figures in measured]
+        each = (values[-1] - values[0]) / (SIZES[-1] - SIZES[0])
+        cells = " | ".join(f"{value:,.1f}" for value in values)
+        sys.stdout.write(f"| {name} | {cells} | {each:,.2f} |\n")
     return 0
 
 

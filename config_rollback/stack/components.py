@@ -39,6 +39,7 @@ COMPONENTS: dict[str, Component] = {
     "amtool": Component(("amtool",), "prometheus-alertmanager"),
     "pushgateway": Component(("pushgateway", "prometheus-pushgateway"), "prometheus-pushgateway"),
     "victoria-metrics": Component(("victoria-metrics",), "victoria-metrics"),
+    "vmalert": Component(("vmalert",), "victoria-metrics"),
     "nginx": Component(("nginx",), "nginx"),
 }
 

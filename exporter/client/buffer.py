@@ -121,6 +121,16 @@ class Buffer:
         items = [_item(key, delta) for key, delta in deltas.items()]
         return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
 
+    def pending(self) -> int:
+        """Messages counted and not taken yet; for any thread."""
+        with self._lock:
+            threads = list(self._threads)
+        return sum(
+            sum(cell[:TTFT]) - sum(thread.taken.get(key, _EMPTY)[:TTFT])
+            for thread in threads
+            for key, cell in list(thread.cells.items())
+        )
+
 
 def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Delta]]:
     for key, cell in list(thread.cells.items()):

@@ -3,10 +3,10 @@
 import atexit
 import logging
 import os
-import random
 import threading
 import weakref
 from bisect import bisect_left
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,12 +23,10 @@ from exporter.client.buffer import (
     Buffer,
 )
 from exporter.client.message import Message, ServedConfig
-from exporter.client.sender import Sender
+from exporter.client.sender import Counts, Sender
 
 MAX_MILLISECONDS: Final = 1e12
 MAX_TOKENS: Final = 10**9
-FIRST_BACK_OFF_SECONDS: Final = 0.25
-LONGEST_BACK_OFF_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 2.0
 
 _Labels = tuple[str, str, str | int]
@@ -46,13 +44,16 @@ class Recorder:
     under threads, asyncio and fork. The thread starts with the first message; what is left is sent when the
     process ends.
 
-    `url` is the exporter's base URL, `token` one of its ingest tokens, `flush_interval` in seconds.
+    `url` is the exporter's base URL, or several, in a sequence or separated by commas: then one of them is
+    chosen at random and kept until it takes no push (see docs/exporter.md, "Several exporters"). `token` is
+    an ingest token of all of them, `flush_interval` in seconds.
     """
 
-    def __init__(self, url: str, token: str, flush_interval: float = 1.0) -> None:
+    def __init__(self, url: str | Sequence[str], token: str, flush_interval: float = 1.0) -> None:
         if not flush_interval > 0:
             raise ValueError("flush_interval must be above 0 seconds")
-        self._url = url
+        urls = url.split(",") if isinstance(url, str) else url
+        self._urls = [stripped for one in urls if (stripped := one.strip())]
         self._token = token
         self._flush_interval = flush_interval
         self._begin()
@@ -64,7 +65,7 @@ class Recorder:
         """Start empty: at first, and in the child of a fork, whose counts so far are the parent's to send."""
         self._buffer = Buffer()
         self._local = self._buffer.local
-        self._sender = Sender(self._url, self._token, self._buffer)
+        self._sender = Sender(self._urls, self._token, self._buffer)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -143,6 +144,10 @@ class Recorder:
         labels = {"journey": journey, "persona": persona, "config_version": config_version}
         return Message(self.record, labels)
 
+    def counts(self) -> Counts:
+        """What became of every message recorded in this process, exact while no delivery is under way."""
+        return self._sender.counts()
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything recorded so far is acknowledged, at most `timeout` seconds. True if it is."""
         with self._changed:
@@ -155,7 +160,10 @@ class Recorder:
             return self._changed.wait_for(lambda: self._completed >= mine, timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Flush and end the background thread. True if all was acknowledged. Later messages are dropped."""
+        """Flush and end the background thread. True if all was acknowledged. Later messages are dropped.
+
+        What was not acknowledged is in the log, and stays in `counts`.
+        """
         with self._changed:
             if self._closing:
                 return self._thread is None
@@ -168,6 +176,13 @@ class Recorder:
             self._changed.notify_all()
         if thread is not None:
             thread.join(timeout)
+        if not flushed:
+            left = self.counts()
+            _log.error(
+                "closed with %d messages that no exporter took, and %d in doubt: sent, and not answered",
+                left.waiting,
+                left.in_doubt,
+            )
         return flushed
 
     def __enter__(self) -> Self:
@@ -218,15 +233,14 @@ class Recorder:
 
     def _run(self) -> None:
         """Deliver once per interval, at once when asked, and after failures less and less often."""
-        failures = 0
         while True:
+            pause = self._sender.pause(self._flush_interval)
             with self._changed:
                 if not self._poked:
-                    self._changed.wait(self._pause(failures))
-                self._poked = False
+                    self._changed.wait(pause)
+                poked, self._poked = self._poked, False
                 requested, stopping = self._requested, self._stopping
-            delivered = not stopping and self._deliver()
-            failures = 0 if delivered else failures + 1
+            delivered = not stopping and self._deliver(at_once=poked)
             with self._changed:
                 if delivered:
                     self._completed = requested
@@ -235,19 +249,12 @@ class Recorder:
                 self._sender.close()
                 return
 
-    def _deliver(self) -> bool:
+    def _deliver(self, *, at_once: bool) -> bool:
         try:
-            return self._sender.deliver()
+            return self._sender.deliver(at_once=at_once)
         except Exception as error:  # noqa: BLE001 (a thread that died would lose everything from then on)
             self._warn_once("a delivery failed", error)
             return False
-
-    def _pause(self, failures: int) -> float:
-        """Seconds to the next attempt. Back-off has full jitter, so that clients do not come back as one."""
-        if not failures:
-            return self._flush_interval
-        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 16))
-        return random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
 
     def _warn_once(self, what: str, detail: object) -> None:
         """Log a kind of mistake the first time; the count of dropped messages tells the rest."""

@@ -1,127 +1,202 @@
-"""Delivers what a buffer holds, push by push, each under one sequence number until it is settled."""
+"""Delivers what a buffer holds to one of several exporters, each message to one of them, once.
 
-import json
+A push that certainly was not taken goes to the next exporter. One that perhaps was counted stays with the
+exporter that may have counted it, and what comes after it goes to the next.
+"""
+
 import logging
+import random
 import threading
 import time
-import uuid
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from exporter.client.buffer import Buffer, Item
-from exporter.client.transport import Transport, Verdict
+from exporter.client.buffer import Buffer
+from exporter.client.stream import Parcel, Stream
+from exporter.client.transport import Answer, Verdict
 
 MAX_ITEMS_PER_PUSH: Final = 250
 
 _log = logging.getLogger("exporter.client")
 
 
-class Sender:
-    """One stream of pushes, (client, epoch), with sequence numbers from 1.
+class Counts(NamedTuple):
+    """What became of every message that was recorded; their sum is the number of calls of `record`."""
 
-    `deliver` and `close` are for one thread, `drop` for any.
+    acknowledged: int
+    """Counted by an exporter, on its disk."""
+    waiting: int
+    """Counted by no exporter yet."""
+    in_doubt: int
+    """Sent, but the answer has not come: counted by that exporter, or not."""
+    dropped: int
+    """Made no sense, were refused, or came after the end."""
+
+
+def shuffled(urls: Sequence[str]) -> list[str]:
+    """An order of its own for each client: so they spread, and over the others when one exporter is away."""
+    return random.SystemRandom().sample(urls, len(urls))
+
+
+class Sender:
+    """Sticks to one exporter as long as it takes pushes.
+
+    `drop` and `counts` are for any thread, the rest for one. Raises ValueError for URLs or a token that no
+    request can carry.
     """
 
-    def __init__(self, url: str, token: str, buffer: Buffer) -> None:
-        self._transport = Transport(url, token)
+    def __init__(self, urls: Sequence[str], token: str, buffer: Buffer) -> None:
+        if not urls:
+            raise ValueError("url must name an exporter")
+        self._streams = deque(Stream(url, token) for url in shuffled(urls))
+        """The first is the one to stick to."""
         self._buffer = buffer
-        self._client = uuid.uuid4().hex
-        self._epoch = time.time_ns() // 1_000_000
-        self._seq = 1
-        self._waiting: deque[list[Item]] = deque()
-        self._body: bytes | None = None
-        self._reported = 0
-        self._dropped = 0
-        self._lock = threading.Lock()
+        self._waiting: deque[Parcel] = deque()
         self._journal = ""
-        self._trouble = ""
+        self._lock = threading.Lock()
+        self._unreported = 0
+        self._dropped = 0
+        self._acknowledged = 0
+        self._given_up = 0
 
     def drop(self, messages: int) -> None:
-        """Report `messages` as dropped with the next push."""
+        """Count `messages` as dropped, and report them with the next push."""
         with self._lock:
             self._dropped += messages
+            self._unreported += messages
 
-    def deliver(self) -> bool:
-        """Send what waits, then what was counted since. True if all is settled, False to try later."""
-        if not self._send_waiting():
+    def counts(self) -> Counts:
+        """What became of the messages so far; between two deliveries the four agree."""
+        doubtful = [stream.in_doubt for stream in list(self._streams)]
+        in_doubt = self._given_up + sum(parcel.messages for parcel in doubtful if parcel is not None)
+        waiting = self._buffer.pending() + sum(parcel.messages for parcel in list(self._waiting))
+        return Counts(self._acknowledged, waiting, in_doubt, self._dropped)
+
+    def deliver(self, *, at_once: bool = False) -> bool:
+        """Send what waits, then what was counted since. True if all is settled, False to try later.
+
+        Exporters that failed a moment ago are left alone, unless `at_once`.
+        """
+        doubtful = [stream for stream in self._streams if stream.in_doubt is not None]
+        # First what can go elsewhere: an exporter that does not answer takes its time.
+        sent = self._send_all(at_once)
+        settled = [self._settle_doubt(stream) for stream in doubtful if at_once or stream.is_due()]
+        if any(settled):
+            sent = self._send_all(at_once)
+        return sent and not any(stream.in_doubt for stream in self._streams)
+
+    def pause(self, interval: float) -> float:
+        """Seconds to the next delivery: `interval`, or less to try again what failed."""
+        due = [stream.due for stream in self._streams if self._waiting or stream.in_doubt]
+        if not due:
+            return interval
+        retry = max(0.0, min(due) - time.monotonic())
+        return retry if self._waiting else min(interval, retry)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for stream in self._streams:
+            stream.close()
+
+    def _send_all(self, at_once: bool) -> bool:
+        if not self._send_waiting(at_once):
             return False
         items = self._buffer.take()
         self._waiting.extend(
-            items[i : i + MAX_ITEMS_PER_PUSH] for i in range(0, len(items), MAX_ITEMS_PER_PUSH)
+            Parcel(items[i : i + MAX_ITEMS_PER_PUSH]) for i in range(0, len(items), MAX_ITEMS_PER_PUSH)
         )
-        if self._dropped and not self._waiting:
-            self._waiting.append([])
-        return self._send_waiting()
+        if self._unreported and not self._waiting:
+            self._waiting.append(Parcel([]))
+        return self._send_waiting(at_once)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._transport.close()
-
-    def _send_waiting(self) -> bool:
+    def _send_waiting(self, at_once: bool) -> bool:
         while self._waiting:
-            answer = self._transport.send(self._encode(self._waiting[0]))
-            self._note_trouble(answer.reason if answer.verdict is Verdict.RETRY else "")
-            if answer.verdict is Verdict.RETRY:
+            if not any(self._send_to(stream) for stream in self._candidates(at_once)):
                 return False
-            if answer.verdict is Verdict.ACKNOWLEDGED:
-                self._acknowledged(answer.journal)
-            elif answer.verdict is Verdict.TOO_LARGE and len(self._waiting[0]) > 1:
-                self._split()
-            else:
-                self._refused(answer.reason, set(answer.items))
         return True
 
-    def _encode(self, items: list[Item]) -> bytes:
-        """The body, made once: every attempt under a sequence number sends the same bytes."""
-        if self._body is None:
-            with self._lock:
-                self._reported = self._dropped
-            push = {
-                "client": self._client,
-                "epoch": self._epoch,
-                "seq": self._seq,
-                "dropped": self._reported,
-                "series": items,
-            }
-            self._body = json.dumps(push, separators=(",", ":")).encode()
-        return self._body
+    def _candidates(self, at_once: bool) -> list[Stream]:
+        free = [stream for stream in self._streams if stream.in_doubt is None]
+        return [stream for stream in free if at_once or stream.is_due()]
 
-    def _acknowledged(self, journal: str) -> None:
-        self._waiting.popleft()
-        self._body = None
-        self._seq += 1
+    def _send_to(self, stream: Stream) -> bool:
+        """Send the first parcel that waits. False if this exporter takes nothing now."""
+        if not self._waiting:
+            return True
+        parcel = self._waiting.popleft()
         with self._lock:
-            self._dropped -= self._reported
+            parcel.dropped += self._unreported
+            self._unreported = 0
+        answer = stream.send(parcel)
+        if answer.verdict is Verdict.NOT_TAKEN:
+            self._waiting.appendleft(parcel)
+        elif answer.verdict is not Verdict.UNKNOWN:
+            self._stick_to(stream)
+            self._settled(stream, parcel, answer)
+            return True
+        return False
+
+    def _stick_to(self, stream: Stream) -> None:
+        if stream is not self._streams[0]:
+            self._streams.rotate(-self._streams.index(stream))
+            self._journal = ""
+            # It may know none of the label sets, and those without a message would be shown by nobody.
+            self._buffer.declare_again()
+
+    def _settle_doubt(self, stream: Stream) -> bool:
+        """Send again what is in doubt. True if it is no longer so."""
+        parcel = stream.in_doubt
+        if parcel is None:
+            return False
+        if stream.is_too_old():
+            stream.give_up()
+            self._given_up += parcel.messages
+            _log.error("%d messages are in doubt for good: sent, and not answered in time", parcel.messages)
+            return True
+        answer = stream.retry()
+        if stream.in_doubt is not None:
+            return False
+        self._settled(stream, parcel, answer)
+        return True
+
+    def _settled(self, stream: Stream, parcel: Parcel, answer: Answer) -> None:
+        if answer.verdict is Verdict.ACKNOWLEDGED:
+            self._acknowledged += parcel.messages
+            if stream is self._streams[0]:
+                self._note_journal(answer.journal)
+        elif answer.verdict is Verdict.TOO_LARGE and len(parcel.items) > 1:
+            self._split(parcel)
+        else:
+            self._refused(parcel, answer.reason, set(answer.items))
+
+    def _note_journal(self, journal: str) -> None:
+        """Declare all label sets anew to an exporter that lost its state."""
         if self._journal and journal != self._journal:
             self._buffer.declare_again()
         self._journal = journal
 
-    def _split(self) -> None:
-        """Send the two halves one after the other. Nothing was counted: the number is free."""
-        items = self._waiting.popleft()
-        self._body = None
-        middle = len(items) // 2
-        self._waiting.extendleft((items[middle:], items[:middle]))
+    def _split(self, parcel: Parcel) -> None:
+        """Send the two halves one after the other."""
+        middle = len(parcel.items) // 2
+        first = Parcel(parcel.items[:middle], parcel.dropped)
+        self._waiting.extendleft((Parcel(parcel.items[middle:]), first))
 
-    def _refused(self, reason: str, positions: set[int]) -> None:
-        """Leave out what the exporter will never take. Nothing was counted: the number is free."""
-        items = self._waiting.popleft()
-        self._body = None
-        kept = [item for position, item in enumerate(items) if position not in positions]
-        if not positions or len(kept) == len(items):
+    def _refused(self, parcel: Parcel, reason: str, positions: set[int]) -> None:
+        """Leave out what the exporter will never take."""
+        kept = [item for position, item in enumerate(parcel.items) if position not in positions]
+        if not positions or len(kept) == len(parcel.items):
             kept = []
-        lost = sum(item.get("messages", 0) for item in items) - sum(item.get("messages", 0) for item in kept)
-        self.drop(lost)
+        rest = Parcel(kept)
+        lost = parcel.messages - rest.messages
+        with self._lock:
+            self._unreported += parcel.dropped + lost
+            self._dropped += lost
         if kept:
-            self._waiting.appendleft(kept)
+            self._waiting.appendleft(rest)
         _log.error(
-            "the exporter refused %d series items with %d messages: %s", len(items) - len(kept), lost, reason
+            "the exporter refused %d series items with %d messages: %s",
+            len(parcel.items) - len(kept),
+            lost,
+            reason,
         )
-
-    def _note_trouble(self, reason: str) -> None:
-        """Say it once when the exporter goes away, and once when it is back."""
-        if reason and not self._trouble:
-            _log.warning("the exporter does not take pushes, will retry: %s", reason)
-        elif self._trouble and not reason:
-            _log.info("the exporter takes pushes again")
-        self._trouble = reason

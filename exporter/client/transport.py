@@ -5,8 +5,9 @@ http.client and not requests: a session of the latter costs several times as muc
 
 import http.client
 import json
+import select
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
@@ -18,13 +19,21 @@ _DEFINITE = frozenset({400, 413, 415, 422})
 """The exporter has read the push and will never take it as it is."""
 
 
+_STOPPING = "storage_busy"
+"""Code of a 503 that is given before anything is written. The exporter's other 503 speak of a write that
+failed, which a crash may yet turn into one that succeeded."""
+
+
 class Verdict(Enum):
-    """What to do with a push after an attempt."""
+    """What is known of a push after an attempt."""
 
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
     TOO_LARGE = "too large"
-    RETRY = "retry"
+    NOT_TAKEN = "not taken"
+    """This attempt counted nothing; the same push may be taken later, or by another exporter."""
+    UNKNOWN = "unknown"
+    """Perhaps counted, perhaps not: only this exporter can tell, when it gets the same bytes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +58,50 @@ class Transport:
             raise ValueError("url must begin with http:// or https:// and name a host")
         if not (token.isascii() and token.isprintable() and token == token.strip()):
             raise ValueError("token holds characters that no header can carry")
+        self.address = parts.netloc.rpartition("@")[2]
+        """Host and port, for the log."""
         self._path = parts.path.rstrip("/") + "/v1/push"
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection = _connection(parts.scheme, parts.hostname, parts.port)
 
     def send(self, body: bytes) -> Answer:
         """POST a push. Never raises for what the network or the exporter does."""
-        kept_open = self._connection.sock is not None
-        try:
-            try:
-                status, content = self._post(body)
-            except ConnectionError:
-                if not kept_open:
-                    raise
-                # The exporter has closed the connection since the last push.
-                self._connection.close()
-                status, content = self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        if self._is_stale():
             self._connection.close()
-            return Answer(Verdict.RETRY, type(error).__name__)
-        return _judge(status, _json_object(content))
+        sent = doubtful = False
+        try:
+            if self._connection.sock is not None:
+                sent = True
+                try:
+                    return _judge(*self._post(body))
+                except ConnectionError:
+                    # Closed just now, as the exporter may any idle connection; or after it has read this.
+                    self._connection.close()
+                    doubtful = True
+            _open(self._connection)
+            sent = True
+            answer = _judge(*self._post(body))
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host's name
+            self._connection.close()
+            return Answer(Verdict.UNKNOWN if sent else Verdict.NOT_TAKEN, type(error).__name__)
+        if doubtful and answer.verdict is Verdict.NOT_TAKEN:
+            return replace(answer, verdict=Verdict.UNKNOWN)
+        return answer
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
+    def _is_stale(self) -> bool:
+        """Whether the exporter has closed the connection: then nothing needs to be sent to find out."""
+        if self._connection.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self._connection.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _post(self, body: bytes) -> tuple[int, bytes]:
         connection = self._connection
-        if connection.sock is None:
-            _open(connection)
         connection.request("POST", self._path, body, self._headers)
         with connection.getresponse() as response:
             content = response.read(MAX_ANSWER_BYTES)
@@ -98,16 +122,19 @@ def _open(connection: http.client.HTTPConnection) -> None:
     connection.sock.settimeout(READ_SECONDS)
 
 
-def _judge(status: int, content: dict[str, object]) -> Answer:
+def _judge(status: int, content: bytes) -> Answer:
+    answer = _json_object(content)
     if status == http.client.OK:
-        journal = _json_member(content, "data").get("journal")
+        journal = _json_member(answer, "data").get("journal")
         if isinstance(journal, str):
             return Answer(Verdict.ACKNOWLEDGED, journal=journal)
-        return Answer(Verdict.RETRY, "the answer is not an exporter's")
-    failure = _json_member(content, "error")
+        return Answer(Verdict.UNKNOWN, "the answer is not an exporter's")
+    failure = _json_member(answer, "error")
     reason = f"{status} {failure.get('code', '')}".strip()
     if status not in _DEFINITE:
-        return Answer(Verdict.RETRY, reason)
+        # Below 500 nobody has done what was asked for (RFC 9110, section 15).
+        not_taken = 300 <= status < 500 or failure.get("code") == _STOPPING
+        return Answer(Verdict.NOT_TAKEN if not_taken else Verdict.UNKNOWN, reason)
     if status == http.client.REQUEST_ENTITY_TOO_LARGE:
         return Answer(Verdict.TOO_LARGE, reason)
     items = _json_member(failure, "details").get("items")

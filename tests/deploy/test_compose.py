@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
+from sqlalchemy import make_url
 
 from config_rollback.settings import Settings as ConfigRollbackSettings
 from config_rollback.stack import programs
@@ -69,8 +72,27 @@ def _mounts(service: str) -> dict[str, str]:
 
 
 def test_both_run_the_same_processes(native: dict[str, Program]) -> None:
-    # `up` publishes the personas itself; SQLite needs no server; loopback needs no proxy.
-    assert set(SERVICES) - {"postgres", "personas", "proxy"} == set(native)
+    # `up` publishes the personas itself; SQLite needs no server and no roles; loopback needs no proxy.
+    assert set(SERVICES) - {"postgres", "migrate", "personas", "proxy", "exporter_2"} == set(native)
+
+
+def test_the_second_exporter_is_the_first_with_a_volume_of_its_own() -> None:
+    first, second = SERVICES["exporter"], SERVICES["exporter_2"]
+    assert second == first | {
+        "profiles": ["replica"],
+        "ports": [],
+        "volumes": ["exporter_2:/var/lib/driftback"],
+    }
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (urls,) = re.findall(r"EXPORTER_URL=(\S+)", page)
+    assert urls == "http://exporter:9810,http://exporter_2:9810"
+    (edit,) = re.findall(r"^    (sed .*prometheus\.yml)$", page, re.M)
+    edited = subprocess.run(
+        ["bash", "-c", edit.replace("sed -i", "sed")], cwd=ROOT, capture_output=True, check=True
+    )
+    jobs = yaml.safe_load(edited.stdout)["scrape_configs"]
+    assert jobs[0]["static_configs"] == [{"targets": ["exporter:9810", "exporter_2:9810"]}]
+    assert jobs[1:] == PROMETHEUS["scrape_configs"][1:]
 
 
 @pytest.mark.parametrize("name", ["exporter", "config_rollback", "grafana", "chat", "guidance"])
@@ -106,9 +128,39 @@ def test_only_the_proxy_is_reached_from_outside() -> None:
 
 def test_only_config_rollback_reaches_the_database() -> None:
     reaching = {name for name, service in SERVICES.items() if "database" in service.get("networks", [])}
-    assert reaching == {"postgres", "config_rollback"}
+    assert reaching == {"postgres", "migrate", "config_rollback"}
     assert COMPOSE["networks"]["database"]["internal"] is True
     assert "default" not in SERVICES["postgres"]["networks"]
+
+
+def test_the_service_has_the_rights_of_the_application_and_the_owner_only_migrates() -> None:
+    assert "database_owner_url" in SERVICES["migrate"]["secrets"]
+    holders = {
+        name for name, service in SERVICES.items() if "database_owner_url" in service.get("secrets", [])
+    }
+    assert holders == {"migrate"}
+    assert {name for name in SERVICES if "postgres_password" in SERVICES[name].get("secrets", [])} == {
+        "postgres"
+    }
+    assert SERVICES["config_rollback"]["depends_on"]["migrate"] == {
+        "condition": "service_completed_successfully"
+    }
+    assert SERVICES["migrate"]["networks"] == ["database"]
+
+
+def test_the_roles_are_those_of_the_documented_script() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (documented,) = re.findall(r"```sql\n(.*?)```", page, re.S)
+    script = (ROOT / _mounts("postgres")["/docker-entrypoint-initdb.d/roles.sql"]).read_text()
+
+    def statements(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line and not line.startswith(("--", "\\"))]
+
+    assert [line for line in statements(script) if " PASSWORD :" not in line] == statements(documented)
+    granted = " ".join(SERVICES["migrate"]["command"])
+    for role in ("owner", "app", "auditor"):
+        assert f"ALTER ROLE driftback_{role} PASSWORD :'{role}_password';" in script
+        assert role == "owner" or f"driftback_{role}" in granted
 
 
 def test_prometheus_scrapes_services_at_the_ports_they_listen_on() -> None:
@@ -179,6 +231,8 @@ def test_a_secret_that_is_named_is_given_and_declared() -> None:
             text += yaml.safe_dump(ALERTMANAGER)
         if name == "grafana":
             text += (ROOT / "grafana" / "grafana.ini").read_text()
+        if name == "postgres":
+            text += (ROOT / "deploy" / "postgres-roles.sql").read_text()
         if name == "proxy":
             text += (ROOT / "deploy" / "nginx.conf").read_text()
         named = set(re.findall(r"/run/secrets/([a-z_]+)", text))
@@ -186,11 +240,26 @@ def test_a_secret_that_is_named_is_given_and_declared() -> None:
         assert named <= set(COMPOSE["secrets"])
 
 
-def test_make_secrets_makes_every_secret() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    made = set(re.search(r"^SECRETS := (.*)$", makefile, re.M)[1].split()) | {"database_url"}  # type: ignore[index]
+def test_make_secrets_makes_every_secret_once(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "jwt_secret").write_text("kept, as it was there")
+    found: list[dict[str, str]] = []
+    for _ in range(2):
+        subprocess.run(["make", "secrets"], cwd=tmp_path, check=True)
+        found.append({path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()})
+    made, again = found
+    assert made == again
+    assert made["jwt_secret"] == "kept, as it was there"
     # A certificate is yours: docs/deployment.md.
-    assert set(COMPOSE["secrets"]) - {"tls_certificate", "tls_key"} == made
+    assert set(COMPOSE["secrets"]) - {"tls_certificate", "tls_key"} == set(made)
+    for secret, role in (("database_url", "app"), ("database_owner_url", "owner")):
+        url = make_url(made[secret])
+        assert url.render_as_string(hide_password=True) == (
+            f"postgresql+psycopg://driftback_{role}:***@postgres:5432/driftback"
+        )
+        assert url.password == made[f"postgres_{role}_password"]
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
 
 
 def test_every_foreign_image_is_pinned_by_version() -> None:
@@ -223,6 +292,8 @@ def test_what_is_depended_on_is_waited_for_until_healthy() -> None:
             assert set(needed) == {"chat", "guidance"}
             continue
         for other, condition in needed.items():
+            if other == "migrate":
+                continue
             assert condition == {"condition": "service_healthy"}, (name, other)
             assert "healthcheck" in SERVICES[other], other
 
@@ -232,7 +303,15 @@ def test_state_is_in_named_volumes() -> None:
         for volume in service.get("volumes", []):
             source, _, options = volume.partition(":")
             assert source in COMPOSE["volumes"] or (source.startswith("./") and options.endswith(":ro")), name
-    for name in ("exporter", "config_rollback", "postgres", "prometheus", "alertmanager", "grafana"):
+    for name in (
+        "exporter",
+        "exporter_2",
+        "config_rollback",
+        "postgres",
+        "prometheus",
+        "alertmanager",
+        "grafana",
+    ):
         assert any(volume.startswith(f"{name}:") for volume in SERVICES[name]["volumes"]), name
 
 

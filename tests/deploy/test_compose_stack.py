@@ -5,8 +5,11 @@ Debian has no Grafana: its stand-in only shows that its files and rights are the
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import subprocess
+import tarfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,10 +28,14 @@ from tests.support.stacks import ROOT, wait_for
 pytestmark = pytest.mark.soak
 
 PROJECT = "driftback-test"
+COMPOSE = ["docker-compose", "--project-name", PROJECT]
+PROFILES = ["--profile", "demo", "--profile", "tls", "--profile", "replica"]
 CONFIG_ROLLBACK = "http://127.0.0.1:9811"
 PROMETHEUS = "http://127.0.0.1:9090"
 ALERTMANAGER = "http://127.0.0.1:9093"
 PERSONA = "concierge"
+IMAGE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["exporter"]["image"]
+AGAIN = "driftback:again"
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +53,38 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def documented(chapter: str) -> list[str]:
+    """The commands for compose in a chapter of docs/deployment.md."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    text = page.partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
+    commands = re.findall(r"^    (\S.*)$|`(docker compose [^`]*)`$", text, re.M)
+    assert commands, chapter
+    return [block or inline for block, inline in commands]
+
+
+def build(docker: Engine, checkout: Path, image: str, *options: str) -> None:
+    command = ["docker", "build", "--network=host", f"--build-arg=BASE={BASE}", "--tag", image, *options, "."]
+    docker.run(*command, cwd=checkout)
+
+
 @pytest.fixture(scope="module")
 def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("docker")
     with engine(folder) as docker:
         stand_ins(docker, folder)
-        services: dict[str, Any] = yaml.safe_load((checkout / "docker-compose.yml").read_text())["services"]
-        image = services["exporter"]["image"]
-        docker.run(
-            "docker",
-            "build",
-            "--network=host",
-            f"--build-arg=BASE={BASE}",
-            "--tag",
-            image,
-            ".",
-            cwd=checkout,
-        )
-        compose = ["docker-compose", "--project-name", PROJECT, "--profile", "demo", "--profile", "tls"]
+        build(docker, checkout, IMAGE)
+        # Now, for the page's commands change the checkout.
+        build(docker, checkout, AGAIN, "--no-cache")
         try:
-            docker.run(*compose, "up", "-d", cwd=checkout)
+            for chapter in ("docker compose", "Reached from outside: the profile `tls`", "Exporter replicas"):
+                for command in documented(chapter):
+                    written = command.replace("docker compose", " ".join(COMPOSE))
+                    docker.run("bash", "-euo", "pipefail", "-c", written, cwd=checkout)
+            docker.run(*COMPOSE, *PROFILES, "up", "-d", cwd=checkout)
             yield docker
         finally:
-            print(docker.run(*compose, "logs", "--tail=20", cwd=checkout))
-            docker.run(*compose, "down", "--volumes", "--timeout", "15", cwd=checkout)
+            print(docker.run(*COMPOSE, *PROFILES, "logs", "--tail=20", cwd=checkout))
+            docker.run(*COMPOSE, *PROFILES, "down", "--volumes", "--timeout", "15", cwd=checkout)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +133,7 @@ def _serving(version: int) -> bool:
 def test_the_whole_loop_runs_in_containers(stack: Engine, ops: dict[str, str]) -> None:
     wait_for("personas of the demo profile", 180, lambda: _active(ops) == 1, pause=1)
     wait_for("followers", 60, lambda: _serving(1), pause=1)
-    wait_for("targets up", 60, lambda: _targets() == ["up"] * 4, pause=1)
+    wait_for("targets up", 60, lambda: _targets() == ["up"] * 5, pause=1)
     path = "/v1/ops/monitoring/conversation-kpis?window=1h&journey=chat"
 
     def messages() -> float:
@@ -157,12 +172,80 @@ def test_the_whole_loop_runs_in_containers(stack: Engine, ops: dict[str, str]) -
     assert _data("/v1/ops/audit/verify", ops)["valid"] is True
 
 
+def _counted_on_the_second(journey: str) -> float:
+    query = f'sum(conversation_messages_total{{instance="exporter_2:9810",journey="{journey}"}})'
+    answer = requests.get(f"{PROMETHEUS}/api/v1/query", params={"query": query}, timeout=10).json()
+    result = answer["data"]["result"]
+    return float(result[0]["value"][1]) if result else 0.0
+
+
+def test_services_go_on_with_the_second_exporter(stack: Engine, checkout: Path) -> None:
+    journeys = ("chat", "guidance")
+    before = [_counted_on_the_second(journey) for journey in journeys]
+
+    def both_grew() -> bool:
+        now = [_counted_on_the_second(journey) for journey in journeys]
+        return all(later > earlier for later, earlier in zip(now, before, strict=True))
+
+    stack.run(*COMPOSE, "kill", "exporter", cwd=checkout)
+    try:
+        wait_for("messages of both services", 180, both_grew, pause=2)
+    finally:
+        stack.run(*COMPOSE, "start", "exporter", cwd=checkout)
+    wait_for("both exporters", 120, lambda: _targets() == ["up"] * 5, pause=2)
+
+
+def test_the_service_has_the_rights_of_the_application(stack: Engine, checkout: Path) -> None:
+    def ask(role: str, query: str) -> str:
+        psql = ["psql", "-X", "-h", "127.0.0.1", "-U", role, "-d", "driftback", "-Atc", query]
+        key = {"driftback_app": "app_", "driftback_auditor": "auditor_", "postgres": ""}[role]
+        password = f"PGPASSWORD={(checkout / 'secrets' / f'postgres_{key}password').read_text()}"
+        return stack.run(*COMPOSE, "exec", "-T", "-e", password, "postgres", *psql, cwd=checkout)
+
+    roles = (
+        "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'driftback' AND usename <> 'postgres'"
+    )
+    assert ask("postgres", roles).split() == ["driftback_app"]
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    assert ask("postgres", owners).split() == ["driftback_owner"]
+    assert ask("driftback_auditor", "SELECT count(*) > 0 FROM audit").strip() == "t"
+    for role in ("driftback_app", "driftback_auditor"):
+        with pytest.raises(AssertionError, match="permission denied for table audit"):
+            ask(role, "UPDATE audit SET actor = 'nobody'")
+
+
 def test_every_container_is_up_and_healthy(stack: Engine) -> None:
     names = stack.run("docker", "ps", "--all", "--format", "{{json .}}").splitlines()
     states = {row["Names"]: row["Status"] for row in map(json.loads, names)}
     for name, status in states.items():
-        if "personas" in name:
+        if "personas" in name or "migrate" in name:
             assert status.startswith("Exited (0)"), (name, status)
         else:
             assert status.startswith("Up"), (name, status)
             assert "unhealthy" not in status, (name, status)
+
+
+def _contents(docker: Engine, image: str, folder: Path) -> dict[str, str]:
+    """Checksum of each file of an image."""
+    container = docker.run("docker", "create", image).strip()
+    archive = folder / "image.tar"
+    docker.run("docker", "export", "--output", archive, container)
+    with tarfile.open(archive) as tar:
+        files = [member for member in tar if member.isreg()]
+        found = {member.name: hashlib.sha256(tar.extractfile(member).read()).hexdigest() for member in files}  # type: ignore[union-attr]
+    archive.unlink()
+    docker.run("docker", "rm", container)
+    return found
+
+
+def test_a_second_build_holds_the_same_bytes(stack: Engine, tmp_path: Path) -> None:
+    first, again = (_contents(stack, image, tmp_path) for image in (IMAGE, AGAIN))
+    assert {name for name in first | again if first.get(name) != again.get(name)} == set()
+
+    def inspect(image: str) -> Any:
+        return json.loads(stack.run("docker", "image", "inspect", image))[0]
+
+    layers = (inspect(image)["RootFS"]["Layers"] for image in (IMAGE, AGAIN))
+    same = [one == other for one, other in zip(*layers, strict=True)]
+    size = inspect(IMAGE)["Size"] - inspect(BASE)["Size"]
+    print(f"image: {size / 1e6:.1f} MB on its base; layers with the same digest in both builds: {same}")

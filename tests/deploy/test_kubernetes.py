@@ -149,10 +149,31 @@ def test_a_secret_that_a_setting_names_is_mounted(name: str) -> None:
     pod = OBJECTS[WORKLOADS[name]]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     named = {entry["value"] for entry in container["env"] if entry["name"].endswith("_FILE")}
-    (volume,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+    (volume,) = (volume["secret"] for volume in pod["volumes"] if volume["name"] == "secrets")
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "secrets")
     assert named == {f"{mount['mountPath']}/{item['path']}" for item in volume["items"]}
     assert {item["key"] for item in volume["items"]} <= set(COMPOSE[name]["secrets"])
+
+
+def test_the_owner_migrates_before_the_service_starts_and_the_service_does_not_see_its_password() -> None:
+    pod = OBJECTS[WORKLOADS["config_rollback"]]["spec"]["template"]["spec"]
+    (first,), (container,) = pod["initContainers"], pod["containers"]
+    compose = COMPOSE["migrate"]
+    folder = "/run/secrets/driftback/"
+    assert first["image"] == compose["image"]
+    # In compose a dollar is written twice.
+    script = first["args"][-1].replace(folder, "/run/secrets/").replace("$", "$$")
+    assert [*first["args"][:-1], script] == compose["command"]
+    assert first["securityContext"] == container["securityContext"]
+    secret = {volume["name"]: volume["secret"]["items"] for volume in pod["volumes"] if "secret" in volume}
+    assert [item["key"] for item in secret["owner"]] == compose["secrets"]
+    mounted = {
+        name: {mount["name"] for mount in c["volumeMounts"]}
+        for name, c in (("first", first), ("then", container))
+    }
+    assert "owner" in mounted["first"]
+    assert "secrets" not in mounted["first"]
+    assert "owner" not in mounted["then"]
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -3,17 +3,21 @@
 A fork takes 10 ms where a new interpreter takes half a second, so that a test can kill hundreds of them.
 """
 
+import json
 import multiprocessing
 import os
 import random
 import sys
 import time
+from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from exporter.client import Recorder
-from exporter.client import recorder as recorder_module
+from exporter.client import stream as stream_module
+from exporter.client.sender import Sender
+from exporter.client.stream import Stream
 from exporter.client.transport import Answer, Transport, Verdict
 
 PERSONAS = "ab"
@@ -35,6 +39,15 @@ def start_client(url: str, token: str, notes: Path) -> BaseProcess:
     What a process wrote stays when it is killed, so the file says exactly what may and what must be counted.
     """
     return _start(_record_for_ever, url, token, notes)
+
+
+def start_counting_client(urls: list[str], token: str, stop: Path, report: Path) -> BaseProcess:
+    """A service under load with several exporters, until there is a file `stop`; it then flushes and reports.
+
+    The report holds what it recorded, the Recorder's counts, how many pushes it tried again because their
+    outcome was unknown, and how often it changed the exporter.
+    """
+    return _start(_record_until, urls, token, stop, report)
 
 
 def _start(target: Any, *arguments: Any) -> BaseProcess:
@@ -64,21 +77,54 @@ def _record_for_ever(url: str, token: str, notes: Path) -> None:
         return answer
 
     Transport.send = noted_send  # type: ignore[method-assign]
-    # Else it would spend the time between two kills waiting.
-    recorder_module.FIRST_BACK_OFF_SECONDS = 0.01  # type: ignore[misc]
-    recorder_module.LONGEST_BACK_OFF_SECONDS = 0.05  # type: ignore[misc]
-    recorder = Recorder(url, token, flush_interval=0.02)
+    recorder = _eager_recorder(url, token)
     while True:
-        for _ in range(20):
-            recorder.record(
-                journey="chat",
-                persona=random.choice(PERSONAS),
-                config_version=random.choice(VERSIONS),
-                latency_ms=random.uniform(1, 1000),
-                outcome=random.choice(["ok", "ok", "out_of_scope", "llm_error"]),
-                input_tokens=3,
-            )
-        time.sleep(0.005)
+        _record_some(recorder)
+
+
+def _record_until(urls: list[str], token: str, stop: Path, report: Path) -> None:
+    random.seed()
+    happened: Counter[str] = Counter()
+    retry, stick_to = Stream.retry, Sender._stick_to
+
+    def counted_retry(self: Stream) -> Answer:
+        happened["retries"] += 1
+        return retry(self)
+
+    def counted_stick_to(self: Sender, stream: Stream) -> None:
+        happened["failovers"] += stream is not self._streams[0]
+        stick_to(self, stream)
+
+    Stream.retry = counted_retry  # type: ignore[method-assign]
+    Sender._stick_to = counted_stick_to  # type: ignore[method-assign]
+    recorder = _eager_recorder(urls, token)
+    recorded = 0
+    while not stop.exists():
+        recorded += _record_some(recorder)
+    flushed = recorder.flush(timeout=60)
+    counts = recorder.counts()._asdict()
+    report.write_text(json.dumps({"recorded": recorded, "flushed": flushed, **counts, **happened}))
+
+
+def _eager_recorder(urls: str | list[str], token: str) -> Recorder:
+    # Else it would spend the time between two kills waiting.
+    stream_module.FIRST_BACK_OFF_SECONDS = 0.01  # type: ignore[misc]
+    stream_module.LONGEST_BACK_OFF_SECONDS = 0.05  # type: ignore[misc]
+    return Recorder(urls, token, flush_interval=0.02)
+
+
+def _record_some(recorder: Recorder, messages: int = 20) -> int:
+    for _ in range(messages):
+        recorder.record(
+            journey="chat",
+            persona=random.choice(PERSONAS),
+            config_version=random.choice(VERSIONS),
+            latency_ms=random.uniform(1, 1000),
+            outcome=random.choice(["ok", "ok", "out_of_scope", "llm_error"]),
+            input_tokens=3,
+        )
+    time.sleep(0.005)
+    return messages
 
 
 def _append_to(path: Path) -> int:

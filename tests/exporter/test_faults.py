@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.exporter.faulty_processes import PERSONAS, VERSIONS, start_client, start_exporter
+from tests.exporter.faulty_processes import (
+    PERSONAS,
+    VERSIONS,
+    start_client,
+    start_counting_client,
+    start_exporter,
+)
 from tests.exporter.running import TOKEN, Client, sample, wait_for
 from tests.support.stacks import free_port
 
@@ -90,6 +96,9 @@ class Exporter:
     def kill(self) -> None:
         assert self._process.is_alive(), self.log.read_text()
         self.end()
+        self.start()
+
+    def start(self) -> None:
         self._process = start_exporter(self._environment, self.log)
 
     def end(self) -> None:
@@ -217,6 +226,54 @@ def test_after_random_kills_every_acknowledged_message_is_counted_once(kills: in
     finally:
         exporter.end()
         fleet.kill_all()
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(40, id="40 kills"), pytest.param(500, id="500 kills", marks=pytest.mark.soak)]
+)
+def test_clients_of_two_exporters_lose_and_double_nothing_whichever_is_killed(
+    kills: int, tmp_path: Path
+) -> None:
+    chance = random.Random()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    exporters = [Exporter(folder) for folder in folders]
+    urls = [exporter.client.url for exporter in exporters]
+    stop, reports = tmp_path / "stop", [tmp_path / f"report-{number}" for number in range(CLIENTS)]
+    clients = [start_counting_client(urls, TOKEN, stop, report) for report in reports]
+    try:
+        for _ in range(kills):
+            exporter = chance.choice(exporters)
+            time.sleep(chance.uniform(0, 0.1))
+            exporter.end()
+            # Up again before the next is killed, or away together with it for a while.
+            time.sleep(chance.choice([0.0, chance.uniform(0, 0.15)]))
+            exporter.start()
+            if chance.random() < 0.5:
+                exporter.wait()
+        for exporter in exporters:
+            exporter.wait()
+        stop.touch()
+        for client in clients:
+            client.join(90)
+            assert client.exitcode == 0
+        told = [json.loads(report.read_text()) for report in reports]
+        by_exporter = [counted(exporter.client)["latencies"] for exporter in exporters]
+        assert [client["flushed"] for client in told] == [True] * CLIENTS
+        recorded = sum(client["recorded"] for client in told)
+        assert sum(by_exporter) == recorded
+        assert sum((counted(e.client) for e in exporters), Counter())["tokens"] == 3 * recorded
+        assert [client["acknowledged"] for client in told] == [client["recorded"] for client in told]
+        # The run was a hard one: both had their share, outcomes were unknown, clients changed sides.
+        assert min(by_exporter) > recorded / 20
+        assert sum(client.get("retries", 0) for client in told) > kills / 10
+        assert sum(client.get("failovers", 0) for client in told) > kills / 10
+    finally:
+        for process in clients:
+            process.kill()
+        for exporter in exporters:
+            exporter.end()
 
 
 def test_the_scraper_sees_a_counter_that_goes_down_or_away() -> None:

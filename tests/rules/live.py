@@ -130,7 +130,9 @@ class Prometheus:
 
 
 @contextmanager
-def _serve(exporter: Exporter) -> Iterator[str]:
+def serve(exporter: Exporter) -> Iterator[str]:
+    """The address at which Prometheus finds what the exporter exposes."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = exporter.text().encode()
@@ -166,7 +168,7 @@ def running(
     config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}] * bool(
         alertmanager
     )
-    with _serve(exporter) as address:
+    with serve(exporter) as address:
         targets = {"exporter": address, "config_rollback": config_rollback}
         config["scrape_configs"] = [
             {"job_name": job, "static_configs": [{"targets": [target]}]}

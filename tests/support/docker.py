@@ -47,7 +47,9 @@ if [ ! -s "$data/PG_VERSION" ]; then
   echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
   sed -i 's/^local.*/local all all trust/' "$data/pg_hba.conf"
   "$bin/pg_ctl" -D "$data" -w -o "-c listen_addresses=''" start
-  createdb -U "$POSTGRES_USER" -h /run/postgresql "$POSTGRES_DB"
+  for script in /docker-entrypoint-initdb.d/*.sql; do
+    psql -v ON_ERROR_STOP=1 -X -U "$POSTGRES_USER" -h /run/postgresql -d "$POSTGRES_USER" -f "$script"
+  done
   "$bin/pg_ctl" -D "$data" -w stop
 fi
 exec "$bin/postgres" -D "$data" -c 'listen_addresses=*'

@@ -1,0 +1,118 @@
+"""The pushes to one exporter: numbered from 1, at most one of them with an unknown outcome."""
+
+import json
+import logging
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.client.buffer import Item
+from exporter.client.transport import Answer, Transport, Verdict
+
+FIRST_BACK_OFF_SECONDS: Final = 0.25
+LONGEST_BACK_OFF_SECONDS: Final = 10.0
+DOUBT_SECONDS: Final = 7 * 86_400.0
+"""How long a push in doubt is kept: a day less than an exporter remembers which pushes it has counted."""
+
+_log = logging.getLogger("exporter.client")
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """What one push carries. `dropped` messages are reported with it."""
+
+    items: list[Item]
+    dropped: int = 0
+
+    @property
+    def messages(self) -> int:
+        """Number of messages in it."""
+        return sum(item.get("messages", 0) for item in self.items)
+
+
+class Stream:
+    """(client, epoch) at one exporter. For one thread, but `in_doubt`, which any may read."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._transport = Transport(url, token)
+        # A name of its own at each exporter, so that two URLs of one exporter are two clients to it.
+        self._client = uuid.uuid4().hex
+        self._epoch = time.time_ns() // 1_000_000
+        self._seq = 1
+        self._body = b""
+        self._since = 0.0
+        self._failures = 0
+        self._trouble = ""
+        self.due = 0.0
+        """Monotonic time before which an attempt makes little sense."""
+        self.in_doubt: Parcel | None = None
+        """Sent without an answer that settles it: this exporter gets it again, and nothing else before."""
+
+    def send(self, parcel: Parcel) -> Answer:
+        """Send a parcel under the next number. It is in doubt afterwards if the outcome is unknown."""
+        push = {
+            "client": self._client,
+            "epoch": self._epoch,
+            "seq": self._seq,
+            "dropped": parcel.dropped,
+            "series": parcel.items,
+        }
+        self._body = json.dumps(push, separators=(",", ":")).encode()
+        self._since = time.monotonic()
+        self.in_doubt = parcel  # already now: the process may end before the answer comes
+        answer = self._attempt()
+        if answer.verdict is Verdict.NOT_TAKEN:
+            self.in_doubt = None
+        return answer
+
+    def retry(self) -> Answer:
+        """Send the same bytes of the parcel in doubt again. NOT_TAKEN says nothing of the attempts before."""
+        return self._attempt()
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since the last failure."""
+        return self.due <= time.monotonic()
+
+    def is_too_old(self) -> bool:
+        """Whether the parcel in doubt can be sent no more: the exporter may have forgotten its number."""
+        return time.monotonic() - self._since > DOUBT_SECONDS
+
+    def give_up(self) -> None:
+        """Leave the parcel in doubt for good. Its number is used up."""
+        self.in_doubt = None
+        self._seq += 1
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def _attempt(self) -> Answer:
+        answer = self._transport.send(self._body)
+        if answer.verdict in (Verdict.NOT_TAKEN, Verdict.UNKNOWN):
+            self._failed(answer.reason)
+            return answer
+        self.in_doubt = None
+        self._failures, self.due = 0, 0.0
+        self._note_trouble("")
+        if answer.verdict is Verdict.ACKNOWLEDGED:  # else nothing was counted, and the number is free
+            self._seq += 1
+        return answer
+
+    def _failed(self, reason: str) -> None:
+        """Back off. Full jitter, so that clients do not come back as one."""
+        self._failures += 1
+        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16))
+        pause = random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
+        self.due = time.monotonic() + pause
+        self._note_trouble(reason)
+
+    def _note_trouble(self, reason: str) -> None:
+        """Say it once when the exporter goes away, and once when it is back."""
+        address = self._transport.address
+        if reason and not self._trouble:
+            _log.warning("the exporter does not take pushes, will retry: %s, %s", address, reason)
+        elif self._trouble and not reason:
+            _log.info("the exporter takes pushes again: %s", address)
+        self._trouble = reason
