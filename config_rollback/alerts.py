@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-
-from config_rollback.models import Alert
 
 MAX_ALERTS = 2_000
 """Per message; a larger group needs Alertmanager's `max_alerts`."""
@@ -28,22 +26,22 @@ class WebhookAlert(BaseModel):
     endsAt: AwareDatetime | None = None  # noqa: N815
     fingerprint: str = Field(min_length=1, max_length=64)
 
-    def as_row(self, now: datetime) -> Alert:
-        """The alert as it is stored."""
+    def as_row(self, now: datetime) -> dict[str, Any]:
+        """The alert as it is stored, by column."""
         ended = self.status == "resolved" and self.endsAt is not None and self.endsAt.year > NO_END_YEAR
-        return Alert(
-            fingerprint=self.fingerprint,
-            starts_at=self.startsAt,
-            ends_at=self.endsAt if ended else None,
-            status=self.status,
-            alertname=self.labels.get("alertname", ""),
-            persona=self.labels.get("persona"),
-            config_version=self.labels.get("config_version"),
-            labels_json=json.dumps(self.labels, sort_keys=True),
-            annotations_json=json.dumps(self.annotations, sort_keys=True),
-            received_at=now,
-            updated_at=now,
-        )
+        return {
+            "fingerprint": self.fingerprint,
+            "starts_at": self.startsAt,
+            "ends_at": self.endsAt if ended else None,
+            "status": self.status,
+            "alertname": self.labels.get("alertname", ""),
+            "persona": self.labels.get("persona"),
+            "config_version": self.labels.get("config_version"),
+            "labels_json": json.dumps(self.labels, sort_keys=True),
+            "annotations_json": json.dumps(self.annotations, sort_keys=True),
+            "received_at": now,
+            "updated_at": now,
+        }
 
 
 class WebhookMessage(BaseModel):
