@@ -79,13 +79,15 @@ def number_of(text: str, name: str) -> int:
 
 
 def query_of(request: Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters; raises `InvalidRequestError` for one that is unknown or given twice."""
+    """The query's parameters; raises `InvalidRequestError` for one that is unknown, given twice, or no text."""
     pairs = request.query_params.multi_items()
     unknown = sorted({name for name, _ in pairs if name not in allowed})
     if unknown:
         raise InvalidRequestError("unknown query parameter", allowed=list(allowed))
     if len(pairs) != len(dict(pairs)):
         raise InvalidRequestError("a query parameter is given twice")
+    if any("\0" in value for _, value in pairs):  # which PostgreSQL takes in no text
+        raise InvalidRequestError("a query parameter has no NUL character")
     return dict(pairs)
 
 

@@ -133,6 +133,10 @@ def test_alerts_without_a_persona_are_kept_too(service: Service) -> None:
         {"labels": {"persona": 7}},
         {"status": "burning"},
         {"fingerprint": ""},
+        {"fingerprint": "\0"},
+        {"fingerprint": "f", "labels": {"alertname": "\0"}},
+        {"startsAt": "0001-01-01T00:00:00+14:00"},
+        {"endsAt": "9999-12-31T23:59:59-14:00", "status": "resolved"},
     ],
     ids=str,
 )

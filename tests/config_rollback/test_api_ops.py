@@ -195,6 +195,7 @@ def test_names_that_would_break_a_log_line_are_not_found(service: Service, path:
         ("/v1/ops/audit?limit=-1", (422, "invalid_request")),
         ("/v1/ops/audit?persona=a&persona=b", (422, "invalid_request")),
         ("/v1/ops/audit?nonsense=1", (422, "invalid_request")),
+        ("/v1/ops/audit?actor=%00", (422, "invalid_request")),
         ("/v1/ops/audit/verify?head=7", (422, "invalid_request")),
         ("/v1/ops/nothing", (404, "not_found")),
     ],
