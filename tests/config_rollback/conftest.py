@@ -28,6 +28,7 @@ ON_BOTH_DATABASES = {
     "test_faults",
     "test_metrics",
     "test_migrations",
+    "test_openapi",
     "test_state",
     "test_state_machine",
     "test_store",

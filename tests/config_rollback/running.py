@@ -55,7 +55,7 @@ class Service:
     def __init__(self, database: Database, clock: Clock, port: int = 0, **settings: Any) -> None:
         self.clock = clock
         self.database = database
-        # The protocol is named because asyncio turns Nagle's algorithm off only where it is: 40 ms per answer.
+        # With its protocol named, for else asyncio leaves Nagle's algorithm on: 40 ms per answer.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
