@@ -79,7 +79,7 @@ def number_of(text: str, name: str) -> int:
 
 
 def query_of(request: Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters; raises `InvalidRequestError` for one that is unknown, twice there, or no text."""
+    """The query's parameters; raises `InvalidRequestError` for one unknown, given twice, or no text."""
     pairs = request.query_params.multi_items()
     unknown = sorted({name for name, _ in pairs if name not in allowed})
     if unknown:
