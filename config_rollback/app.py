@@ -73,13 +73,14 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
         await here.delivery.refresh()
         for persona in here.delivery.active:
             here.metrics.know_persona(persona)
-        watcher = asyncio.create_task(here.delivery.watch())
+        tasks = asyncio.gather(here.delivery.watch(), here.clients.share())
         try:
             yield
         finally:
             here.delivery.close()
+            here.clients.close()
             try:
-                await watcher
+                await tasks
             finally:
                 here.store.close()
 

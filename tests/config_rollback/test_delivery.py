@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from config_rollback.delivery import MAX_CLIENTS, Clients
 from config_rollback.persona_config import canonical_json, content_hash, validate_config
-from tests.config_rollback.running import CONFIG, Clock, Service
+from tests.config_rollback.running import CONFIG, Service
 from tests.config_rollback.test_api_ops import error
 
 
@@ -154,21 +153,3 @@ def test_the_service_counts_who_serves_what(service: Service) -> None:
         service.config("concierge", f"?client={client}&serving={version}")
     assert metric(service, 'config_clients{config_version="1",persona="concierge"} 1.0')
     assert metric(service, 'config_clients{config_version="2",persona="concierge"} 2.0')
-
-
-def test_who_reported_more_than_a_minute_ago_does_not_count(clock: Clock) -> None:
-    clients = Clients(clock)
-    clients.report("p", "a", 1)
-    clock.move(seconds=31)
-    clients.report("p", "b", 2)
-    clock.move(seconds=30)
-    assert dict(clients.serving("p")) == {2: 1}
-
-
-def test_the_table_of_clients_is_bounded(clock: Clock) -> None:
-    clients = Clients(clock)
-    for number in range(MAX_CLIENTS + 5):
-        clients.report("p", str(number), 1)
-    clients.report("q", "new", 1)
-    assert clients.serving("p").total() == MAX_CLIENTS - 1
-    assert clients.serving("q").total() == 1
