@@ -10,7 +10,8 @@ import time
 import pytest
 import requests
 
-from config_rollback import http, server
+from config_rollback import http
+from exporter import protocol
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
 
@@ -77,7 +78,7 @@ def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes)
 def test_57_a_head_that_does_not_come_ends_the_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
         with connect(service) as client:
             client.sendall(beginning)
@@ -136,9 +137,20 @@ def test_58_a_body_with_two_lengths_is_refused(service: Service, lengths: bytes)
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\rb\r\n\r\n",
         b"nonsense\r\n\r\n",
     ],
-    ids=["no host", "two hosts", "a NUL", "nonsense"],
+    ids=[
+        "no host",
+        "two hosts",
+        "a NUL",
+        "a space before the colon",
+        "a folded line",
+        "a bare CR",
+        "nonsense",
+    ],
 )
 def test_malformed_heads_are_refused_in_the_shape_of_the_contract(service: Service, head: bytes) -> None:
     assert refusal(exchange(service, head)) == (400, "invalid_request")
