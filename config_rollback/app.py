@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from config_rollback import database, errors
 from config_rollback.api import alerts, audit, configs, health, openapi, ops
+from config_rollback.api.quick_configs import QuickConfigs
 from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
@@ -87,7 +88,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
     calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
-        middleware=[Middleware(RequestContext)],
+        middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
     )
