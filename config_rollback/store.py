@@ -264,8 +264,10 @@ class Transaction:
         """Walks the whole chain, in constant memory."""
         stored = self._session.scalars(select(AuditHead)).one_or_none()
         head = audit.Head(stored.audit_id, stored.hash) if stored else audit.Head(0, audit.GENESIS)
-        query = select(AuditRow.__table__).order_by(AuditRow.audit_id)
-        with self._session.execute(query.execution_options(yield_per=1000)) as rows:
+        columns = [getattr(AuditRow, name) for name in audit.FIELDS]
+        query = select(*columns).order_by(AuditRow.audit_id).execution_options(yield_per=1000)
+        with self._session.execute(query) as found:
+            rows = (audit.RecordedAttempt(**row._mapping) for row in found)
             return audit.verify(rows, head, known_head)
 
     # Idempotency
