@@ -11,7 +11,7 @@ import uvicorn
 from config_rollback import logs
 from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
-from config_rollback.server import DeadlineProtocol
+from config_rollback.server import Protocol
 from config_rollback.services import Services
 from config_rollback.settings import Settings, load
 
@@ -33,13 +33,13 @@ class Server(uvicorn.Server):
 
 
 def create_server(settings: Settings) -> Server:
-    """The server, not yet started; h11, for it refuses what httptools lets through (a double Host)."""
+    """The server, not yet started."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=DeadlineProtocol,
+        http=Protocol,
         ws="none",
         log_config=None,
         access_log=False,  # `RequestContext` logs requests, without their queries

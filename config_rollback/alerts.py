@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-
-from config_rollback.models import Alert
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 MAX_ALERTS = 2_000
 """Per message; a larger group needs Alertmanager's `max_alerts`."""
 NO_END_YEAR = 1
 """Alertmanager writes an end that is not known as Go's zero time, in the year 1."""
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the years from 1 to 9999 are known") from None
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""PostgreSQL takes a NUL character in no text."""
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class WebhookAlert(BaseModel):
@@ -22,28 +32,28 @@ class WebhookAlert(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     status: Literal["firing", "resolved"]
-    labels: dict[str, str]
+    labels: dict[str, Text]
     annotations: dict[str, str] = {}
-    startsAt: AwareDatetime  # noqa: N815 (Alertmanager's name)
-    endsAt: AwareDatetime | None = None  # noqa: N815
-    fingerprint: str = Field(min_length=1, max_length=64)
+    startsAt: Moment  # noqa: N815 (Alertmanager's name)
+    endsAt: Moment | None = None  # noqa: N815
+    fingerprint: Annotated[Text, Field(min_length=1, max_length=64)]
 
-    def as_row(self, now: datetime) -> Alert:
-        """The alert as it is stored."""
+    def as_row(self, now: datetime) -> dict[str, Any]:
+        """The alert as it is stored, by column."""
         ended = self.status == "resolved" and self.endsAt is not None and self.endsAt.year > NO_END_YEAR
-        return Alert(
-            fingerprint=self.fingerprint,
-            starts_at=self.startsAt,
-            ends_at=self.endsAt if ended else None,
-            status=self.status,
-            alertname=self.labels.get("alertname", ""),
-            persona=self.labels.get("persona"),
-            config_version=self.labels.get("config_version"),
-            labels_json=json.dumps(self.labels, sort_keys=True),
-            annotations_json=json.dumps(self.annotations, sort_keys=True),
-            received_at=now,
-            updated_at=now,
-        )
+        return {
+            "fingerprint": self.fingerprint,
+            "starts_at": self.startsAt,
+            "ends_at": self.endsAt if ended else None,
+            "status": self.status,
+            "alertname": self.labels.get("alertname", ""),
+            "persona": self.labels.get("persona"),
+            "config_version": self.labels.get("config_version"),
+            "labels_json": json.dumps(self.labels, sort_keys=True),
+            "annotations_json": json.dumps(self.annotations, sort_keys=True),
+            "received_at": now,
+            "updated_at": now,
+        }
 
 
 class WebhookMessage(BaseModel):

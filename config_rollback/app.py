@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from config_rollback import database, errors
 from config_rollback.api import alerts, audit, configs, health, openapi, ops
+from config_rollback.api.quick_configs import QuickConfigs
 from config_rollback.clock import Clock, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
@@ -73,20 +74,21 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
         await here.delivery.refresh()
         for persona in here.delivery.active:
             here.metrics.know_persona(persona)
-        watcher = asyncio.create_task(here.delivery.watch())
+        tasks = asyncio.gather(here.delivery.watch(), here.clients.share())
         try:
             yield
         finally:
             here.delivery.close()
+            here.clients.close()
             try:
-                await watcher
+                await tasks
             finally:
                 here.store.close()
 
     calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
-        middleware=[Middleware(RequestContext)],
+        middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
     )

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Protocol
 
 from config_rollback.clock import isoformat
 
@@ -45,24 +44,16 @@ class Attempt:
     alert: str | None = None
 
 
-class Row(Protocol):
-    """A stored row, as far as the chain is concerned."""
+@dataclass(frozen=True, kw_only=True)
+class RecordedAttempt(Attempt):
+    """An attempt in its place in the chain: a row of the record, as it is shown and exported."""
 
     audit_id: int
-    at: datetime
-    request_id: str
-    actor: str
-    role: str
-    action: str
-    persona: str | None
-    from_version: int | None
-    to_version: int | None
-    status: str
-    error_code: str | None
-    reason: str | None
-    alert: str | None
     previous_hash: str
     hash: str
+
+
+FIELDS = tuple(field.name for field in fields(RecordedAttempt))
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,14 @@ class Head:
 
     audit_id: int
     hash: str
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Of `<audit_id>:<hash>`, as a log line tells them; raises `ValueError`."""
+        number, _, digest = text.partition(":")
+        if not (number.isascii() and number.isdecimal() and digest):
+            raise ValueError("a head is <audit_id>:<hash>")
+        return cls(int(number), digest)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Verification:
     problem: str | None = None
 
 
-def row_hash(audit_id: int, attempt: Attempt | Row, previous_hash: str) -> str:
+def row_hash(audit_id: int, attempt: Attempt, previous_hash: str) -> str:
     """The hash of a row, over a JSON array so that no two contents share a spelling."""
     content = [
         SCHEME,
@@ -107,7 +106,7 @@ def row_hash(audit_id: int, attempt: Attempt | Row, previous_hash: str) -> str:
 
 
 def verify(
-    rows: Iterable[Row],
+    rows: Iterable[RecordedAttempt],
     stored_head: Head | None,
     known_head: Head | None = None,
     start: Head = Head(0, GENESIS),

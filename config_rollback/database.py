@@ -95,6 +95,7 @@ APPLICATION = {
     "SELECT, UPDATE": ("audit_head",),
     "SELECT, INSERT, DELETE": ("used_tokens",),
     "SELECT, INSERT, UPDATE": ("sessions", "alerts"),
+    "SELECT, INSERT, UPDATE, DELETE": ("serving",),
     "SELECT": ("alembic_version",),
 }
 """Privileges of a role that runs the service without owning its tables."""

@@ -1,20 +1,18 @@
-"""Hands configurations to the processes that serve them, at once when they change; knows who serves what."""
+"""Hands configurations to the processes that serve them, at once when they change."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import partial
 
 import anyio.to_thread
 import structlog
 
-from config_rollback.clock import Clock, isoformat
+from config_rollback.clock import isoformat
 from config_rollback.errors import StorageBusyError, StorageUnavailableError
 from config_rollback.listening import Listener
 from config_rollback.store import Store
@@ -23,10 +21,6 @@ WATCH_SECONDS = 0.5
 """How often to look for activations made elsewhere, by another process or in a restored backup."""
 RELY_SECONDS = 5.0
 """How often to look while PostgreSQL tells them."""
-SEEN_WITHIN = timedelta(seconds=60)
-"""A process that reported within this time counts as serving."""
-MAX_CLIENTS = 10_000
-"""Bound of the table of serving processes; past it the one unheard of for longest makes room."""
 
 _ETAG = re.compile(r'"[0-9]{1,9}-([0-9]{1,9})-[0-9a-f]{8}"')
 
@@ -166,34 +160,3 @@ class Delivery:
                 )
                 for activation, version in transaction.all_active()
             }
-
-
-class Clients:
-    """Which version each serving process last reported."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[int, datetime]] = {}
-
-    def report(self, persona: str, client: str, version: int) -> None:
-        """`client` serves that version now."""
-        key = (persona, client)
-        self._seen.pop(key, None)  # so that the order of the dictionary is the order of reports
-        while len(self._seen) >= MAX_CLIENTS:
-            del self._seen[next(iter(self._seen))]
-        self._seen[key] = (version, self._clock())
-
-    def serving(self, persona: str) -> Counter[int]:
-        """How many processes serve each version of the persona."""
-        return Counter(version for name, version in self._recent() if name == persona)
-
-    def by_version(self) -> Counter[tuple[str, int]]:
-        """How many processes serve each persona's version."""
-        return Counter(self._recent())
-
-    def _recent(self) -> Iterator[tuple[str, int]]:
-        oldest = self._clock() - SEEN_WITHIN
-        # A copy: the metrics are collected in another thread than reports arrive in.
-        for (persona, _), (version, seen) in list(self._seen.items()):
-            if seen >= oldest:
-                yield persona, version

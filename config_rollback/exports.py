@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from itertools import chain
+from typing import Any
 
 import msgspec
 
 from config_rollback import audit
-from config_rollback.audit import Head, Verification
+from config_rollback.audit import Head, RecordedAttempt, Verification
 
 
-class ExportedRow(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of an export."""
-
-    audit_id: int
-    at: datetime
-    request_id: str
-    actor: str
-    role: str
-    action: str
-    persona: str | None
-    from_version: int | None
-    to_version: int | None
-    status: str
-    error_code: str | None
-    reason: str | None
-    alert: str | None
-    previous_hash: str
-    hash: str
-
-
-def rows(lines: Iterable[bytes]) -> Iterator[ExportedRow]:
+def rows(lines: Iterable[bytes]) -> Iterator[RecordedAttempt]:
     """The rows of an export; raises `ValueError` for a line that is none."""
-    decoder = msgspec.json.Decoder(ExportedRow)
     for number, line in enumerate(lines, 1):
         try:
-            yield decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            content = msgspec.json.decode(line, type=dict[str, Any])
+            if content.keys() != set(audit.FIELDS):
+                raise ValueError("it has other fields than a row")
+            yield msgspec.convert(content, RecordedAttempt)
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"line {number}: {error}") from None
 
 
@@ -56,11 +38,3 @@ def verify(lines: Iterable[bytes], known_head: Head | None = None) -> Verificati
     if known_head is not None and known_head.audit_id < start.audit_id:
         raise ValueError(f"the export begins at row {first.audit_id}, after the known head")
     return audit.verify(chain((first,), walked), None, known_head, start)
-
-
-def parse_head(text: str) -> Head:
-    """`<audit_id>:<hash>`; raises `ValueError`."""
-    number, _, digest = text.partition(":")
-    if not (number.isdecimal() and digest):
-        raise ValueError("a head is <audit_id>:<hash>")
-    return Head(int(number), digest)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -79,13 +79,19 @@ def number_of(text: str, name: str) -> int:
 
 
 def query_of(request: Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters; raises `InvalidRequestError` for one that is unknown or given twice."""
-    pairs = request.query_params.multi_items()
+    """The query's parameters; raises `InvalidRequestError` (see `checked_query`)."""
+    return checked_query(request.query_params.multi_items(), *allowed)
+
+
+def checked_query(pairs: Sequence[tuple[str, str]], *allowed: str) -> dict[str, str]:
+    """The parameters by name; raises `InvalidRequestError` for one unknown, given twice, or no text."""
     unknown = sorted({name for name, _ in pairs if name not in allowed})
     if unknown:
         raise InvalidRequestError("unknown query parameter", allowed=list(allowed))
     if len(pairs) != len(dict(pairs)):
         raise InvalidRequestError("a query parameter is given twice")
+    if any("\0" in value for _, value in pairs):  # which PostgreSQL takes in no text
+        raise InvalidRequestError("a query parameter has no NUL character")
     return dict(pairs)
 
 

@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 
 from config_rollback.audit import ACCEPT_BASELINE, Attempt
 from config_rollback.clock import Clock
-from config_rollback.delivery import Clients, Delivery
+from config_rollback.convergence import Clients
+from config_rollback.delivery import Delivery
 from config_rollback.errors import AuditUnavailableError, UnavailableError
 from config_rollback.store import Store
 
@@ -139,9 +140,9 @@ class _Versions(Collector):
         yield accepted
         serving = GaugeMetricFamily(
             "config_clients",
-            "Processes that reported within the last minute to serve this version.",
+            "Processes that reported within the last minute, to this replica last, to serve this version.",
             labels=["persona", "config_version"],
         )
-        for (persona, version), count in self._clients.by_version().items():
+        for (persona, version), count in self._clients.here().items():
             serving.add_metric([persona, str(version)], count)
         yield serving

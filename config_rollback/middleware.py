@@ -28,7 +28,7 @@ SECURITY_HEADERS = {
 QUIET = "driftback.quiet"
 """Set in the scope of a request that is not worth a log line unless it fails: a fleet polls without end."""
 
-_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 
 
@@ -56,7 +56,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name for name, _ in message["headers"]}
-                message["headers"] += [pair for pair in _RAW_HEADERS if pair[0] not in given]
+                message["headers"] += [pair for pair in RAW_SECURITY_HEADERS if pair[0] not in given]
                 message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)
 

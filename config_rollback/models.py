@@ -198,3 +198,15 @@ class Alert(Base):
         """All annotations."""
         annotations: dict[str, str] = json.loads(self.annotations_json)
         return annotations
+
+
+class ServingProcess(Base):
+    """What a process last said to any replica: the version that it serves. Forgotten after a minute."""
+
+    __tablename__ = "serving"
+    __table_args__ = (Index("ix_serving_seen", "seen_at"),)
+
+    persona: Mapped[str] = mapped_column(String(128), primary_key=True)
+    client: Mapped[str] = mapped_column(String(128), primary_key=True)
+    version: Mapped[int]
+    seen_at: Mapped[datetime]

@@ -15,7 +15,8 @@ from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
 from config_rollback.config_schema import ConfigSchema
-from config_rollback.delivery import Clients, Delivery
+from config_rollback.convergence import Clients
+from config_rollback.delivery import Delivery
 from config_rollback.kpis import Kpis
 from config_rollback.metrics import Metrics
 from config_rollback.rate_limits import RateLimits
@@ -48,7 +49,7 @@ def build(settings: Settings, clock: Clock) -> Services:
     """Wires the objects; opens no connection yet. Raises `SettingsError` for a file that is no schema."""
     store = Store(database.connect(settings.database_url.get_secret_value()))
     verifier = TokenVerifier(settings.jwt_secret.get_secret_value(), clock)
-    delivery, clients = Delivery(store), Clients(clock)
+    delivery, clients = Delivery(store), Clients(store, clock)
     metrics = Metrics(store, delivery, clients, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
     schema = settings.config_schema_file

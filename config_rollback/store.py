@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
@@ -23,6 +24,7 @@ from config_rollback.models import (
     AuditRow,
     BrowserSession,
     IdempotencyRecord,
+    ServingProcess,
     UsedToken,
     Version,
 )
@@ -61,6 +63,13 @@ class Store:
                         "the database connection broke at the commit; ask again with the same Idempotency-Key"
                     ) from error
                 raise
+
+    @contextmanager
+    def write_unordered(self) -> Iterator[Transaction]:
+        """The same without waiting for other writers: for what no decision is based on."""
+        with _translated(), Session(self._engine) as session:
+            yield Transaction(session)
+            session.commit()
 
     @property
     def engine(self) -> Engine:
@@ -255,8 +264,10 @@ class Transaction:
         """Walks the whole chain, in constant memory."""
         stored = self._session.scalars(select(AuditHead)).one_or_none()
         head = audit.Head(stored.audit_id, stored.hash) if stored else audit.Head(0, audit.GENESIS)
-        query = select(AuditRow.__table__).order_by(AuditRow.audit_id)
-        with self._session.execute(query.execution_options(yield_per=1000)) as rows:
+        columns = [getattr(AuditRow, name) for name in audit.FIELDS]
+        query = select(*columns).order_by(AuditRow.audit_id).execution_options(yield_per=1000)
+        with self._session.execute(query) as found:
+            rows = (audit.RecordedAttempt(**row._mapping) for row in found)
             return audit.verify(rows, head, known_head)
 
     # Idempotency
@@ -303,20 +314,29 @@ class Transaction:
 
     # Alerts
 
-    def upsert_alert(self, alert: Alert) -> bool:
-        """Adds the alert, or brings the known one up to date; True where it was new."""
-        known = self._session.scalar(
-            select(Alert).where(Alert.fingerprint == alert.fingerprint, Alert.starts_at == alert.starts_at)
-        )
-        if known is None:
-            self._session.add(alert)
-            self._session.flush()
-            return True
-        if known.status != "resolved":  # a late copy must not bring a resolved alert back
-            known.status, known.ends_at = alert.status, alert.ends_at
-        known.annotations_json, known.updated_at = alert.annotations_json, alert.updated_at
-        self._session.flush()
-        return False
+    def record_alerts(self, told: Sequence[dict[str, Any]]) -> int:
+        """Adds alerts, or brings the known ones up to date, in the order told; returns how many were new.
+
+        An alert is given by its columns. The number of statements does not depend on how many there are.
+        """
+        keys = {(alert["fingerprint"], alert["starts_at"]) for alert in told}
+        query = select(Alert.fingerprint, Alert.starts_at, Alert.alert_id, Alert.status, Alert.ends_at)
+        found = self._session.execute(query.where(tuple_(Alert.fingerprint, Alert.starts_at).in_(keys)))
+        rows: dict[tuple[str, datetime], dict[str, Any]] = {
+            (fingerprint, starts_at): {"alert_id": number, "status": status, "ends_at": ends_at}
+            for fingerprint, starts_at, number, status, ends_at in found
+        }
+        for alert in told:
+            row = rows.setdefault((alert["fingerprint"], alert["starts_at"]), dict(alert))
+            if row["status"] != "resolved":  # a late copy must not bring a resolved alert back
+                row["status"], row["ends_at"] = alert["status"], alert["ends_at"]
+            row["annotations_json"], row["updated_at"] = alert["annotations_json"], alert["updated_at"]
+        new = [row for row in rows.values() if "alert_id" not in row]
+        if new:
+            self._session.execute(insert(Alert), new)
+        if known := [row for row in rows.values() if "alert_id" in row]:
+            self._session.execute(update(Alert), known)
+        return len(new)
 
     def alerts(self, limit: int, persona: str | None = None, status: str | None = None) -> Sequence[Alert]:
         """Newest first."""
@@ -326,3 +346,42 @@ class Transaction:
         if status is not None:
             query = query.where(Alert.status == status)
         return self._session.scalars(query).all()
+
+    # Convergence
+
+    def serving(
+        self, since: datetime, persona: str | None = None
+    ) -> Sequence[tuple[str, str, int, datetime]]:
+        """Persona, process, version and moment of each report since then."""
+        query = select(
+            ServingProcess.persona, ServingProcess.client, ServingProcess.version, ServingProcess.seen_at
+        ).where(ServingProcess.seen_at >= since)
+        if persona is not None:
+            query = query.where(ServingProcess.persona == persona)
+        return [(of, client, version, at) for of, client, version, at in self._session.execute(query)]
+
+    def note_serving(
+        self, reports: Sequence[tuple[str, str, int, datetime]], forget: datetime, keep: int
+    ) -> None:
+        """Keeps reports, in the order of persona and process, unless a newer one is there (PostgreSQL only).
+
+        Those before `forget`, and the oldest where there are more than `keep`, go.
+        """
+        table = ServingProcess.__table__
+        row = postgresql.insert(ServingProcess)
+        newer = {"version": row.excluded.version, "seen_at": row.excluded.seen_at}
+        upsert = row.on_conflict_do_update(
+            index_elements=["persona", "client"],
+            set_=newer,
+            where=ServingProcess.seen_at <= row.excluded.seen_at,
+        )
+        self._session.execute(
+            upsert, [dict(zip(table.columns.keys(), report, strict=True)) for report in reports]
+        )
+        newest_first = select(ServingProcess.seen_at).order_by(ServingProcess.seen_at.desc())
+        oldest_kept = newest_first.offset(keep - 1).limit(1)
+        key = (ServingProcess.persona, ServingProcess.client)
+        old = or_(ServingProcess.seen_at < forget, ServingProcess.seen_at < oldest_kept.scalar_subquery())
+        # What another replica is writing just now is not old: waiting for it could end in a deadlock.
+        gone = select(*key).where(old).with_for_update(skip_locked=True)
+        self._session.execute(delete(ServingProcess).where(tuple_(*key).in_(gone)))

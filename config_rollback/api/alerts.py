@@ -14,7 +14,7 @@ from config_rollback.api.operation import operation
 from config_rollback.http import read_json, success
 from config_rollback.services import services
 
-BATCH = 100
+BATCH = 500
 """Alerts per transaction: a rollback waits for no more than these. Half a message kept does no harm, for
 Alertmanager sends it again."""
 
@@ -32,7 +32,7 @@ async def receive(request: Request) -> Response:
         for start in range(0, len(message.alerts), BATCH):
             with here.store.write() as transaction:
                 batch = message.alerts[start : start + BATCH]
-                new += sum(transaction.upsert_alert(alert.as_row(now)) for alert in batch)
+                new += transaction.record_alerts([alert.as_row(now) for alert in batch])
         return new
 
     new = await run_sync(keep)

@@ -13,7 +13,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from config_rollback import access, audit
-from config_rollback.api import shapes
 from config_rollback.api.operation import operation
 from config_rollback.clock import isoformat
 from config_rollback.errors import InvalidRequestError
@@ -35,7 +34,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 @operation(
     "ops",
-    list[shapes.AuditRow],
+    list[audit.RecordedAttempt],
     query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, **FILTERS},
     more={"next_cursor": {"type": ["string", "null"]}},
 )
@@ -82,7 +81,7 @@ async def export(request: Request) -> Response:
     async def lines() -> AsyncIterator[bytes]:
         rows = first
         while rows:
-            yield b"".join(msgspec.json.encode(_whole(row)) + b"\n" for row in rows)
+            yield b"".join(msgspec.json.encode(_plain(row)) + b"\n" for row in rows)
             rows = await run_sync(read, rows[-1].audit_id)
 
     return StreamingResponse(
@@ -95,12 +94,10 @@ async def verify(request: Request) -> Response:
     """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
     await access.require_ops(request, "read")
     given = query_of(request, "head").get("head")
-    known = None
-    if given is not None:
-        number, separator, digest = given.partition(":")
-        if not separator:
-            raise InvalidRequestError("head is <audit_id>:<hash>")
-        known = audit.Head(number_of(number, "head"), digest)
+    try:
+        known = None if given is None else audit.Head.parse(given)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
 
     def read() -> audit.Verification:
         with services(request).store.read() as transaction:
@@ -110,28 +107,8 @@ async def verify(request: Request) -> Response:
 
 
 def _plain(row: AuditRow) -> dict[str, Any]:
-    """A row in the shape of the contract."""
-    return {
-        "audit_id": row.audit_id,
-        "at": isoformat(row.at),
-        "request_id": row.request_id,
-        "actor": row.actor,
-        "role": row.role,
-        "action": row.action,
-        "persona": row.persona,
-        "from_version": row.from_version,
-        "to_version": row.to_version,
-        "status": row.status,
-        "error_code": row.error_code,
-        "reason": row.reason,
-        "alert": row.alert,
-        "hash": row.hash,
-    }
-
-
-def _whole(row: AuditRow) -> dict[str, Any]:
-    """The same with what its hash was made from."""
-    return _plain(row) | {"previous_hash": row.previous_hash}
+    """A row in the shape of the contract, its moment spelled as it was hashed."""
+    return {name: getattr(row, name) for name in audit.FIELDS} | {"at": isoformat(row.at)}
 
 
 routes = [

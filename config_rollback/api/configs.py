@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,12 +16,13 @@ from config_rollback.api import shapes
 from config_rollback.api.operation import operation
 from config_rollback.delivery import ActiveConfig
 from config_rollback.errors import InvalidRequestError, NotFoundError
-from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.http import checked_query, number_of, persona_of, plain_text, request_id
 from config_rollback.middleware import QUIET
 from config_rollback.services import services
 
 MAX_WAIT_SECONDS = 60
 MAX_CLIENT_LENGTH = 128
+CACHE_CONTROL = "no-cache"
 
 
 @operation(
@@ -42,38 +46,58 @@ async def get_config(request: Request) -> Response:
     request.scope[QUIET] = True
     access.require_service(request)
     persona = persona_of(request)
-    query = query_of(request, "wait", "client", "serving")
-    wait = _wait(query.get("wait", "0"))
+    query = read_query(request.scope["query_string"])
     here = services(request)
-    if "client" in query:
-        client = plain_text(query["client"], "client", MAX_CLIENT_LENGTH)
-        if "serving" in query:
-            here.clients.report(persona, client, number_of(query["serving"], "serving"))
+    if query.client is not None and query.serving is not None:
+        here.clients.report(persona, query.client, query.serving)
     tag = _known_tag(request, here.delivery.active.get(persona))
     await here.delivery.catch_up(tag)
-    config = await here.delivery.wait_for_change(persona, tag, wait)
+    config = await here.delivery.wait_for_change(persona, tag, query.wait)
     if config is not None:
-        return _answer(request, config)
+        return Response(
+            f'{envelope(config)}"{request_id(request)}"}}',
+            media_type="application/json",
+            headers={"ETag": config.etag, "Cache-Control": CACHE_CONTROL},
+        )
     if persona not in here.delivery.active:
         raise NotFoundError("no such persona")
-    return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": "no-cache"})
+    return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": CACHE_CONTROL})
 
 
-def _answer(request: Request, config: ActiveConfig) -> Response:
+@dataclass(frozen=True)
+class Query:
+    """What a serving process asks and says."""
+
+    wait: int
+    client: str | None
+    serving: int | None
+
+
+@lru_cache(maxsize=4096)
+def read_query(raw: bytes) -> Query:
+    """The query string; raises `InvalidRequestError`. Processes ask the same again and again."""
+    given = checked_query(
+        parse_qsl(raw.decode("latin-1"), keep_blank_values=True), "wait", "client", "serving"
+    )
+    wait, client, serving = given.get("wait", "0"), given.get("client"), given.get("serving")
+    if not (wait.isascii() and wait.isdecimal() and len(wait) <= 4 and int(wait) <= MAX_WAIT_SECONDS):
+        raise InvalidRequestError(f"wait is a whole number of seconds up to {MAX_WAIT_SECONDS}")
+    return Query(
+        int(wait),
+        None if client is None else plain_text(client, "client", MAX_CLIENT_LENGTH),
+        None if serving is None else number_of(serving, "serving"),
+    )
+
+
+def envelope(config: ActiveConfig) -> str:
+    """The answer up to the request id. The configuration is JSON already; only what is around it is new."""
     head = {
         "persona": config.persona,
         "version": config.version,
         "content_hash": config.content_hash,
         "activated_at": config.activated_at,
     }
-    # The configuration is JSON already; only the envelope is new.
-    body = (
-        f'{{"data":{json.dumps(head)[:-1]},"config":{config.config_json}}},'
-        f'"request_id":"{request_id(request)}"}}'
-    )
-    return Response(
-        body, media_type="application/json", headers={"ETag": config.etag, "Cache-Control": "no-cache"}
-    )
+    return f'{{"data":{json.dumps(head)[:-1]},"config":{config.config_json}}},"request_id":'
 
 
 def _known_tag(request: Request, config: ActiveConfig | None) -> str | None:
@@ -82,12 +106,6 @@ def _known_tag(request: Request, config: ActiveConfig | None) -> str | None:
     if config is not None and ("*" in given or config.etag in given):
         return config.etag
     return given[0] or None
-
-
-def _wait(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:4]) <= MAX_WAIT_SECONDS and len(text) <= 4):
-        raise InvalidRequestError(f"wait is a whole number of seconds up to {MAX_WAIT_SECONDS}")
-    return int(text)
 
 
 routes = [Route("/v1/personas/{persona}/config", get_config)]

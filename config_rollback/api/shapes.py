@@ -46,25 +46,6 @@ class Change(TypedDict):
 Diff = TypedDict("Diff", {"persona": str, "from": int, "to": int, "changes": list[Change]})
 
 
-class AuditRow(TypedDict):
-    """An attempt."""
-
-    audit_id: int
-    at: str
-    request_id: str
-    actor: str
-    role: str
-    action: str
-    persona: str | None
-    from_version: int | None
-    to_version: int | None
-    status: Literal["succeeded", "failed"]
-    error_code: str | None
-    reason: str | None
-    alert: str | None
-    hash: str
-
-
 class Received(TypedDict):
     """How many alerts a message held, and how many of them were new."""
 

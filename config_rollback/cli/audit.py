@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from config_rollback import exports
-from config_rollback.audit import ACTIONS, STATUSES, Verification
+from config_rollback.audit import ACTIONS, STATUSES, Head, Verification
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
 from config_rollback.cli.db import opened
@@ -98,12 +98,16 @@ def verify(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Walk the whole hash chain; exit code 1 names the first row that breaks it."""
+    try:
+        known = None if head is None else Head.parse(head)
+    except ValueError as error:
+        connection.fail(str(error), connection.USAGE)
     if database_url is not None:
-        result = asdict(_verify_database(database_url, head))
+        result = asdict(_verify_database(database_url, known))
     elif file is None:
         result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
     else:
-        result = asdict(_verify_file(file, head))
+        result = asdict(_verify_file(file, known))
     if json_output:
         connection.print_json(result)
     elif result["valid"]:
@@ -118,19 +122,15 @@ def verify(
         raise typer.Exit(connection.REFUSED)
 
 
-def _verify_database(database_url: str, head: str | None) -> Verification:
-    try:
-        known = exports.parse_head(head) if head else None
-    except ValueError as error:
-        connection.fail(str(error), connection.USAGE)
+def _verify_database(database_url: str, known: Head | None) -> Verification:
     with opened(database_url) as engine, Store(engine).read() as transaction:
         return transaction.verify_audit(known)
 
 
-def _verify_file(file: Path, head: str | None) -> Verification:
+def _verify_file(file: Path, known: Head | None) -> Verification:
     try:
         with file.open("rb") as lines:
-            return exports.verify(lines, exports.parse_head(head) if head else None)
+            return exports.verify(lines, known)
     except OSError as error:
         connection.fail(f"{file}: {error.strerror}", connection.USAGE)
     except ValueError as error:

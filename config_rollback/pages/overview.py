@@ -47,6 +47,7 @@ async def show(request: Request) -> Response:
     here = services(request)
 
     def read() -> list[Row]:
+        serving = here.clients.by_version()
         with here.store.read() as transaction:
             firing = transaction.alerts(MAX_ALERTS, status="firing")
             rows = [
@@ -54,8 +55,8 @@ async def show(request: Request) -> Response:
                     activation,
                     version,
                     [alert for alert in firing if alert.persona == version.persona],
-                    here.clients.serving(version.persona).total(),
-                    here.clients.serving(version.persona)[version.number],
+                    sum(count for (persona, _), count in serving.items() if persona == version.persona),
+                    serving[version.persona, version.number],
                 )
                 for activation, version in transaction.all_active()
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,6 +45,8 @@ class Situation:
     choices: Sequence[Version]
     alerts: Sequence[Alert]
     history: Sequence[AuditRow]
+    serving: Counter[int]
+    """How many processes serve each version."""
 
     @property
     def stale(self) -> bool:
@@ -70,6 +73,7 @@ class Outcome:
     row: AuditRow
     activation: Activation
     active: Activation
+    serving: Counter[int]
 
 
 async def show(request: Request) -> Response:
@@ -100,7 +104,6 @@ async def show(request: Request) -> Response:
         situation=situation,
         alert=alert,
         evidence=evidence,
-        serving=here.clients.serving(persona),
         idempotency_key=uuid.uuid4().hex,
     )
 
@@ -126,16 +129,16 @@ async def _show_result(request: Request, persona: str, audit_id: int, watched: b
     here = services(request)
 
     def read() -> Outcome:
+        serving = here.clients.serving(persona)
         with here.store.read() as transaction:
             row, activation = transaction.audit_row(audit_id), transaction.activation_of_audit(audit_id)
             active = transaction.active(persona)
             if row is None or activation is None or active is None or activation.persona != persona:
                 raise NotFoundError("no such rollback")
-            return Outcome(row, activation, active)
+            return Outcome(row, activation, active, serving)
 
     outcome = await run_sync(read)
-    serving = here.clients.serving(persona)
-    clients, converged = serving.total(), serving[outcome.activation.version]
+    clients, converged = outcome.serving.total(), outcome.serving[outcome.activation.version]
     latest = outcome.active.activation_id == outcome.activation.activation_id
     young = here.clock() - outcome.activation.activated_at < WATCH
     waiting = converged < clients
@@ -166,6 +169,7 @@ def _reload_seconds(waiting: bool) -> int:
 def _situation(
     request: Request, persona: str, leaves: int | None, wanted: int | None, alert: str
 ) -> Situation:
+    serving = services(request).clients.serving(persona)
     with services(request).store.read() as transaction:
         active = transaction.active(persona)
         if active is None:
@@ -184,6 +188,7 @@ def _situation(
             choices=transaction.versions(persona, MAX_CHOICES),
             alerts=_alerts(transaction, persona, alert),
             history=transaction.audit_rows(MAX_HISTORY, persona=persona, status="succeeded"),
+            serving=serving,
         )
 
 

@@ -17,6 +17,7 @@ from tests.config_rollback.running import Browser, Clock, Service
 from tests.support.postgres import Server
 
 ON_BOTH_DATABASES = {
+    "test_access",
     "test_alerts",
     "test_api_ops",
     "test_audit",
@@ -28,6 +29,8 @@ ON_BOTH_DATABASES = {
     "test_faults",
     "test_metrics",
     "test_migrations",
+    "test_openapi",
+    "test_secrets",
     "test_state",
     "test_state_machine",
     "test_store",

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from config_rollback.app import create_app
 from config_rollback.auth.sessions import cookie_name
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
-from config_rollback.server import DeadlineProtocol
+from config_rollback.server import Protocol
 from config_rollback.settings import Settings
 from tests.config_rollback.databases import Database
 
@@ -55,7 +55,8 @@ class Service:
     def __init__(self, database: Database, clock: Clock, port: int = 0, **settings: Any) -> None:
         self.clock = clock
         self.database = database
-        self._socket = socket.socket()
+        # With its protocol named, for else asyncio leaves Nagle's algorithm on: 40 ms per answer.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.port = int(self._socket.getsockname()[1])
@@ -70,7 +71,7 @@ class Service:
             **{f"rate_limit_{name}": "100000/minute" for name in ("user", "role", "global")},
         }
         self.app = create_app(Settings(**(given | settings)), clock)
-        config = uvicorn.Config(self.app, http=DeadlineProtocol, ws="none", log_config=None, access_log=False)
+        config = uvicorn.Config(self.app, http=Protocol, ws="none", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self.cookie_name = cookie_name(self.url)

@@ -32,12 +32,12 @@ def test_14_every_ops_call_needs_a_token(service: Service) -> None:
     assert service.audit() == []
 
 
-@pytest.mark.parametrize("token", INVALID.values(), ids=INVALID.keys())
-def test_15_to_22_an_invalid_token_changes_nothing(service: Service, token: str) -> None:
+def test_15_to_22_an_invalid_token_changes_nothing(service: Service) -> None:
     service.publish()
     service.publish(temperature=1)
     before = service.database.content()
-    assert error(service.roll_back(expected_version=2, token=token)) == (401, "token_invalid")
+    for name, token in INVALID.items():
+        assert error(service.roll_back(expected_version=2, token=token)) == (401, "token_invalid"), name
     assert service.database.content() == before
 
 
@@ -76,12 +76,11 @@ def test_25_every_ops_call_is_for_ops_only(service: Service) -> None:
     assert service.active_version() == 1
 
 
-@pytest.mark.parametrize(
-    "header", ["X-Forwarded-User", "X_Auth_User", "X-Remote-User", "Remote-User", "X-Role"]
-)
-def test_26_a_header_is_no_identity(service: Service, header: str) -> None:
-    answer = service.request("GET", "/v1/ops/personas", token=None, headers={header: "ops"})
-    assert error(answer) == (401, "unauthenticated")
+def test_26_a_header_is_no_identity(service: Service) -> None:
+    for header in ("X-Forwarded-User", "X_Auth_User", "X-Remote-User", "Remote-User", "X-Role"):
+        answer = service.request("GET", "/v1/ops/personas", token=None, headers={header: "ops"})
+        assert error(answer) == (401, "unauthenticated"), header
+    assert service.audit() == []
 
 
 def test_a_cookie_is_no_identity_for_the_api(service: Service) -> None:

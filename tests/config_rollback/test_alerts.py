@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, Browser, Service
 from tests.config_rollback.test_api_ops import error
@@ -89,6 +90,37 @@ def test_a_late_copy_does_not_bring_a_resolved_alert_back(service: Service) -> N
     assert rows(service)[0][1] == "resolved"
 
 
+def test_one_message_may_tell_of_an_alert_twice_and_of_old_and_new_ones(service: Service) -> None:
+    send(service, alert())
+    resolved = alert(fingerprint="f", status="resolved", endsAt="2026-03-01T12:05:00Z")
+    told = [alert(fingerprint="f"), resolved, alert(fingerprint="f"), alert(annotations={"summary": "later"})]
+    assert send(service, *told) == {"received": 4, "new": 1}
+    assert [row[:2] for row in rows(service)] == [("a1b2c3d4e5f60718", "firing"), ("f", "resolved")]
+    assert service.database.execute("SELECT annotations_json FROM alerts WHERE fingerprint <> 'f'") == [
+        ('{"summary": "later"}',)
+    ]
+
+
+def test_what_a_message_costs_the_database_does_not_grow_with_its_alerts(service: Service) -> None:
+    engine = service.app.state.services.store.engine
+    statements: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+
+    def cost(first: int, count: int) -> int:
+        statements.clear()
+        service.clock.move(seconds=1)
+        sent = [alert(fingerprint=str(number)) for number in range(first, first + count)]
+        assert send(service, *sent)["received"] == count
+        return sum("alerts" in statement for statement in statements)
+
+    assert cost(0, 2) == cost(2, 400) == 2, "one to find, one to add"
+    assert cost(0, 2) == cost(0, 402) == 2, "one to find, one to change"
+
+
 def test_alerts_without_a_persona_are_kept_too(service: Service) -> None:
     assert send(service, alert(labels={"alertname": "ExporterDown"}))["new"] == 1
 
@@ -101,6 +133,10 @@ def test_alerts_without_a_persona_are_kept_too(service: Service) -> None:
         {"labels": {"persona": 7}},
         {"status": "burning"},
         {"fingerprint": ""},
+        {"fingerprint": "\0"},
+        {"fingerprint": "f", "labels": {"alertname": "\0"}},
+        {"startsAt": "0001-01-01T00:00:00+14:00"},
+        {"endsAt": "9999-12-31T23:59:59-14:00", "status": "resolved"},
     ],
     ids=str,
 )

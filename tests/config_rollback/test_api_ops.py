@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -195,6 +196,7 @@ def test_names_that_would_break_a_log_line_are_not_found(service: Service, path:
         ("/v1/ops/audit?limit=-1", (422, "invalid_request")),
         ("/v1/ops/audit?persona=a&persona=b", (422, "invalid_request")),
         ("/v1/ops/audit?nonsense=1", (422, "invalid_request")),
+        ("/v1/ops/audit?actor=%00", (422, "invalid_request")),
         ("/v1/ops/audit/verify?head=7", (422, "invalid_request")),
         ("/v1/ops/nothing", (404, "not_found")),
     ],
@@ -254,6 +256,8 @@ def test_bad_bodies_are_refused(service: Service, body: bytes, expected: tuple[i
     )
     assert error(answer) == expected
     assert service.active_version() == 1
+    assert len(service.audit()) == 1
+    assert service.request("GET", "/metrics").status_code == 200
 
 
 def test_a_chunked_body_over_the_limit_is_refused(service: Service) -> None:
@@ -265,9 +269,11 @@ def test_a_chunked_body_over_the_limit_is_refused(service: Service) -> None:
 def test_a_body_of_another_kind_is_refused(service: Service) -> None:
     path = "/v1/ops/personas/concierge/versions"
     plain = service.request("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})
-    packed = service.request("POST", path, data=b"{}", headers={**JSON_TYPE, "Content-Encoding": "gzip"})
+    bomb = gzip.compress(b" " * 50_000_000)
+    packed = service.request("POST", path, data=bomb, headers={**JSON_TYPE, "Content-Encoding": "gzip"})
     assert error(plain) == (415, "unsupported_media_type")
     assert error(packed) == (415, "unsupported_encoding")
+    assert service.audit() == []
 
 
 def test_a_method_that_does_not_work_names_those_that_do(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from config_rollback.delivery import MAX_CLIENTS, Clients
+from config_rollback.api import quick_configs
 from config_rollback.persona_config import canonical_json, content_hash, validate_config
-from tests.config_rollback.running import CONFIG, Clock, Service
+from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
 from tests.config_rollback.test_api_ops import error
 
 
@@ -30,7 +31,7 @@ def metric(service: Service, line: str) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -147,6 +148,71 @@ def test_a_wrong_query_is_refused(service: Service, query: str) -> None:
     assert error(service.config("concierge", query)) == (422, "invalid_request")
 
 
+def raw_get(service: Service, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body; the path is sent as it is, where `requests` would tidy it up."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+TOKEN = {"Authorization": f"Bearer {SERVICE_TOKEN}"}
+WAYS = [
+    ("", TOKEN),
+    ("?wait=20&client=a&serving=1", TOKEN),
+    ("?wait=0", TOKEN | {"If-None-Match": TAG}),
+    ("?wait=0", TOKEN | {"If-None-Match": "*"}),
+    ("?wait=0", TOKEN | {"If-None-Match": '"1-9-00000000"'}),
+    ("", {"authorization": f"bEARER  {SERVICE_TOKEN} "}),
+    ("?wait=61", TOKEN),
+    ("?client=%00", TOKEN),
+    ("?client=a&client=b", TOKEN),
+    ("", {}),
+    ("", {"Authorization": "Bearer wrong"}),
+    ("", {"Authorization": f"Basic {SERVICE_TOKEN}"}),
+    ("", TOKEN | {"Content-Length": "0"}),
+]
+
+
+def test_the_quick_way_answers_as_the_long_way_does(service: Service) -> None:
+    service.publish()
+    for query, headers in WAYS:
+        both = [
+            raw_get(service, f"/v1/personas/{spelling}/config{query}", headers | {"X-Request-ID": "r"})
+            for spelling in ("concierge", "%63oncierge")
+        ]
+        for answer in both:
+            answer[1].pop("date", None)
+        assert both[0] == both[1], (query, headers)
+
+
+def test_the_usual_fetch_goes_the_quick_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.publish()
+    monkeypatch.setattr(service.app.state.services.delivery, "wait_for_change", None)
+    assert service.config("concierge", "?wait=20&client=a&serving=1").status_code == 200
+    assert (
+        service.config("concierge", "?wait=0&client=a&serving=1", **{"If-None-Match": TAG}).status_code == 304
+    )
+    assert metric(service, 'config_clients{config_version="1",persona="concierge"} 1.0')
+    assert raw_get(service, "/v1/personas/%63oncierge/config", TOKEN)[0] == 500
+    service.publish(temperature=1)
+    assert service.config("concierge", "?wait=20").json()["data"]["version"] == 2
+
+
+def test_a_defect_of_the_quick_way_keeps_nobody_from_the_configuration(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(quick_configs, "envelope", fail)
+    service.publish()
+    assert service.config().json()["data"]["version"] == 1
+    assert "quick_config_failed" in caplog.text
+
+
 def test_the_service_counts_who_serves_what(service: Service) -> None:
     service.publish()
     service.publish(temperature=1)
@@ -154,21 +220,3 @@ def test_the_service_counts_who_serves_what(service: Service) -> None:
         service.config("concierge", f"?client={client}&serving={version}")
     assert metric(service, 'config_clients{config_version="1",persona="concierge"} 1.0')
     assert metric(service, 'config_clients{config_version="2",persona="concierge"} 2.0')
-
-
-def test_who_reported_more_than_a_minute_ago_does_not_count(clock: Clock) -> None:
-    clients = Clients(clock)
-    clients.report("p", "a", 1)
-    clock.move(seconds=31)
-    clients.report("p", "b", 2)
-    clock.move(seconds=30)
-    assert dict(clients.serving("p")) == {2: 1}
-
-
-def test_the_table_of_clients_is_bounded(clock: Clock) -> None:
-    clients = Clients(clock)
-    for number in range(MAX_CLIENTS + 5):
-        clients.report("p", str(number), 1)
-    clients.report("q", "new", 1)
-    assert clients.serving("p").total() == MAX_CLIENTS - 1
-    assert clients.serving("q").total() == 1

@@ -1,4 +1,4 @@
-"""Security cases 49 and 57 to 60: slow and malformed HTTP, log lines, secrets."""
+"""Security cases 49 and 57 to 59: slow and malformed HTTP, log lines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable
 
 import pytest
 import requests
-from pydantic import SecretStr
 
-from config_rollback import http, server
+from config_rollback import http
+from exporter import protocol
 from tests.config_rollback.databases import Sqlite
-from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
-from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.running import Service
 
 SLOW_CLIENTS = 200
 
@@ -80,7 +78,7 @@ def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes)
 def test_57_a_head_that_does_not_come_ends_the_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
         with connect(service) as client:
             client.sendall(beginning)
@@ -139,9 +137,20 @@ def test_58_a_body_with_two_lengths_is_refused(service: Service, lengths: bytes)
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\rb\r\n\r\n",
         b"nonsense\r\n\r\n",
     ],
-    ids=["no host", "two hosts", "a NUL", "nonsense"],
+    ids=[
+        "no host",
+        "two hosts",
+        "a NUL",
+        "a space before the colon",
+        "a folded line",
+        "a bare CR",
+        "nonsense",
+    ],
 )
 def test_malformed_heads_are_refused_in_the_shape_of_the_contract(service: Service, head: bytes) -> None:
     assert refusal(exchange(service, head)) == (400, "invalid_request")
@@ -173,58 +182,3 @@ def test_59_line_breaks_in_ids_stay_in_one_log_line(
         assert "\n" not in line
         assert "\r" not in line
         assert json.loads(line).get("audit_id") != 99
-
-
-def test_60_secrets_show_up_nowhere(start: Callable[..., Service], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    service = start(
-        rate_limit_store=SecretStr("memory://word-of-store"),
-        oidc_issuer="http://127.0.0.1:9",
-        oidc_client_id="driftback",
-        oidc_client_secret=SecretStr("word-of-client"),
-    )
-    token, link = service.token(), service.login_link()
-    login_token = link.partition("token=")[2]
-    browser = service.browser()
-    service.publish()
-    service.publish()
-    answers = [
-        requests.get(link, timeout=10, headers={"Accept": "application/json"}),
-        service.request("GET", "/v1/ops/personas", token=token),
-        service.request("GET", "/v1/ops/personas", token=f"{token}x"),
-        service.request("GET", "/v1/ops/personas", token=SERVICE_TOKEN),
-        service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json={}),
-        service.request(
-            "POST", "/v1/ops/personas/p/versions", token=token, json={"config": CONFIG | {"x": 1}}
-        ),
-        service.roll_back(expected_version=7, token=token),
-        service.config(),
-        browser.get("/auth/start"),
-        browser.get("/auth/callback?code=word-of-code&state=s"),
-        *(browser.get(path) for path in ("/", "/audit", "/alerts", "/rollback/concierge?from=2")),
-        service.request("GET", "/metrics", token=None),
-    ]
-    forms = {browser.get("/").text.partition('name="form_token" value="')[2].partition('"')[0]}
-    secrets = {
-        SECRET, SERVICE_TOKEN, ALERTMANAGER_TOKEN, token, browser.cookie, "word-of-store", "word-of-client",
-        "word-of-code",
-    }  # fmt: skip
-    logs = "\n".join(record.getMessage() for record in caplog.records if "urllib3" not in record.name)
-    stored = str(service.database.content())
-    for secret in secrets | {login_token}:
-        assert secret not in logs
-        assert secret not in stored
-        assert secret not in repr(service.app.state.services.settings)
-    for secret in secrets:
-        assert not any(secret in answer.text for answer in answers)
-    assert not any(form in logs or form in stored for form in forms)
-
-
-def test_an_unexpected_error_tells_no_secret(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError(SECRET)
-
-    monkeypatch.setattr(service.app.state.services.delivery, "_active", property(fail))
-    answer = service.config()
-    assert error(answer) == (500, "internal_error")
-    assert SECRET not in answer.text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from config_rollback.stack.components import ensure
 from tests.config_rollback.running import Service
 
 
@@ -65,6 +67,14 @@ def test_the_active_version_and_the_predecessors(service: Service) -> None:
 
 
 def test_a_persona_with_quotes_and_line_noise_forges_no_series(service: Service) -> None:
-    name = 'a"} 1\\n # x{y="'
-    service.publish(name)
-    assert value(service, "config_active_version", persona=name) == 1
+    names = ['a"} 1\\n # x{y="', "\\", "{}=,~! %d {0}", "例子 😀"]
+    for name in names:
+        service.publish(name)
+        assert value(service, "config_active_version", persona=name) == 1
+    scrape = service.request("GET", "/metrics", token=None).text
+    assert scrape.count("\nconfig_active_version{") == len(names)
+    promtool = ensure(["promtool"])["promtool"]
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=scrape, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -78,7 +78,7 @@ def test_a_chain_of_the_first_schema_stays_valid_and_closed(database: Database) 
     store.close()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
 def test_the_command_upgrades_from_every_schema(database: Database, revision: str) -> None:
     engine = schema.connect(database.url)
     schema.upgrade(engine, revision)
@@ -91,4 +91,4 @@ def test_the_command_upgrades_from_every_schema(database: Database, revision: st
 
 def test_every_schema_is_in_the_test_above() -> None:
     folder = Path(schema.__file__).parent / "migrations" / "versions"
-    assert {path.name[:4] for path in folder.glob("0*.py")} == {"0001", "0002"}
+    assert {path.name[:4] for path in folder.glob("0*.py")} == {"0001", "0002", "0003"}

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ import psycopg
 import pytest
 import requests
 
-from config_rollback import delivery
+from config_rollback import convergence, delivery
 from config_rollback.auth.tokens import mint_access_token
+from config_rollback.convergence import SEEN_WITHIN
 from config_rollback.listening import Listener
+from config_rollback.store import Store
 from tests.config_rollback.databases import Postgresql
-from tests.config_rollback.running import CONFIG, SECRET, SERVICE_TOKEN, Service, fields
+from tests.config_rollback.running import CONFIG, SECRET, SERVICE_TOKEN, Clock, Service, fields
 from tests.config_rollback.test_delivery import poll, tag, wait_until
 from tests.config_rollback.test_main import Process
+from tests.config_rollback.test_metrics import value
+from tests.config_rollback.test_pages import attribute
 from tests.support.redis import Redis
 
 NEVER = 600.0
@@ -151,6 +156,123 @@ def cookie_of(answer: requests.Response) -> str:
     """The session's secret, as it was sent."""
     sent: str = answer.request.headers["Cookie"]
     return sent.partition("=")[2]
+
+
+def reported(replica: Service, name: str, version: int, persona: str = "p") -> None:
+    """The process polls this replica and says what it serves."""
+    replica.clock.move(milliseconds=1)
+    assert replica.config(persona, f"?client={name}&serving={version}").ok
+
+
+def counts(replica: Service, persona: str = "p") -> tuple[int, int]:
+    """On how many processes the replica's page says that the restored version is, and of how many."""
+    browser = replica.browser()
+    page = browser.get(f"/rollback/{persona}?result=3").text
+    browser.close()
+    converged, clients = (
+        attribute(page, "rollback-result", f"data-{name}") for name in ("converged", "clients")
+    )
+    return int(converged), int(clients)
+
+
+def all_show(replicas: tuple[Service, Service], expected: tuple[int, int]) -> None:
+    """Waits until every replica's page says so."""
+    wait_until(lambda: [counts(replica) for replica in replicas] == [expected] * len(replicas))
+
+
+def in_metrics(replicas: tuple[Service, Service], version: int) -> float:
+    """What Prometheus has of a version, summed over replicas."""
+    found = [
+        value(replica, "config_clients", persona="p", config_version=str(version)) for replica in replicas
+    ]
+    return sum(number or 0 for number in found)
+
+
+@pytest.fixture
+def rolled_back(pair: tuple[Service, Service]) -> tuple[Service, Service]:
+    """Two replicas, on both of which processes serve the version that was left: x and y here, z there."""
+    ours, theirs = pair
+    ours.publish("p")
+    ours.publish("p", temperature=1)
+    for replica, name in ((ours, "x"), (ours, "y"), (theirs, "z")):
+        reported(replica, name, 2)
+    assert ours.roll_back("p", expected_version=2).status_code == 200
+    return pair
+
+
+def test_every_replicas_page_counts_the_processes_of_all(rolled_back: tuple[Service, Service]) -> None:
+    ours, theirs = rolled_back
+    all_show(rolled_back, (0, 3))
+    reported(ours, "x", 1)
+    reported(ours, "y", 1)
+    all_show(rolled_back, (2, 3))
+    reported(theirs, "z", 1)
+    all_show(rolled_back, (3, 3))
+    browser = ours.browser()
+    assert "All 3 serving processes are" in browser.get("/rollback/p?result=3").text
+    assert "3" in browser.get("/").text
+    browser.close()
+
+
+def test_a_process_that_went_over_to_another_replica_counts_once(
+    rolled_back: tuple[Service, Service],
+) -> None:
+    ours, theirs = rolled_back
+    reported(theirs, "x", 1)
+    all_show(rolled_back, (1, 3))
+    wait_until(lambda: (in_metrics(rolled_back, 1), in_metrics(rolled_back, 2)) == (1, 2))
+    reported(ours, "x", 1)
+    wait_until(lambda: (in_metrics(rolled_back, 1), in_metrics(rolled_back, 2)) == (1, 2))
+    all_show(rolled_back, (1, 3))
+
+
+def test_a_process_that_died_is_forgotten_after_a_minute(
+    rolled_back: tuple[Service, Service], database: Postgresql
+) -> None:
+    ours, theirs = rolled_back
+    wait_until(lambda: counts(ours) == (0, 3))
+    ours.clock.move(seconds=59)
+    reported(theirs, "z", 1)
+    ours.clock.move(seconds=2)
+    all_show(rolled_back, (1, 1))
+    reported(ours, "w", 1)
+    wait_until(lambda: database.execute("SELECT client FROM serving ORDER BY 1") == [("w",), ("z",)])
+
+
+def test_reports_that_cannot_be_shared_hold_up_nothing_and_are_shared_later(
+    rolled_back: tuple[Service, Service], database: Postgresql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "RETRY_SECONDS", 0.1)
+    ours, theirs = rolled_back
+    wait_until(lambda: counts(ours) == (0, 3))
+    database.execute("ALTER TABLE serving RENAME TO gone")
+    reported(ours, "x", 1)
+    assert counts(ours) == (1, 2), "those that poll this replica"
+    with ThreadPoolExecutor(4) as pool:
+        polls = poll(theirs, pool, "p", tag(1, 3), 4)
+        assert ours.publish("p", temperature=2) == 3
+        assert {answer.result(10).json()["data"]["version"] for answer in polls} == {3}
+    assert [replica.request("GET", "/metrics").status_code for replica in rolled_back] == [200, 200]
+    database.execute("ALTER TABLE gone RENAME TO serving")
+    all_show(rolled_back, (1, 3))
+
+
+def test_what_replicas_tell_each_other_is_bounded(store: Store, clock: Clock) -> None:
+    for name in "abcdef":
+        clock.move(seconds=1)
+        with store.write_unordered() as transaction:
+            transaction.note_serving([("p", name, 1, clock())], forget=clock() - SEEN_WITHIN, keep=4)
+    with store.read() as transaction:
+        assert sorted(row[1] for row in transaction.serving(clock() - SEEN_WITHIN)) == list("cdef")
+
+
+def test_an_older_report_that_comes_late_changes_nothing(store: Store, clock: Clock) -> None:
+    before, now = clock() - timedelta(seconds=1), clock()
+    for version, at in ((2, now), (1, before)):
+        with store.write_unordered() as transaction:
+            transaction.note_serving([("p", "a", version, at)], forget=now - SEEN_WITHIN, keep=4)
+    with store.read() as transaction:
+        assert transaction.serving(before) == [("p", "a", 2, now)]
 
 
 @pytest.fixture

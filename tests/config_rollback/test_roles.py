@@ -12,6 +12,7 @@ import pytest
 from tests.config_rollback.databases import Postgresql
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_cli import run
+from tests.config_rollback.test_delivery import wait_until
 from tests.config_rollback.test_faults import CHANGES_OF_HISTORY, ONLY_POSTGRESQL
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -51,6 +52,8 @@ def test_the_application_serves_and_can_change_no_history(
     service.publish()
     service.publish(temperature=1)
     assert service.roll_back(expected_version=2).status_code == 200
+    assert service.config("concierge", "?client=a&serving=1").ok
+    wait_until(lambda: roles["owner"].execute("SELECT client FROM serving") == [("a",)])
     before = roles["owner"].content()
     for statement in [*CHANGES_OF_HISTORY, *ONLY_POSTGRESQL, "DROP TABLE audit", "CREATE TABLE x (y int)"]:
         refused(roles["app"], statement)
@@ -68,7 +71,7 @@ def test_an_auditor_reads_history_and_nothing_else(
     assert (verified.exit_code, "1 rows, unbroken" in verified.stdout) == (0, True), verified.output
     for statement in CHANGES_OF_HISTORY:
         refused(auditor, statement)
-    for table in ("sessions", "used_tokens", "idempotency"):
+    for table in ("sessions", "used_tokens", "idempotency", "serving"):
         refused(auditor, f"SELECT * FROM {table}")
     for table in ("audit", "versions", "activations", "alerts", "audit_head"):
         refused(auditor, f"INSERT INTO {table} SELECT * FROM {table}")
