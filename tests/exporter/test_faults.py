@@ -160,9 +160,10 @@ def pushed(bodies: Iterable[bytes]) -> Counter[str]:
     for item in (item for body in bodies for item in json.loads(body)["series"]):
         messages = item.get("messages", 0)
         total[f"{item['persona']} {item['config_version']}"] += messages
-        total["latencies"] += sum(item["latency"]["buckets"].values())
+        # Of a message that is just being recorded, a push may hold the tokens alone, or the labels.
+        total["latencies"] += sum(item.get("latency", {}).get("buckets", {}).values())
         total["in error"] += sum(item.get("llm_errors", {}).values())
-        total["tokens"] += item["tokens"]["input"]
+        total["tokens"] += item.get("tokens", {}).get("input", 0)
     return total
 
 
