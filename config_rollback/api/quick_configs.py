@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 import structlog
@@ -22,8 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Prepared:
+class _Prepared(NamedTuple):
     """A configuration as it is sent."""
 
     config: ActiveConfig
@@ -32,8 +31,7 @@ class _Prepared:
     """Up to the request id."""
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes

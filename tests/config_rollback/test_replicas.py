@@ -194,6 +194,7 @@ def rolled_back(pair: tuple[Service, Service]) -> tuple[Service, Service]:
     ours, theirs = pair
     ours.publish("p")
     ours.publish("p", temperature=1)
+    wait_until(lambda: theirs.config("p").ok)
     for replica, name in ((ours, "x"), (ours, "y"), (theirs, "z")):
         reported(replica, name, 2)
     assert ours.roll_back("p", expected_version=2).status_code == 200
@@ -240,7 +241,10 @@ def test_a_process_that_died_is_forgotten_after_a_minute(
 
 
 def test_reports_that_cannot_be_shared_hold_up_nothing_and_are_shared_later(
-    rolled_back: tuple[Service, Service], database: Postgresql, monkeypatch: pytest.MonkeyPatch
+    rolled_back: tuple[Service, Service],
+    database: Postgresql,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(convergence, "RETRY_SECONDS", 0.1)
     ours, theirs = rolled_back
@@ -253,6 +257,7 @@ def test_reports_that_cannot_be_shared_hold_up_nothing_and_are_shared_later(
         assert ours.publish("p", temperature=2) == 3
         assert {answer.result(10).json()["data"]["version"] for answer in polls} == {3}
     assert [replica.request("GET", "/metrics").status_code for replica in rolled_back] == [200, 200]
+    wait_until(lambda: "convergence_not_shared" in caplog.text)
     database.execute("ALTER TABLE gone RENAME TO serving")
     all_show(rolled_back, (1, 3))
 
