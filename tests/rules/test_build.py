@@ -35,12 +35,12 @@ def test_check_shows_the_difference_and_changes_nothing(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, text in build.render().items():
-        (tmp_path / name).write_text(text.replace("> 3.3", "> 2"), encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("> bool 3.5)", "> bool 2)"), encoding="utf-8")
     edited = (tmp_path / "drift.yml").read_text(encoding="utf-8")
     monkeypatch.setattr(build, "RULES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["build.py", "--check"])
     assert build.main() == 1
-    assert '-        expr: kpi:version:z{kpi="llm_error_rate"} > 2\n' in capsys.readouterr().out
+    assert "-            (kpi:version:z > bool 2)\n" in capsys.readouterr().out
     assert (tmp_path / "drift.yml").read_text(encoding="utf-8") == edited
 
 
