@@ -8,7 +8,7 @@ import pytest
 
 from docs import build
 
-PAGE = build.TARGET.read_text(encoding="utf-8")
+PAGE = (build.FILES.folder / "reference.md").read_text(encoding="utf-8")
 
 
 def test_the_committed_page_is_up_to_date() -> None:
