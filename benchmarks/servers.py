@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
+from benchmarks.processes import ENDS_WITH_PARENT
 from config_rollback.stack.components import ensure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def program(module: str, *arguments: str) -> Iterator[int]:
 @contextlib.contextmanager
 def _server(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[int]:
     process = subprocess.Popen(
-        command,
+        [*ENDS_WITH_PARENT, *command],
         cwd=ROOT,
         env={**os.environ, **environment},
         stderr=subprocess.DEVNULL,

@@ -1,7 +1,5 @@
 """Write docs/reference.md from the code; with --check, only tell whether the committed file differs."""
 
-import argparse
-import difflib
 import re
 import sys
 import tempfile
@@ -24,9 +22,9 @@ from config_rollback import cli, database
 from config_rollback.api import openapi
 from exporter import app as exporter_app
 from exporter import catalogue
+from rules.generated import Generated
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs" / "reference.md"
 RULES = ("recording", "drift", "alerts")
 
 # The exporter's routes are closed over by its application; a test compares these with them.
@@ -237,29 +235,8 @@ def _targets() -> Iterator[str]:
     yield from _table("Make targets", ("target", "what"), ((f"`make {name}`", what) for name, what in found))
 
 
-def main() -> int:
-    """Exit code 1 where the committed page differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the page differs")
-    check = parser.parse_args().check
-    text = render()
-    current = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    if current == text:
-        return 0
-    if check:
-        sys.stdout.writelines(
-            difflib.unified_diff(
-                current.splitlines(True),
-                text.splitlines(True),
-                "docs/reference.md",
-                "docs/reference.md (code)",
-            )
-        )
-        return 1
-    TARGET.write_text(text, encoding="utf-8")
-    sys.stdout.write("wrote docs/reference.md\n")
-    return 0
+FILES = Generated("docs.build", ROOT / "docs", lambda: {"reference.md": render()})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FILES.main())

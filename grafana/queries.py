@@ -17,8 +17,8 @@ MINIMUM_SAMPLE = 30
 EVIDENCE_STARTS, EVIDENCE_ENDS, EVIDENCE_ODDS = 6.4, 3.5, 600
 """Evidence at which a drift alert starts and below which it ends, and the odds that the former stands for."""
 
-REGRESSION = 3.3
-"""Standard deviations above which a version is called worse than its predecessor."""
+REGRESSION_STARTS, REGRESSION_ENDS = 3.5, 2.5
+"""Standard deviations above which a version is worse than its predecessor, and below which no longer."""
 
 _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"

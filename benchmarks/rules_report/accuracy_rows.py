@@ -2,9 +2,7 @@
 
 import bisect
 import json
-import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import requests
 import yaml
 
+from benchmarks.rules_report import prometheus as server
 from benchmarks.rules_report.rows import Row
 from exporter import catalogue
 from rules.build import RULES
@@ -92,29 +91,15 @@ def _backfilled(prometheus: Path, promtool: Path, folder: Path, lines: list[str]
         [promtool, "tsdb", "create-blocks-from", "openmetrics", text, data], check=True, capture_output=True
     )
     (folder / "prometheus.yml").write_text("global: {}\n", encoding="utf-8")
-    log = folder / "prometheus.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [
-                str(prometheus),
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={data}",
-                "--storage.tsdb.retention.time=100y",
-                "--web.listen-address=127.0.0.1:0",
-            ],
-            stdout=out,
-            stderr=out,
-        )
+    process, url = server.start(
+        prometheus,
+        folder / "prometheus.yml",
+        data,
+        folder / "prometheus.log",
+        "--storage.tsdb.retention.time=100y",
+    )
     try:
-        deadline = time.monotonic() + 60
-        while "ready to receive web requests" not in (told := log.read_text(encoding="utf-8")):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prometheus did not start: {told[-2000:]}")
-            time.sleep(0.1)
-        address = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', told)
-        if address is None:
-            raise RuntimeError(f"Prometheus does not say where it listens: {told[-2000:]}")
-        yield f"http://{address[1]}/api/v1/query"
+        yield url
     finally:
         process.terminate()
         process.wait(timeout=20)

@@ -86,15 +86,26 @@ def drift(messages: Counts, events: Counts, floor: float, start: int = 0) -> Tra
     return trace
 
 
-def regression(messages: Counts, events: Counts, births: list[int], limit: int) -> Flags:
-    """Whether each version is called worse than the one before it: [version, minute, run].
+@dataclass(frozen=True)
+class Regression:
+    """Whether each version is called worse than the one before it, and bad enough for a page.
 
-    `births` are the minutes in which the versions take over, one after the other, until `limit`. A version is
-    judged while it serves.
+    Arrays are [version, minute, run]. Pages that come with a page about drift are left out.
+    """
+
+    worse: Flags
+    severe: Flags
+
+
+def regression(messages: Counts, events: Counts, births: list[int], limit: int) -> Regression:
+    """Judges each version while it serves.
+
+    `births` are the minutes in which the versions take over, one after the other, until `limit`.
     """
     p = parameters()["regression"]
     runs = messages.shape[1]
-    named = np.zeros((len(births), limit, runs), bool)
+    shape = (len(births), limit, runs)
+    found = Regression(np.zeros(shape, bool), np.zeros(shape, bool))
     ends = [*births[1:], limit]
     n, k = _cumulated(messages), _cumulated(events)
 
@@ -103,7 +114,14 @@ def regression(messages: Counts, events: Counts, births: list[int], limit: int) 
         result: Counts = c[max(until, since)] - c[since]
         return result
 
+    def wobble(version: int, i: int, width: int) -> float:
+        """What is left of the wobble's variance after the hours that the rule finds the version serving."""
+        last = min(i, ends[version])
+        hours = last // 60 - max(births[version] - 1, i - width) // 60
+        return 1 / (1 + float(max(hours, 0)) / float(p["wobble_hours"]))
+
     for version in range(1, len(births)):
+        worse, severe = np.zeros(runs, bool), np.zeros(runs, bool)
         for i in range(births[version], ends[version]):
             n1, k1 = counted(n, version, i, DAY), counted(k, version, i, DAY)
             n0, k0 = counted(n, version - 1, i, WEEK), counted(k, version - 1, i, WEEK)
@@ -111,8 +129,14 @@ def regression(messages: Counts, events: Counts, births: list[int], limit: int) 
                 (n1 >= p["minimum_messages"]) & (n0 >= p["minimum_messages"]) & (k1 >= p["minimum_events"])
             )
             m1, m0 = np.maximum(n1, 1), np.maximum(n0, 1)
-            pooled = (k1 + k0) / (m1 + m0)
-            variance = pooled * (1 - pooled) * (1 / m1 + 1 / m0) + (p["wobble"] * k0 / m0) ** 2
-            z = (k1 / m1 - k0 / m0) / np.sqrt(np.maximum(variance, 1e-300))
-            named[version, i] = enough & (z > p["threshold"])
-    return named
+            rate, reference, pooled = k1 / m1, k0 / m0, (k1 + k0) / (m1 + m0)
+            left = wobble(version, i, DAY) + wobble(version - 1, i, WEEK)
+            variance = pooled * (1 - pooled) * (1 / m1 + 1 / m0) + (p["wobble"] * reference) ** 2 * left
+            z = (rate - reference) / np.sqrt(np.maximum(variance, 1e-300))
+            # Where there is no z the rules remember what they last said.
+            worse = np.where(enough, (z > p["threshold"]) | (worse & (z >= p["end"])), worse)
+            large = (rate > p["page_factor"] * reference) & (k1 - m1 * reference >= p["page_excess_events"])
+            page = (z > p["page_threshold"]) & large
+            severe = np.where(enough, worse & (page | severe), severe)
+            found.worse[version, i], found.severe[version, i] = enough & worse, enough & severe
+    return found

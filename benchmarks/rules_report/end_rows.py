@@ -28,7 +28,7 @@ def rows(promtool: Path, folder: Path, volumes: tuple[int, ...] = VOLUMES) -> It
             path = folder / f"end-{volume}-{told}.yml"
             series = [line for run in range(PERSONAS) for line in _persona(run, volume, told)]
             if not _holds(
-                promtool, path, series, f"count by (alertname, severity) ({FIRING}) == {PERSONAS}", 0, 3
+                promtool, path, series, f"count by (alertname, severity) ({FIRING}) == {PERSONAS}", 0, 4
             ):
                 raise RuntimeError(f"at {volume} msg/h the alerts about the bad version do not all fire")
             minute = next(

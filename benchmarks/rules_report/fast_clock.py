@@ -15,7 +15,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 from bisect import bisect_right
@@ -28,6 +27,7 @@ from typing import Any
 import requests
 import yaml
 
+from benchmarks.rules_report import prometheus
 from rules.build import RULES
 
 SCALE = 900  # an hour takes 4 seconds
@@ -282,29 +282,14 @@ class _Watcher:
         self.start()
 
     def start(self) -> None:
-        log = self._folder / f"{self.name}.log"
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                [
-                    str(self._program),
-                    f"--config.file={self._folder / f'{self.name}.yml'}",
-                    f"--storage.tsdb.path={self._folder / f'data-{self.name}'}",
-                    "--web.listen-address=127.0.0.1:0",
-                    "--query.lookback-delta=1s",
-                    "--query.max-samples=100000000",
-                ],
-                stdout=out,
-                stderr=out,
-            )
-        deadline = time.monotonic() + 30
-        while "ready to receive web requests" not in (text := log.read_text(encoding="utf-8")):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prometheus did not start: {text[-2000:]}")
-            time.sleep(0.05)
-        address = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', text)
-        if address is None:
-            raise RuntimeError(f"Prometheus does not say where it listens: {text[-2000:]}")
-        self.url = f"http://{address[1]}/api/v1/query"
+        self.process, self.url = prometheus.start(
+            self._program,
+            self._folder / f"{self.name}.yml",
+            self._folder / f"data-{self.name}",
+            self._folder / f"{self.name}.log",
+            "--query.lookback-delta=1s",
+            "--query.max-samples=100000000",
+        )
 
     def stop(self, with_signal: int = signal.SIGTERM) -> None:
         self.process.send_signal(with_signal)
@@ -335,8 +320,10 @@ def run(program: Path, folder: Path, seconds: float) -> list[Result]:
     world = World(folder)
     with _serve(world) as address:
         world.write_targets(address)
-        watchers = {name: _Watcher(program, folder, name) for name in WATCHERS}
+        watchers: dict[str, _Watcher] = {}
         try:
+            for name in WATCHERS:
+                watchers[name] = _Watcher(program, folder, name)
             for watcher in watchers.values():
                 watcher.wait_for(len(world.replicas))
             world.started = float(int(time.time()) + 1)

@@ -157,8 +157,9 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
         "What is known against each serving version, the strongest evidence first. Evidence of "
         f"{queries.EVIDENCE_STARTS} means {queries.EVIDENCE_ODDS}:1 that the rate has tripled against the "
         f"persona's own past and raises an alert, below {queries.EVIDENCE_ENDS} it ends; z "
-        f"above {queries.REGRESSION} means worse than the predecessor. The persona opens its versions side "
-        "by side, the version its rollback page.",
+        f"above {queries.REGRESSION_STARTS} means worse than the predecessor, until it is below "
+        f"{queries.REGRESSION_ENDS}. The persona opens its versions side by side, the version its rollback "
+        "page.",
         exprs=[
             queries.evidence(20),
             queries.evidence_since(),
@@ -186,7 +187,7 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
                 "z against predecessor",
                 decimals=1,
                 no_value="-",
-                steps=((queries.REGRESSION, "red"),),
+                steps=((queries.REGRESSION_ENDS, "orange"), (queries.REGRESSION_STARTS, "red")),
             ),
             Column("predecessor", "Predecessor", no_value="-"),
         ],

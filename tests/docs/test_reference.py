@@ -8,7 +8,7 @@ import pytest
 
 from docs import build
 
-PAGE = build.TARGET.read_text(encoding="utf-8")
+PAGE = (build.FILES.folder / "reference.md").read_text(encoding="utf-8")
 
 
 def test_the_committed_page_is_up_to_date() -> None:
@@ -38,6 +38,7 @@ def test_every_other_variable_is_listed() -> None:
         "| `config_rollbacks_total` | counter | `status` |",
         "| `kpi:out_of_scope_rate` |",
         "| `ConfigVersionRegression` (drift.yml) | page |",
+        "| `ConfigVersionRegression` (drift.yml) | ticket |",
         "| `EXPORTER_INGEST_TOKENS_FILE` |",
         "| `CONFIG_ROLLBACK_RATE_LIMIT_STORE` | `memory://` |",
         "| `POST /v1/ops/personas/{persona}/rollback` | ops |",

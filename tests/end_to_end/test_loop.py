@@ -135,14 +135,17 @@ def _with_messages(kpis: Any) -> Any:
 
 def _the_bad_version_raises_an_alert(running: RunningStack) -> dict[str, Any]:
     wait_for("careless version", 120, lambda: _active(running) == 2)
-    alert = wait_for("alert", FIRES_WITHIN, lambda: _alerts(running, 2))[0]
-    assert alert["labels"]["severity"] in ("page", "ticket")
+    alert = wait_for("page", FIRES_WITHIN, lambda: _pages(running, 2))[0]
     expected = (
         f"{running.url('config_rollback')}/rollback/{PERSONA}?from=2&alert={alert['labels']['alertname']}"
     )
     assert alert["annotations"]["rollback_url"] == expected
     wait_for("alert in the inbox", 60, lambda: not _inbox_is_quiet(running))
     return alert
+
+
+def _pages(running: RunningStack, version: int) -> list[dict[str, Any]]:
+    return [alert for alert in _alerts(running, version) if alert["labels"]["severity"] == "page"]
 
 
 def _inbox_is_quiet(running: RunningStack) -> bool:

@@ -1,15 +1,12 @@
 """From an alert to the right page: the annotations of firing alerts, followed in a real browser."""
 
 import html
-import http.server
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -21,6 +18,7 @@ from config_rollback.stack.components import ensure
 from tests.grafana import live, model, services
 from tests.grafana.alertmanager_page import ensure_with_page
 from tests.grafana.model import Json
+from tests.support import web
 from tests.support.browser import browser_page
 from tests.support.stacks import wait_for
 
@@ -120,33 +118,20 @@ def told(
     """What Alertmanager sends to Slack about each persona, by the committed receiver and template."""
     texts: dict[str, str] = {}
 
-    class Slack(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            for text in (attachment["text"] for attachment in message["attachments"]):
-                texts.update({p: text for p, a in alerts.items() if escaped(a["summary"]) in text})
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-            """Says nothing."""
+    def slack(body: bytes) -> web.Answer:
+        for text in (attachment["text"] for attachment in json.loads(body)["attachments"]):
+            texts.update({p: text for p, a in alerts.items() if escaped(a["summary"]) in text})
+        return 200, "text/plain", b"ok"
 
     program = ensure(["alertmanager"])["alertmanager"]
     folder = tmp_path_factory.mktemp("slack")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slack) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            with services.alertmanager(program, folder, rollback.url, slack_url=url) as address:
-                pass_on(alertmanager, address)
-                wait_for("message about every persona", 60, lambda: texts.keys() == alerts.keys(), pause=0.1)
-                yield texts
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        web.serving(slack) as webhook,
+        services.alertmanager(program, folder, rollback.url, slack_url=f"http://{webhook}") as address,
+    ):
+        pass_on(alertmanager, address)
+        wait_for("message about every persona", 60, lambda: texts.keys() == alerts.keys(), pause=0.1)
+        yield texts
 
 
 def escaped(text: str) -> str:

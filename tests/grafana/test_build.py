@@ -16,16 +16,16 @@ from tests.grafana import model
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    build.write(tmp_path)
+    build.FILES.write(tmp_path)
     return tmp_path
 
 
 def test_committed_dashboards_are_what_the_code_writes() -> None:
-    assert build.differences(build.GENERATED) == []
+    assert build.FILES.differences(build.FILES.folder) == []
 
 
 def test_check_passes_on_freshly_written_dashboards(folder: Path) -> None:
-    assert build.main(["--check", "--folder", str(folder)]) == 0
+    assert build.FILES.main(["--check", "--folder", str(folder)]) == 0
 
 
 def test_check_names_an_edited_dashboard_and_shows_the_difference(
@@ -33,7 +33,7 @@ def test_check_names_an_edited_dashboard_and_shows_the_difference(
 ) -> None:
     path = folder / "driftback-persona.json"
     path.write_text(path.read_text().replace("Persona and versions", "Edited by hand"))
-    assert build.main(["--check", "--folder", str(folder)]) == 1
+    assert build.FILES.main(["--check", "--folder", str(folder)]) == 1
     errors = capsys.readouterr().err
     assert "driftback-persona.json: differs" in errors
     assert "Edited by hand" in errors
@@ -43,16 +43,16 @@ def test_check_names_a_missing_and_a_left_over_dashboard(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.move(folder / "driftback-persona.json", folder / "old.json")
-    assert build.main(["--check", "--folder", str(folder)]) == 1
+    assert build.FILES.main(["--check", "--folder", str(folder)]) == 1
     errors = capsys.readouterr().err
     assert "driftback-persona.json: missing" in errors
-    assert "old.json: no dashboard writes this file" in errors
+    assert "old.json: nothing writes this file" in errors
 
 
 def test_writing_removes_a_left_over_dashboard(folder: Path) -> None:
     (folder / "old.json").write_text("{}")
-    assert build.main(["--folder", str(folder)]) == 0
-    assert build.differences(folder) == []
+    assert build.FILES.main(["--folder", str(folder)]) == 0
+    assert build.FILES.differences(folder) == []
 
 
 @pytest.mark.parametrize("uid", [dashboard["uid"] for dashboard in model.dashboards()])

@@ -97,7 +97,8 @@ def test_limits_that_panels_name_are_those_of_the_rules() -> None:
     drift, regression = parameters["drift"], parameters["regression"]
     assert (drift["start"], drift["end"]) == (queries.EVIDENCE_STARTS, queries.EVIDENCE_ENDS)
     assert round(math.exp(drift["start"]), -2) == queries.EVIDENCE_ODDS
-    assert regression["threshold"] == queries.REGRESSION
+    limits = (queries.REGRESSION_STARTS, queries.REGRESSION_ENDS)
+    assert (regression["threshold"], regression["end"]) == limits
     assert regression["minimum_messages"] == queries.MINIMUM_SAMPLE
 
 

@@ -1,6 +1,5 @@
 """A real Prometheus with the real rules at a fast clock, and an exporter that a test counts on by hand."""
 
-import http.server
 import math
 import re
 import subprocess
@@ -18,6 +17,7 @@ import yaml
 
 from exporter import catalogue
 from tests.rules.files import CHECKOUT, RULES, load
+from tests.support import web
 
 _DEADLINE_SECONDS = 30
 _BOUNDS = [*catalogue.LATENCY_BOUNDS, math.inf]
@@ -33,6 +33,8 @@ class Exporter:
     journal: str = "journal-1"
     down: bool = False
     predecessors: dict[tuple[str, str], str] = field(default_factory=dict)
+    accepted: dict[str, float] = field(default_factory=dict)
+    """When a person accepted a persona's level, unix seconds."""
     _counts: dict[LabelSet, Counter[str]] = field(default_factory=dict)
     _created: dict[LabelSet, float] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -70,6 +72,8 @@ class Exporter:
             for (persona, version), predecessor in self.predecessors.items():
                 labels = f'persona="{persona}",config_version="{version}",predecessor="{predecessor}"'
                 lines.append(f"config_version_predecessor_info{{{labels}}} 1")
+            for persona, at in self.accepted.items():
+                lines.append(f'config_baseline_accepted_timestamp_seconds{{persona="{persona}"}} {at:.3f}')
             for (journey, persona, version), counts in self._counts.items():
                 labels = (
                     f'journal="{self.journal}",journey="{journey}",persona="{persona}",'
@@ -133,25 +137,11 @@ class Prometheus:
 def serve(exporter: Exporter) -> Iterator[str]:
     """The address at which Prometheus finds what the exporter exposes."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = exporter.text().encode()
-            self.send_response(503 if exporter.down else 200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(body)
+    def metrics(_: bytes) -> web.Answer:
+        return 503 if exporter.down else 200, "text/plain; version=0.0.4", exporter.text().encode()
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-            """Says nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with web.serving(metrics) as address:
+        yield address
 
 
 @contextmanager

@@ -39,8 +39,8 @@ def test_accepting_a_change_is_audited_and_ends_the_alerts(prometheus: Path, tmp
         with running(prometheus, tmp_path, exporter, config_rollback=address) as asked:
             asked.wait_for('count(kpi:drift:baseline{kpi="out_of_scope_rate"})', 1)
             exporter.count(MEANT, 40, seconds=0.4, out_of_scope=20)
-            # The drift as ticket and page, and the version that is worse than its predecessor.
-            asked.wait_for(FIRING, 3)
+            # As ticket and page each: the drift, and the version that is worse than its predecessor.
+            asked.wait_for(FIRING, 4)
 
             _driftback(
                 rollback.url, "persona", "accept", "concierge", "--reason", "it sells now", "--yes", "--json"

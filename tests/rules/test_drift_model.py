@@ -100,14 +100,15 @@ def test_drift_model_gives_what_the_rules_give(promtool: Path, tmp_path: Path, p
 
 def test_regression_model_gives_what_the_rules_give(promtool: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    births, minutes = [0, 150, 300], 450
+    births, minutes = [0, 150, 290], 500
     share = np.full(minutes, 0.03)
-    share[300:] = 0.12
+    share[290:340] = 0.09
     messages = traffic.messages(rng, minutes, 1, 600)
     events = traffic.events(rng, messages, share, 0.2)
     messages[0] = events[0] = 0
-    named = regression(messages, events, births, minutes)[:, :, 0]
-    assert named[2].any()
+    found = regression(messages, events, births, minutes)
+    worse, severe = found.worse[2, :, 0], found.severe[2, :, 0]
+    assert 0 < severe.sum() < worse.sum() < minutes - births[2], "a ticket, a page, and the end of both"
     series = []
     checks: list[tuple[str, int]] = []
     for version, born in enumerate(births):
@@ -122,11 +123,14 @@ def test_regression_model_gives_what_the_rules_give(promtool: Path, tmp_path: Pa
                     "config_version_predecessor_info", predecessor, ["_"] * born + ["1"] * (minutes - born)
                 )
             )
-            threshold = parameters()["regression"]["threshold"]
-            z = f'kpi:version:z{{kpi="{KPI["kpi"]}",config_version="{version + 1}"}} > {threshold}'
-            checks += [
-                (z if named[version, i] else f"vector(1) unless on () ({z})", i)
-                for i in range(born + 3, end, 5)
-            ]
-    assert len(checks) > 50
+            for severity, flags in (("ticket", found.worse), ("page", found.severe)):
+                alert = (
+                    f'ALERTS{{alertname="ConfigVersionRegression",alertstate="firing",severity="{severity}",'
+                    f'kpi="{KPI["kpi"]}",config_version="{version + 1}"}}'
+                )
+                checks += [
+                    (alert if flags[version, i, 0] else f"vector(1) unless on () ({alert})", i)
+                    for i in range(born + 3, end)
+                ]
+    assert len(checks) > 600
     _evaluate(promtool, tmp_path, series, checks)

@@ -1,11 +1,8 @@
 """One cause, one notification: committed rules and routes in a real Prometheus and Alertmanager."""
 
-import http.server
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import requests
 
 from tests.grafana import services
 from tests.rules.live import Exporter, LabelSet, running
+from tests.support import web
 from tests.support.stacks import wait_for
 
 DEADLINE_SECONDS = 60
@@ -32,35 +30,24 @@ class Inbox:
     def __init__(self) -> None:
         self.messages: list[Json] = []
 
+    def take(self, body: bytes) -> web.Answer:
+        """Keeps a notification."""
+        self.messages.append(json.loads(body))
+        return 200, "text/plain", b""
+
     def alerts(self, **labels: str) -> list[tuple[str, list[str]]]:
-        """(status, names of alerts) of every notification for these labels, in order."""
+        """(status, names and severities of alerts) of every notification for these labels, in order."""
         return [
-            (message["status"], sorted(alert["labels"]["alertname"] for alert in message["alerts"]))
+            (
+                message["status"],
+                sorted(
+                    f"{alert['labels']['alertname']} {alert['labels']['severity']}"
+                    for alert in message["alerts"]
+                ),
+            )
             for message in self.messages
             if message["groupLabels"] == labels
         ]
-
-
-@contextmanager
-def _receiving(inbox: Inbox) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            inbox.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-            """Says nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -73,8 +60,8 @@ def notifier(alertmanager: Path, tmp_path: Path, inbox: Inbox) -> Iterator[str]:
     """Host and port of an Alertmanager with the committed routes; its webhook fills the inbox."""
     (folder := tmp_path / "alertmanager").mkdir()
     with (
-        _receiving(inbox) as url,
-        services.alertmanager(alertmanager, folder, url, group_wait=GROUP_WAIT) as address,
+        web.serving(inbox.take) as webhook,
+        services.alertmanager(alertmanager, folder, f"http://{webhook}", group_wait=GROUP_WAIT) as address,
     ):
         yield address
 
@@ -116,7 +103,12 @@ def test_a_bad_version_gives_exactly_one_notification(
         exporter.count(bad, 60, seconds=8.0, errors=30)
 
         everything = {
-            *(f"ConfigVersionRegression page {k}" for k in ("llm_error_rate", "p95_latency_ms")),
+            "ConfigVersionRegression ticket out_of_scope_rate",
+            *(
+                f"ConfigVersionRegression {severity} {kpi}"
+                for kpi in ("llm_error_rate", "p95_latency_ms")
+                for severity in ("page", "ticket")
+            ),
             *(f"OutOfScopeDrift {severity} out_of_scope_rate" for severity in ("page", "ticket")),
             *(f"LlmErrorDrift {severity} llm_error_rate" for severity in ("page", "ticket")),
             *(f"LatencyDrift {severity} p95_latency_ms" for severity in ("page", "ticket")),
@@ -137,10 +129,38 @@ def test_a_bad_version_gives_exactly_one_notification(
         exporter.count(("chat", "coach", "2"), 40, seconds=0.4, out_of_scope=20)
         wait_for("the other persona", DEADLINE_SECONDS, lambda: inbox.alerts(persona="coach"))
         time.sleep(3 * GROUP_INTERVAL_SECONDS)
-    once = [("firing", ["ConfigVersionRegression"])]
+    once = [("firing", ["ConfigVersionRegression page"])]
     assert inbox.alerts(persona="concierge") == once
     assert inbox.alerts(persona="coach") == once
     assert len(inbox.messages) == 2
+
+
+def test_a_ticket_that_becomes_a_page_is_told_once_more_and_both_end_in_one_notification(
+    prometheus: Path, notifier: str, inbox: Inbox, tmp_path: Path
+) -> None:
+    exporter = Exporter()
+    _good(exporter, "concierge")
+    bad: LabelSet = ("chat", "concierge", "2")
+    with running(prometheus, tmp_path, exporter, alertmanager=notifier) as asked:
+        asked.wait_for("count(kpi:drift:baseline)", 3)
+        exporter.count(bad, 32, seconds=0.4)
+        exporter.count(bad, 8, seconds=0.4, out_of_scope=8)  # certain, but few
+        wait_for("the ticket", DEADLINE_SECONDS, lambda: len(inbox.messages) == 1)
+        exporter.count(bad, 12, seconds=0.4, out_of_scope=12)
+        wait_for("the page", DEADLINE_SECONDS, lambda: len(inbox.messages) == 2)
+        # From now on it makes no mistake: the difference falls below what a page or a ticket begins with.
+        exporter.count(bad, 198, seconds=0.4)
+        asked.wait_for("count(kpi:version:z < 3.5)", 1)
+        time.sleep(3 * GROUP_INTERVAL_SECONDS)
+        exporter.accepted["concierge"] = time.time()
+        wait_for("the end", DEADLINE_SECONDS, lambda: len(inbox.messages) == 3)
+        time.sleep(3 * GROUP_INTERVAL_SECONDS)
+    ticket, page, (status, ended) = inbox.alerts(persona="concierge")
+    assert ticket == ("firing", ["ConfigVersionRegression ticket"])
+    assert page == ("firing", ["ConfigVersionRegression page"])
+    assert status == "resolved"
+    assert {"ConfigVersionRegression ticket", "ConfigVersionRegression page"} <= set(ended)
+    assert len(inbox.messages) == 3
 
 
 def _post(address: str, *alerts: Json) -> None:
@@ -159,8 +179,25 @@ def test_a_page_silences_the_tickets_of_its_persona_alone(notifier: str, inbox: 
         ticket | {"persona": "coach"},
     )
     wait_for("both personas", DEADLINE_SECONDS, lambda: len(inbox.messages) == 2)
-    assert inbox.alerts(persona="concierge") == [("firing", ["LlmErrorDrift"])]
-    assert inbox.alerts(persona="coach") == [("firing", ["OutOfScopeDrift"])]
+    assert inbox.alerts(persona="concierge") == [("firing", ["LlmErrorDrift page"])]
+    assert inbox.alerts(persona="coach") == [("firing", ["OutOfScopeDrift ticket"])]
+
+
+def test_a_named_version_explains_its_drift_but_a_ticket_holds_back_no_page(
+    notifier: str, inbox: Inbox
+) -> None:
+    labels = {"journey": "chat", "config_version": "2", "kpi": "out_of_scope_rate"}
+    version, drift = ({"alertname": name} for name in ("ConfigVersionRegression", "OutOfScopeDrift"))
+    ticket, page = ({"severity": severity} for severity in ("ticket", "page"))
+    told = {
+        "a": ([version | ticket, drift | ticket], "ConfigVersionRegression ticket"),
+        "b": ([version | ticket, drift | page], "OutOfScopeDrift page"),
+        "c": ([version | page, drift | page], "ConfigVersionRegression page"),
+    }
+    _post(notifier, *(labels | alert | {"persona": p} for p, (alerts, _) in told.items() for alert in alerts))
+    wait_for("all personas", DEADLINE_SECONDS, lambda: len(inbox.messages) == len(told))
+    for persona, (_, expected) in told.items():
+        assert inbox.alerts(persona=persona) == [("firing", [expected])]
 
 
 def test_a_silence_is_told_unless_the_exporter_is_down(notifier: str, inbox: Inbox) -> None:

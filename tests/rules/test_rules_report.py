@@ -1,6 +1,10 @@
 """A shortened form of `make rules-report`; and the fast clock scales nothing but durations."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,8 @@ import pytest
 from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows, fast_clock
 from benchmarks.rules_report.rows import Row
 from config_rollback.stack import components
+from tests.rules.files import CHECKOUT
+from tests.support.stacks import processes_of, wait_for
 
 
 def test_the_fast_clock_changes_nothing_but_durations() -> None:
@@ -32,6 +38,28 @@ def test_counts_are_exact_through_every_fault(prometheus: Path, tmp_path: Path) 
     assert {row.name.removeprefix("exact counts, ").partition(" (")[0] for row in rows} == scenarios
     # The report asks for all of them; on a busy machine a stalled scrape is late for an evaluation or two.
     assert [row for row in rows if row.value < 0.99] == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_prometheus_outlives_a_report_that_is_ended(tmp_path: Path, how: signal.Signals) -> None:
+    report = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.rules_report", "--short"],
+        cwd=CHECKOUT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for("both Prometheus", 60, lambda: len(_servers(tmp_path)) == 2)
+    finally:
+        report.send_signal(how)
+        report.wait(timeout=60)
+    wait_for("their end", 30, lambda: not _servers(tmp_path))
+    if how == signal.SIGTERM:
+        assert not list(tmp_path.iterdir()), "it removes its scratch folder"
+
+
+def _servers(folder: Path) -> list[str]:
+    return [line for line in processes_of(folder) if f"--config.file={folder}" in line]
 
 
 def test_p95_and_the_samples_read_keep_their_goals(prometheus: Path, tmp_path: Path) -> None:

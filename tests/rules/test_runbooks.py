@@ -136,3 +136,4 @@ def test_numbers_are_those_of_the_rules() -> None:
     panel = (CHECKOUT / "docs" / "dashboards.md").read_text(encoding="utf-8")
     assert f"Evidence of {drift['start']} means {odds:.0f}:1 that the rate has tripled" in panel
     assert f"below {drift['end']} it ends; z above {regression['threshold']} means worse" in panel
+    assert f"until it is below {regression['end']}." in panel

@@ -1,0 +1,44 @@
+"""Starts a Prometheus of its own for a measurement."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from benchmarks.processes import ENDS_WITH_PARENT
+
+READY_SECONDS = 60
+
+
+def start(
+    program: Path, config: Path, data: Path, log: Path, *options: str
+) -> tuple[subprocess.Popen[bytes], str]:
+    """The process and the URL of its queries, once it answers; else raises RuntimeError with its log."""
+    command = [
+        *ENDS_WITH_PARENT,
+        str(program),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        "--web.listen-address=127.0.0.1:0",
+        *options,
+    ]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        return process, f"http://{_address(process, log)}/api/v1/query"
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + READY_SECONDS
+    while "ready to receive web requests" not in (told := log.read_text(encoding="utf-8")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"Prometheus did not start: {told[-2000:]}")
+        time.sleep(0.05)
+    address = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', told)
+    if address is None:
+        raise RuntimeError(f"Prometheus does not say where it listens: {told[-2000:]}")
+    return address[1]
