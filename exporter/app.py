@@ -80,10 +80,10 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         await service.stop()
         _log.info("exporter_stopped", journal=service.journal)
 
-    routes = [Route(path.decode(), _only_post, methods=["POST"]) for path in posts.ways_in]
     starlette = Starlette(
         routes=[
-            *routes,
+            Route("/v1/push", _only_post, methods=["POST"]),
+            Route("/v1/observations", _only_post, methods=["POST"]),
             Route("/metrics", reads.metrics),
             Route("/-/healthy", reads.healthy),
             Route("/-/ready", reads.ready),
@@ -120,20 +120,20 @@ class Posts:
         self._tokens = [token.get_secret_value().encode() for token in tokens]
         self._service = service
         self._monitoring = monitoring
-        self.ways_in: dict[bytes, Callable[[Head], Count]] = {
+        self._ways_in: dict[bytes, Callable[[Head], Count]] = {
             b"/v1/push": lambda _: service.ingest.push,
             b"/v1/observations": self._under_its_key,
         }
 
     def takes(self, path: bytes) -> bool:
         """Whether a POST to this path is counted."""
-        return path in self.ways_in
+        return path in self._ways_in
 
     def admit(self, path: bytes, head: Head) -> Count:
         """Check token, media type and, for observations, the idempotency key. Raises RequestRefusedError."""
         authenticate(head, self._tokens)
         expect_json(head)
-        return self.ways_in[path](head)
+        return self._ways_in[path](head)
 
     def counted(self, outcome: Outcome) -> dict[str, object]:
         """The `data` of the answer."""
