@@ -45,14 +45,21 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedAttempt(Attempt):
-    """An attempt in its place in the chain: a row of the record, as it is shown and exported."""
+class ListedAttempt(Attempt):
+    """An attempt as the API lists it."""
 
     audit_id: int
-    previous_hash: str
     hash: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordedAttempt(ListedAttempt):
+    """An attempt with its place in the chain: a row of the record, as it is exported."""
+
+    previous_hash: str
+
+
+LISTED_FIELDS = tuple(field.name for field in fields(ListedAttempt))
 FIELDS = tuple(field.name for field in fields(RecordedAttempt))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +34,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 @operation(
     "ops",
-    list[audit.RecordedAttempt],
+    list[audit.ListedAttempt],
     query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, **FILTERS},
     more={"next_cursor": {"type": ["string", "null"]}},
 )
@@ -53,7 +53,9 @@ async def list_rows(request: Request) -> Response:
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
-            return [_plain(row) for row in transaction.audit_rows(limit, before, **wanted)]
+            return [
+                _plain(row, audit.LISTED_FIELDS) for row in transaction.audit_rows(limit, before, **wanted)
+            ]
 
     rows = await run_sync(read)
     more = len(rows) == limit and rows[-1]["audit_id"] > 1
@@ -81,7 +83,7 @@ async def export(request: Request) -> Response:
     async def lines() -> AsyncIterator[bytes]:
         rows = first
         while rows:
-            yield b"".join(msgspec.json.encode(_plain(row)) + b"\n" for row in rows)
+            yield b"".join(msgspec.json.encode(_plain(row, audit.FIELDS)) + b"\n" for row in rows)
             rows = await run_sync(read, rows[-1].audit_id)
 
     return StreamingResponse(
@@ -106,9 +108,9 @@ async def verify(request: Request) -> Response:
     return success(request, asdict(await run_sync(read)))
 
 
-def _plain(row: AuditRow) -> dict[str, Any]:
-    """A row in the shape of the contract, its moment spelled as it was hashed."""
-    return {name: getattr(row, name) for name in audit.FIELDS} | {"at": isoformat(row.at)}
+def _plain(row: AuditRow, names: Iterable[str]) -> dict[str, Any]:
+    """These fields of a row, its moment spelled as it was hashed."""
+    return {name: getattr(row, name) for name in names} | {"at": isoformat(row.at)}
 
 
 routes = [

@@ -40,7 +40,7 @@ def history(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
 def test_an_export_holds_every_row_and_verifies(history: Service) -> None:
     lines = export(history)
     rows = [json.loads(line) for line in lines]
-    assert rows == history.audit()
+    assert [{name: row[name] for name in row if name != "previous_hash"} for row in rows] == history.audit()
     result = exports.verify(lines)
     whole = history.request("GET", "/v1/ops/audit/verify").json()["data"]
     assert (result.valid, result.rows) == (True, 7)
