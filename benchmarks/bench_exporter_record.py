@@ -221,7 +221,7 @@ def _flush() -> Row:
 
 def _flush_ours(port: int) -> float:
     buffer = Buffer()
-    sender = Sender(f"http://127.0.0.1:{port}", "x" * 16, buffer)
+    sender = Sender([f"http://127.0.0.1:{port}"], "x" * 16, buffer)
     recorder = Recorder(NOWHERE, token="x" * 16, flush_interval=3600)
     recorder._buffer, recorder._local = buffer, buffer.local
     used = []
