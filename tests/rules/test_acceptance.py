@@ -38,7 +38,10 @@ def test_accepting_a_change_is_audited_and_ends_the_alerts(prometheus: Path, tmp
         address = urlsplit(rollback.url).netloc
         with running(prometheus, tmp_path, exporter, config_rollback=address) as asked:
             asked.wait_for('count(kpi:drift:baseline{kpi="out_of_scope_rate"})', 1)
-            exporter.count(MEANT, 40, seconds=0.4, out_of_scope=20)
+            exporter.count(MEANT, 1, seconds=0.4)
+            # Evidence is of versions that are known to serve, which another group of rules finds out.
+            asked.wait_for('kpi:serving{config_version="2"}', 1)
+            exporter.count(MEANT, 39, seconds=0.4, out_of_scope=20)
             # As ticket and page each: the drift, and the version that is worse than its predecessor.
             asked.wait_for(FIRING, 4)
 
