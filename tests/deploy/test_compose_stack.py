@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import subprocess
 import tarfile
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
 
 from config_rollback.auth.tokens import mint_access_token
 from tests.support import tls
-from tests.support.docker import BASE, Engine, engine, stand_ins
-from tests.support.stacks import ROOT, wait_for
+from tests.support.deployment_page import copy_checkout, documented
+from tests.support.docker import BASE, IMAGE, Engine, engine, stand_ins
+from tests.support.stacks import wait_for
+from tests.support.whole_loop import whole_loop
 
 pytestmark = pytest.mark.soak
 
@@ -33,38 +31,16 @@ PROFILES = ["--profile", "demo", "--profile", "tls", "--profile", "replica"]
 CONFIG_ROLLBACK = "http://127.0.0.1:9811"
 PROMETHEUS = "http://127.0.0.1:9090"
 ALERTMANAGER = "http://127.0.0.1:9093"
-PERSONA = "concierge"
-IMAGE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["exporter"]["image"]
 AGAIN = "driftback:again"
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git does not ignore, with secrets of its own."""
-    folder = tmp_path_factory.mktemp("compose") / "main"
-    folder.mkdir()
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout
-    archive = ["tar", "-C", str(ROOT), "--null", "--files-from=-", "--ignore-failed-read", "-cf", "-"]
-    content = subprocess.run(archive, input=names, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-C", str(folder), "-xf", "-"], input=content, check=True)
+    """A copy of the checkout with secrets of its own."""
+    folder = copy_checkout(tmp_path_factory.mktemp("compose") / "main")
     subprocess.run(["make", "secrets"], cwd=folder, check=True)
     tls.self_signed(folder / "secrets" / "tls_certificate", folder / "secrets" / "tls_key")
     return folder
-
-
-def documented(chapter: str) -> list[str]:
-    """The commands for compose in a chapter of docs/deployment.md."""
-    page = (ROOT / "docs" / "deployment.md").read_text()
-    text = page.partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
-    commands = re.findall(r"^    (\S.*)$|`(docker compose [^`]*)`$", text, re.M)
-    assert commands, chapter
-    return [block or inline for block, inline in commands]
-
-
-def build(docker: Engine, checkout: Path, image: str, *options: str) -> None:
-    command = ["docker", "build", "--network=host", f"--build-arg=BASE={BASE}", "--tag", image, *options, "."]
-    docker.run(*command, cwd=checkout)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +48,9 @@ def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("docker")
     with engine(folder) as docker:
         stand_ins(docker, folder)
-        build(docker, checkout, IMAGE)
+        docker.build(checkout, IMAGE)
         # Now, for the page's commands change the checkout.
-        build(docker, checkout, AGAIN, "--no-cache")
+        docker.build(checkout, AGAIN, "--no-cache")
         try:
             for chapter in ("docker compose", "Reached from outside: the profile `tls`", "Exporter replicas"):
                 for command in documented(chapter):
@@ -94,82 +70,15 @@ def ops(checkout: Path) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def _data(path: str, ops: dict[str, str]) -> Any:
-    try:
-        answer = requests.get(CONFIG_ROLLBACK + path, headers=ops, timeout=10)
-    except requests.RequestException:
-        return None
-    return answer.json().get("data")
-
-
-def _active(ops: dict[str, str]) -> int | None:
-    rows = _data("/v1/ops/personas", ops) or []
-    return next((row["active_version"] for row in rows if row["persona"] == PERSONA), None)
-
-
-def _alerts(version: int) -> list[dict[str, Any]]:
-    wanted = [f'persona="{PERSONA}"', f'config_version="{version}"']
-    answer = requests.get(
-        f"{ALERTMANAGER}/api/v2/alerts", params={"active": "true", "filter": wanted}, timeout=10
-    )
-    found: list[dict[str, Any]] = answer.json()
-    return found
-
-
 def _targets() -> list[str]:
     """The health of everything that Prometheus scrapes."""
     answer = requests.get(f"{PROMETHEUS}/api/v1/targets?state=active", timeout=10).json()
     return [target["health"] for target in answer["data"]["activeTargets"]]
 
 
-def _serving(version: int) -> bool:
-    """Whether every process that follows the persona serves that version."""
-    text = requests.get(f"{CONFIG_ROLLBACK}/metrics", timeout=10).text
-    lines = [line for line in text.splitlines() if line.startswith("config_clients{") and PERSONA in line]
-    serving = {line.split('config_version="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
-    return {name for name, count in serving.items() if count > 0} == {str(version)}
-
-
 def test_the_whole_loop_runs_in_containers(stack: Engine, ops: dict[str, str]) -> None:
-    wait_for("personas of the demo profile", 180, lambda: _active(ops) == 1, pause=1)
-    wait_for("followers", 60, lambda: _serving(1), pause=1)
-    wait_for("targets up", 60, lambda: _targets() == ["up"] * 5, pause=1)
-    path = "/v1/ops/monitoring/conversation-kpis?window=1h&journey=chat"
-
-    def messages() -> float:
-        kpis = _data(path, ops)
-        return float(kpis["kpis"]["messages_total"]["value"] or 0) if kpis else 0.0
-
-    wait_for("healthy chat messages", 300, lambda: messages() >= 60, pause=2)
-    document = yaml.safe_load((ROOT / "examples" / "personas" / "concierge-careless.yaml").read_text())
-    published = requests.post(
-        f"{CONFIG_ROLLBACK}/v1/ops/personas/{PERSONA}/versions",
-        json={"config": document["config"], "note": document["note"]},
-        headers={**ops, "Idempotency-Key": str(uuid.uuid4())},
-        timeout=10,
-    )
-    assert published.json()["data"]["version"] == 2, published.text
-    wait_for("alert, at the clock of production", 240, lambda: _alerts(2), pause=2)
-
-    rolled_back = requests.post(
-        f"{CONFIG_ROLLBACK}/v1/ops/personas/{PERSONA}/rollback",
-        json={"expected_version": 2, "alert": "ConfigVersionRegression"},
-        headers={**ops, "Idempotency-Key": str(uuid.uuid4())},
-        timeout=10,
-    )
-    assert rolled_back.status_code == 200, rolled_back.text
-    clicked = time.monotonic()
-    wait_for("restored configuration", 5, lambda: _serving(1), pause=0.1)
-    print(f"restored after {time.monotonic() - clicked:.1f} s")
-    wait_for("resolved alert", 600, lambda: not _alerts(2), pause=2)
-    row = _data("/v1/ops/audit", ops)[0]
-    assert (row["action"], row["status"], row["from_version"], row["to_version"]) == (
-        "rollback",
-        "succeeded",
-        2,
-        1,
-    )
-    assert _data("/v1/ops/audit/verify", ops)["valid"] is True
+    wait_for("targets up", 180, lambda: _targets() == ["up"] * 5, pause=1)
+    whole_loop(CONFIG_ROLLBACK, ALERTMANAGER, ops)
 
 
 def _counted_on_the_second(journey: str) -> float:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,13 @@ from typing import NamedTuple
 
 import yaml
 
+from tests.support.commands import run
 from tests.support.install import install
 from tests.support.stacks import ROOT, wait_for
 
 BASE = "driftback-stand-in"
+IMAGE = "driftback:0.1.0"
+"""Ours, as docker-compose.yml and the manifests of Kubernetes name it."""
 _PROGRAMS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 _PACKAGES = (
     "ca-certificates",
@@ -110,19 +114,13 @@ class Engine:
         self.environment = {**os.environ, "DOCKER_HOST": f"unix://{socket}", "DOCKER_BUILDKIT": "0"}
 
     def run(self, *words: str | Path, cwd: Path = ROOT, stdin: str | None = None) -> str:
-        """What the command printed; its whole output is in the error where it fails."""
-        done = subprocess.run(
-            [str(word) for word in words],
-            env=self.environment,
-            cwd=cwd,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{' '.join(map(str, words))}:\n{done.stdout[-4000:]}"
-        return done.stdout
+        """What the command printed."""
+        return run(*words, cwd=cwd, stdin=stdin, environment=self.environment)
+
+    def build(self, checkout: Path, image: str, *options: str) -> None:
+        """Builds our image, on the stand-in base."""
+        words = ["--network=host", f"--build-arg=BASE={BASE}", "--tag", image, *options, "."]
+        self.run("docker", "build", *words, cwd=checkout)
 
 
 @contextmanager
@@ -185,10 +183,15 @@ def stand_ins(engine: Engine, folder: Path) -> None:
     tag_stand_ins(engine)
 
 
+def foreign_images() -> set[str]:
+    """What docker-compose.yml takes from a registry."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return {service["image"] for service in compose["services"].values() if "build" not in service}
+
+
 def tag_stand_ins(engine: Engine) -> None:
     """Tags one for every foreign image of docker-compose.yml; one that has no stand-in is a KeyError."""
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    for image in {service["image"] for service in compose["services"].values() if "build" not in service}:
+    for image in foreign_images():
         stand_in = STAND_INS[re.sub(r":.*", "", image)]
         lines = [
             f"FROM {BASE}",
@@ -197,6 +200,15 @@ def tag_stand_ins(engine: Engine) -> None:
         if stand_in.entrypoint:
             lines.append(f"ENTRYPOINT {json.dumps(stand_in.entrypoint)}")
         engine.run("docker", "build", "--tag", image, "-", stdin="\n".join(lines))
+
+
+def program_image(engine: Engine, image: str, program: Path) -> None:
+    """Tags the stand-in base with one program, in /bin, as its entry point."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy2(program, folder)
+        lines = [f"FROM {BASE}", f"COPY {program.name} /bin/", f'ENTRYPOINT ["/bin/{program.name}"]']
+        (Path(folder) / "Dockerfile").write_text("\n".join(lines))
+        engine.run("docker", "build", "--tag", image, folder)
 
 
 def _trust_what_the_host_trusts(root: Path) -> None:

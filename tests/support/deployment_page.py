@@ -1,0 +1,30 @@
+"""docs/deployment.md as something to be run: its commands, and a checkout to run them in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from tests.support.stacks import ROOT
+
+PAGE = ROOT / "docs" / "deployment.md"
+
+
+def documented(chapter: str) -> list[str]:
+    """The commands of a chapter, in order: indented blocks, and what `docker compose` runs within a line."""
+    text = PAGE.read_text().partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
+    commands = re.findall(r"^    (\S(?:.*\\\n)*.*)$|`(docker compose [^`]*)`$", text, re.M)
+    assert commands, chapter
+    return [block or inline for block, inline in commands]
+
+
+def copy_checkout(folder: Path) -> Path:
+    """A copy of what git does not ignore."""
+    folder.mkdir()
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout
+    archive = ["tar", "-C", str(ROOT), "--null", "--files-from=-", "--ignore-failed-read", "-cf", "-"]
+    content = subprocess.run(archive, input=names, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-C", str(folder), "-xf", "-"], input=content, check=True)
+    return folder
