@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,15 +19,15 @@ from pydantic_settings import BaseSettings
 from config_rollback.settings import Settings as ConfigRollbackSettings
 from deploy import build
 from exporter.settings import Settings as ExporterSettings
+from tests.support.kubernetes import programs
 
 KUBERNETES_VERSION = "1.34"
-OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 OPERATOR_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 COMPOSE: dict[str, Any] = yaml.safe_load((build.ROOT / "docker-compose.yml").read_text())["services"]
 
 
 def _objects() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(build.KUBERNETES.glob("*.yaml")):
+    for path in sorted(build.KUBERNETES.rglob("*.yaml")):
         for item in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             yield f"{item['kind']} {item['metadata']['name']}", item
 
@@ -44,11 +43,7 @@ def _operator() -> Path:
     """The operator's source, where its schemas are; the Go proxy's copy never changes."""
     if shutil.which("go") is None:
         pytest.skip("go is not installed: the operator's objects were not held against its schemas")
-    done = subprocess.run(
-        ["go", "mod", "download", "-json", OPERATOR], cwd="/", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    module = json.loads(done.stdout)
+    module = programs.download(programs.OPERATOR)
     assert module["Sum"] == OPERATOR_SUM
     return Path(module["Dir"])
 
@@ -66,7 +61,8 @@ def _strict(schema: Any) -> Any:
 
 
 def _custom_schema(kind: str) -> Any:
-    file = _operator() / "example" / "prometheus-operator-crd" / f"monitoring.coreos.com_{kind.lower()}s.yaml"
+    plural = kind.lower() + ("es" if kind.endswith("s") else "s")
+    file = _operator() / "example" / "prometheus-operator-crd" / f"monitoring.coreos.com_{plural}.yaml"
     (version,) = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]["versions"]
     schema = _strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
@@ -191,6 +187,34 @@ def test_prometheus_finds_the_pods_under_the_job_that_the_rules_know(name: str) 
     assert {"name": port["targetPort"], "containerPort": port["port"]} in container["ports"]
     policy = OBJECTS[f"NetworkPolicy driftback-{dashed}"]["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+
+
+def test_the_prometheus_object_says_what_prometheus_yml_says() -> None:
+    said = yaml.safe_load((build.ROOT / "prometheus" / "prometheus.yml").read_text())
+    spec = OBJECTS["Prometheus driftback"]["spec"]
+    for ours, theirs in (
+        ("scrape_interval", "scrapeInterval"),
+        ("evaluation_interval", "evaluationInterval"),
+    ):
+        assert spec[theirs] == said["global"][ours]
+    assert spec["externalLabels"].keys() == said["global"]["external_labels"].keys()
+    source = spec["additionalAlertRelabelConfigs"]
+    relabelings = OBJECTS[f"Secret {source['name']}"]["stringData"][source["key"]]
+    assert yaml.safe_load(relabelings) == said["alerting"]["alert_relabel_configs"]
+    for kind, selector in (("PrometheusRule", "ruleSelector"), ("ServiceMonitor", "serviceMonitorSelector")):
+        for name in CUSTOM:
+            if name.startswith(kind):
+                assert spec[selector]["matchLabels"].items() <= OBJECTS[name]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("name", ["Prometheus driftback", "Alertmanager driftback"])
+def test_an_object_of_monitoring_runs_what_compose_runs(name: str) -> None:
+    spec = OBJECTS[name]["spec"]
+    service = COMPOSE[name.partition(" ")[0].lower()]
+    assert spec["image"] == service["image"]
+    assert spec["image"].endswith(f":v{spec['version']}")
+    context = spec["securityContext"]
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == service["user"]
 
 
 def test_nothing_is_reached_unless_a_policy_says_so() -> None:
