@@ -60,7 +60,7 @@ capacity: install ## measure series, samples, memory, disk and rule cost of a pe
 audit: ## ask a vulnerability service about every locked version (fails where it cannot be reached)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock || { \
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock $(ARGS) || { \
 	  echo "audit: not every locked version could be looked up, or one is vulnerable: see above" >&2; exit 1; }
 
 rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
