@@ -10,7 +10,7 @@ ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test prometheus-3-test bench capacity audit rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -44,6 +44,10 @@ soak: install ## run the long fault and fuzz runs (tens of minutes)
 compose-test: install ## run docker-compose.yml on stand-in images (root; Debian's docker.io; part of make soak)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -m soak tests/deploy/test_compose_stack.py $(ARGS)
+
+kubernetes-test: install ## run deploy/kubernetes on a cluster of its own (root; built by Go, once; part of make soak)
+	$(BIN)/python -m tests.support.install
+	$(BIN)/pytest -s -m soak tests/deploy/test_kubernetes_cluster.py $(ARGS)
 
 prometheus-3-test: install ## run the tests of the rules with Prometheus 3 (built by Go, once; part of make soak)
 	$(BIN)/python -m tests.support.install

@@ -17,13 +17,19 @@ _PROGRAMS = ("prometheus", "promtool")
 def ensure() -> Path:
     """The folder with its programs; where they are not there, three minutes on two cores.
 
-    Put prebuilt ones there, or Go on PATH. Service discovery of clouds is left out: it is most of the build.
+    Put prebuilt ones there, or Go on PATH. Service discovery is most of the build and is left out, but for
+    Kubernetes.
     """
     if not all((FOLDER / name).is_file() for name in _PROGRAMS):
         assert shutil.which("go"), f"Prometheus 3 is built by Go; or put {_PROGRAMS} into {FOLDER}"
         module = "github.com/prometheus/prometheus/cmd"
         subprocess.run(
-            ["go", "install", "-tags=remove_all_sd", *(f"{module}/{name}@{VERSION}" for name in _PROGRAMS)],
+            [
+                "go",
+                "install",
+                "-tags=remove_all_sd,enable_kubernetes_sd",
+                *(f"{module}/{name}@{VERSION}" for name in _PROGRAMS),
+            ],
             env=os.environ | {"GOBIN": str(FOLDER), "CGO_ENABLED": "0"},
             check=True,
         )
