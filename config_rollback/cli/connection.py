@@ -78,16 +78,17 @@ def print_table(made: Table) -> None:
 def running_stack(state_dir: Path | None = None) -> dict[str, Any]:
     """What `driftback up` said of the running stack; without one the command ends (3).
 
-    Without `state_dir` the default folder is looked at, then that of the demo.
+    Without `state_dir` the default folder is looked at, then that of the demo; one where a stack runs comes
+    before one whose stack was killed.
     """
     folders = [state_dir] if state_dir else [default_state_dir(), demo_state_dir()]
-    for folder in folders:
+    for layout in sorted(map(Layout, folders), key=lambda layout: not layout.in_use()):
         try:
-            stack: dict[str, Any] = json.loads(Layout(folder).stack_file.read_text(encoding="utf-8"))
+            stack: dict[str, Any] = json.loads(layout.stack_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            fail(f"cannot read {Layout(folder).stack_file}: {error}", UNREACHABLE)
+            fail(f"cannot read {layout.stack_file}: {error}", UNREACHABLE)
         return stack
     searched = " or ".join(str(folder) for folder in folders)
     fail(

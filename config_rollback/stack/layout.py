@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,17 @@ class Layout:
     def lock_file(self) -> Path:
         """Held while a stack runs on this folder."""
         return self.root / "lock"
+
+    def in_use(self) -> bool:
+        """Whether a stack runs on this folder now; its files may be left from one that was killed."""
+        try:
+            with self.lock_file.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def create(self) -> None:
         """Makes the folders; the state folder is for its owner only, for it holds secrets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import re
@@ -250,6 +251,20 @@ def test_without_a_stack_nothing_is_reached() -> None:
     result = run("persona", "list")
     assert result.exit_code == 3
     assert "no stack runs in" in result.stderr
+
+
+def test_a_demo_that_runs_comes_before_a_stack_that_was_killed(stack: Path, tmp_path: Path) -> None:
+    killed = {"urls": {"config_rollback": "http://127.0.0.1:1"}, "state_dir": str(stack)}
+    runs = json.loads((stack / "stack.json").read_text())
+    demo = Layout(tmp_path / "xdg" / "driftback" / "demo")
+    demo.create()
+    demo.stack_file.write_text(json.dumps(runs))
+    (stack / "stack.json").write_text(json.dumps(killed))
+    (stack / "lock").touch()
+    assert run("persona", "list").exit_code == 3
+    with demo.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run("persona", "list").exit_code == 0
 
 
 def test_a_service_that_does_not_answer_is_unreachable() -> None:
