@@ -33,11 +33,13 @@ class Drama:
     careless_after_seconds: float
 
     def prepare(self) -> None:
-        """Publishes the healthy personas where they are missing; returns when both services serve one."""
-        known = {row["persona"] for row in self._get("/v1/ops/personas")["data"]}
-        for name in _HEALTHY:
-            document = _document(name)
-            if document["persona"] not in known:
+        """Publishes the healthy personas where they are missing, and where an earlier demo ended before the
+        click; returns when both services serve one."""
+        active = {row["persona"]: row["active_version"] for row in self._get("/v1/ops/personas")["data"]}
+        careless = _document(_CARELESS)["config"]
+        for document in map(_document, _HEALTHY):
+            persona = document["persona"]
+            if persona not in active or self._config(persona, active[persona]) == careless:
                 self._publish(document)
         deadline = time.monotonic() + _SERVICES_FOLLOW_SECONDS
         while not all(self._served(service) for service in ("chat", "guidance")):
@@ -55,7 +57,7 @@ class Drama:
         yield from _until(lambda: time.monotonic() >= started + self.careless_after_seconds)
         careless = _document(_CARELESS)
         bad = self._active_version()
-        if self._get(f"/v1/ops/personas/{PERSONA}/versions/{bad}")["data"]["config"] != careless["config"]:
+        if self._config(PERSONA, bad) != careless["config"]:
             bad = self._publish(careless)
         self.say(
             f"Version {bad} of {PERSONA} is live: a cheaper model, a shorter time-out, two topics lost. "
@@ -91,6 +93,10 @@ class Drama:
     def _active_version(self) -> int:
         rows = self._get("/v1/ops/personas")["data"]
         return int(next(row["active_version"] for row in rows if row["persona"] == PERSONA))
+
+    def _config(self, persona: str, version: int) -> dict[str, Any]:
+        config: dict[str, Any] = self._get(f"/v1/ops/personas/{persona}/versions/{version}")["data"]["config"]
+        return config
 
     def _firing(self, version: int) -> list[dict[str, Any]]:
         """Alertmanager's active alerts about that version of the persona."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from playwright.sync_api import Page
 
 from config_rollback.auth.tokens import mint_access_token
 from tests.support.browser import browser_page
-from tests.support.stacks import RunningStack, free_offset, processes_of, stack, wait_for
+from tests.support.stacks import DRIFTBACK, ROOT, RunningStack, free_offset, processes_of, stack, wait_for
 
 pytestmark = pytest.mark.end_to_end
 
@@ -115,7 +116,16 @@ def test_the_whole_loop(tmp_path: Path, page: Page) -> None:
         assert _api(running, "/v1/ops/audit/verify")["valid"] is True
         assert _messages(running) >= messages, "the exporter's counters went on from where they were"
         wait_for("traffic after the restart", 60, lambda: _messages(running) > messages)
+        careless = ROOT / "examples" / "personas" / f"{PERSONA}-careless.yaml"
+        subprocess.run([DRIFTBACK, "persona", "publish", careless, "--yes", "--state-dir", state], check=True)
+        assert _active(running) == 3
     assert processes_of(state) == []
+
+    # Ended before the click: the next demo begins with a healthy persona.
+    with stack(state, "--demo", "--careless-after", "3600", offset=offset) as running:
+        healthy, now = (_api(running, f"/v1/ops/personas/{PERSONA}/versions/{number}") for number in (1, 4))
+        assert now["config"] == healthy["config"]
+        assert _active(running) == 4
 
 
 def _both_journeys_have_kpis(running: RunningStack) -> None:
