@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,12 @@ def _images(folder: Path) -> Path:
         pause = f'FROM {BASE}\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
         docker.run("docker", "build", "--tag", PAUSE, "-", stdin=pause)
         archive = folder / "images.tar"
-        docker.run("docker", "save", "--output", archive, IMAGE, PAUSE, *made, *foreign_images())
+        docker.run("docker", "save", "--output", archive, BASE, IMAGE, PAUSE, *made, *foreign_images())
     return archive
 
 
 def _surroundings(started: Cluster, checkout: Path) -> None:
-    """What the page takes for granted: names, disks, the operator, and a PostgreSQL."""
+    """What the page takes for granted: names, disks, the operator, PostgreSQL and Redis."""
     started.kubectl("apply", "-f", SURROUNDINGS / "dns.yaml")
     for number in range(6):
         started.add_disk(number)
@@ -87,8 +88,10 @@ def _surroundings(started: Cluster, checkout: Path) -> None:
     started.kubectl("-n", "database", *secret, cwd=checkout)
     roles = ["create", "configmap", "roles", "--from-file=roles.sql=deploy/postgres-roles.sql"]
     started.kubectl("-n", "database", *roles, cwd=checkout)
-    started.kubectl("apply", "-f", SURROUNDINGS / "postgres.yaml")
-    started.kubectl("-n", "database", "rollout", "status", "--timeout=3m", "deployment/postgres")
+    started.kubectl("apply", "-f", SURROUNDINGS / "databases.yaml")
+    for database in ("postgres", "redis"):
+        words = ["rollout", "status", "--timeout=3m", f"deployment/{database}"]
+        started.kubectl("-n", "database", *words)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "secrets" / name
         path.chmod(0o600)
         path.write_text(path.read_text().replace("@postgres:", "@postgres.database.svc:"))
+    (folder / "secrets" / "rate_limit_store").write_text("redis://redis.database.svc:6379/0")
     return folder
 
 
@@ -138,7 +142,7 @@ def _all_ready(cluster: Cluster) -> bool:
         )
         for pod in pods
     ]
-    return len(ready) >= 12 and all(ready)
+    return len(ready) == 14 and all(ready)
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +188,18 @@ def personas(config_rollback: str, checkout: Path) -> None:
 
 @pytest.mark.usefixtures("personas")
 def test_the_whole_loop_runs_in_a_cluster(
-    config_rollback: str, prometheus: str, alertmanager: str, ops: dict[str, str]
+    cluster: Cluster, config_rollback: str, prometheus: str, alertmanager: str, ops: dict[str, str]
 ) -> None:
-    wait_for(
-        "two exporters and config_rollback", 180, lambda: len(_query(prometheus, "up == 1")) == 3, pause=2
-    )
-    alert = whole_loop(config_rollback, alertmanager, ops)
+    up = 'up{job=~"exporter|config_rollback"} == 1'
+    wait_for("two exporters and two config_rollback", 180, lambda: len(_query(prometheus, up)) == 4, pause=2)
+    chosen = ["-n", "driftback", "--selector", "app.kubernetes.io/name=config_rollback"]
+    with ExitStack() as stack:
+        replicas = [
+            stack.enter_context(cluster.port_forward("driftback", f"pod/{pod['metadata']['name']}", 9811))
+            for pod in cluster.get("pods", *chosen)["items"]
+        ]
+        assert len(replicas) == 2
+        alert = whole_loop(config_rollback, alertmanager, ops, replicas)
     assert not {"prometheus_replica", "driftback_url", "grafana_url"} & alert["labels"].keys()
     assert alert["annotations"]["rollback_url"].startswith("https://rollback.example.org/rollback/concierge?")
 
@@ -221,7 +231,7 @@ def test_an_exporter_goes_on_counting_after_its_pod_was_replaced(cluster: Cluste
     cluster.kubectl("-n", "driftback", "delete", "pod", "exporter-0", "exporter-1")
     wait_for("exporters anew", 180, lambda: len(_started(prometheus).keys() - started.keys()) == 2, pause=1)
     after = counts()
-    # A service may have gone to the exporter that had no message yet; the id of one that forgot would be gone.
+    # A service may have gone to the exporter that had no message yet; the id of one that forgot is gone.
     assert all(after[journal] >= count for journal, count in before.items())
 
 
@@ -264,6 +274,7 @@ EXPORTER = ("exporter-0.exporter.driftback.svc", 9810)
         ("team/stranger", CONFIG_ROLLBACK, False),
         ("team/stranger", EXPORTER, False),
         ("driftback/deployment/config-rollback", ("postgres.database.svc", 5432), True),
+        ("driftback/deployment/config-rollback", ("redis.database.svc", 6379), True),
         ("driftback/deployment/config-rollback", ("prometheus-operated.monitoring.svc", 9090), True),
         ("driftback/deployment/config-rollback", ("alertmanager-operated.monitoring.svc", 9093), False),
         ("driftback/deployment/config-rollback", EXPORTER, False),

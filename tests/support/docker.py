@@ -2,7 +2,7 @@
 
 The engine comes from Debian's docker.io, with a socket and a data folder of its own, so that nothing of the
 machine's own containers is touched. The stand-ins are one Debian root file system with Debian's Prometheus,
-Alertmanager, PostgreSQL and nginx, tagged with the names that docker-compose.yml wants. Needs root.
+Alertmanager, PostgreSQL, Redis and nginx, tagged with the names that docker-compose.yml wants. Needs root.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PACKAGES = (
     "prometheus-alertmanager",
     "python3",
     "python3-venv",
+    "redis-server",
     "wget",
 )
 

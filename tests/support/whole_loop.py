@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import requests
@@ -14,10 +15,13 @@ from tests.support.stacks import ROOT, wait_for
 PERSONA = "concierge"
 
 
-def whole_loop(config_rollback: str, alertmanager: str, ops: dict[str, str]) -> dict[str, Any]:
+def whole_loop(
+    config_rollback: str, alertmanager: str, ops: dict[str, str], replicas: Sequence[str] = ()
+) -> dict[str, Any]:
     """A bad version goes out, is named, and is rolled back; returns the alert that named it.
 
     The persona's version 1 is published already. `ops` are the headers of someone who may roll back.
+    `replicas` are all of config_rollback where it is more than one.
     """
 
     def data(path: str) -> Any:
@@ -37,10 +41,10 @@ def whole_loop(config_rollback: str, alertmanager: str, ops: dict[str, str]) -> 
 
     def serving(version: int) -> bool:
         """Whether every process that follows the persona serves that version."""
-        text = requests.get(f"{config_rollback}/metrics", timeout=10).text
-        lines = [line for line in text.splitlines() if line.startswith("config_clients{") and PERSONA in line]
-        counts = {line.split('config_version="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
-        return {name for name, count in counts.items() if count > 0} == {str(version)}
+        metrics = [requests.get(f"{url}/metrics", timeout=10).text for url in replicas or [config_rollback]]
+        lines = [line for text in metrics for line in text.splitlines() if line.startswith("config_clients{")]
+        served = [line for line in lines if f'persona="{PERSONA}"' in line and not line.endswith(" 0.0")]
+        return bool(served) and all(f'config_version="{version}"' in line for line in served)
 
     def messages() -> float:
         kpis = data("/v1/ops/monitoring/conversation-kpis?window=1h&journey=chat")
