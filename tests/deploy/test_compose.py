@@ -117,7 +117,7 @@ def test_only_the_proxy_is_reached_from_outside() -> None:
     assert beyond == {"proxy"}
     assert SERVICES["proxy"]["profiles"] == ["tls"]
     conf = (ROOT / _mounts("proxy")["/etc/nginx/nginx.conf"]).read_text()
-    assert set(re.findall(r"proxy_pass (\S+);", conf)) == {
+    assert set(re.findall(r"set \S+ (http:\S+);\s+proxy_pass ", conf)) == {
         "http://config_rollback:9811",
         "http://grafana:3000",
     }

@@ -104,6 +104,30 @@ def test_services_go_on_with_the_second_exporter(stack: Engine, checkout: Path) 
     wait_for("both exporters", 120, lambda: _targets() == ["up"] * 5, pause=2)
 
 
+def test_the_proxy_follows_a_service_to_another_address(stack: Engine, checkout: Path) -> None:
+    def address() -> str:
+        name = stack.run(*COMPOSE, "ps", "--quiet", "config_rollback", cwd=checkout).strip()
+        networks = json.loads(stack.run("docker", "inspect", name))[0]["NetworkSettings"]["Networks"]
+        found: str = networks[f"{PROJECT}_default"]["IPAddress"]
+        return found
+
+    def status() -> int:
+        session = tls.session(tls.NAMES[0], 443, checkout / "secrets" / "tls_certificate")
+        return session.get(f"https://{tls.NAMES[0]}/login", timeout=20).status_code
+
+    assert status() == 200
+    before = address()
+    stack.run(*COMPOSE, "rm", "--stop", "--force", "config_rollback", cwd=checkout)
+    # Takes the address that is free now.
+    other = stack.run("docker", "run", "--detach", f"--network={PROJECT}_default", BASE, "sleep", "600")
+    try:
+        stack.run(*COMPOSE, "up", "-d", "config_rollback", cwd=checkout)
+        assert address() != before
+        wait_for("answer through the proxy", 60, lambda: status() == 200, pause=1)
+    finally:
+        stack.run("docker", "rm", "--force", other.strip())
+
+
 def test_the_service_has_the_rights_of_the_application(stack: Engine, checkout: Path) -> None:
     def ask(role: str, query: str) -> str:
         psql = ["psql", "-X", "-h", "127.0.0.1", "-U", role, "-d", "driftback", "-Atc", query]
