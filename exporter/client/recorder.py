@@ -25,7 +25,7 @@ from exporter.client.buffer import (
 from exporter.client.message import Message, ServedConfig
 from exporter.client.sender import Counts, Sender
 
-MAX_MILLISECONDS: Final = 1e12
+MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
 EXIT_SECONDS: Final = 2.0
 
@@ -111,9 +111,9 @@ class Recorder:
                 if outcome != "llm_error":
                     raise ValueError(outcome)
             # Everything that can fail comes before the first change: a message counts whole or not at all.
-            if not 0 <= latency_ms <= MAX_MILLISECONDS:
+            seconds = float(latency_ms / 1000.0)  # of numpy's too: JSON cannot write them
+            if not 0 <= seconds <= MAX_SECONDS:
                 raise ValueError(latency_ms)
-            seconds = latency_ms / 1000.0
             bucket = offset + bisect_left(LATENCY_BOUNDS, seconds)
             if ttft_ms is not None or input_tokens is not None or output_tokens is not None:
                 _add_details(cell, ttft_ms, input_tokens, output_tokens)
@@ -271,9 +271,9 @@ def _add_details(
     if not (0 <= read <= MAX_TOKENS and 0 <= written <= MAX_TOKENS):
         raise ValueError((input_tokens, output_tokens))
     if ttft_ms is not None:
-        if not 0 <= ttft_ms <= MAX_MILLISECONDS:
+        seconds = float(ttft_ms / 1000.0)
+        if not 0 <= seconds <= MAX_SECONDS:
             raise ValueError(ttft_ms)
-        seconds = ttft_ms / 1000.0
         cell[TTFT + bisect_left(LATENCY_BOUNDS, seconds)] += 1
         cell[TTFT_SUM] += seconds
     cell[INPUT] += read

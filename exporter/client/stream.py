@@ -59,7 +59,13 @@ class Stream:
             "dropped": parcel.dropped,
             "series": parcel.items,
         }
-        self._body = json.dumps(push, separators=(",", ":")).encode()
+        try:
+            self._body = json.dumps(push, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:  # now and for ever, at every exporter
+            return Answer(Verdict.REFUSED, str(error))
+        except Exception as error:  # noqa: BLE001 (the parcel must not get lost, for want of memory or else)
+            self._failed(type(error).__name__)
+            return Answer(Verdict.NOT_TAKEN, type(error).__name__)
         self._since = time.monotonic()
         self.in_doubt = parcel  # already now: the process may end before the answer comes
         answer = self._attempt()

@@ -1,6 +1,7 @@
 """The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -11,14 +12,17 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
 from exporter.client import Recorder, latency_bounds
-from exporter.client.buffer import MAX_LABEL_SETS
+from exporter.client.buffer import LATENCY_SUM, MAX_LABEL_SETS
+from exporter.client.sender import Counts
 from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
 from tests.support.stacks import free_port
@@ -82,6 +86,61 @@ def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> Non
     assert exporter.value("conversation_tokens_total", direction="input", **LABELS) == 125
     assert exporter.value("conversation_tokens_total", direction="output", **LABELS) == 30
     assert exporter.value("exporter_client_dropped_total") == 0
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.float16, np.int64, Fraction], ids=str)
+def test_numbers_of_other_libraries_are_counted(
+    exporter: Running, recorder: Recorder, number: Callable[[int], Any]
+) -> None:
+    for _ in range(2):
+        recorder.record(**LABELS, latency_ms=number(500), ttft_ms=number(250), input_tokens=np.int64(3))
+        assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=2, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1.0
+    assert exporter.value("conversation_time_to_first_token_seconds_sum", **LABELS) == 0.5
+    assert exporter.value("conversation_tokens_total", direction="input") == 6
+
+
+def test_many_small_numbers_of_single_precision_add_up_in_double_precision(
+    exporter: Running, recorder: Recorder
+) -> None:
+    recorder.record(**LABELS, latency_ms=1e11)
+    for _ in range(1000):
+        recorder.record(**LABELS, latency_ms=np.float32(500))
+    assert recorder.flush()
+    assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1e8 + 500
+
+
+def test_what_cannot_be_written_is_counted_as_dropped_and_holds_up_nothing(
+    exporter: Running, recorder_for: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = recorder_for(exporter, flush_interval=60)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    recorder._buffer._threads[0].cells["chat", "concierge", "1"][LATENCY_SUM] += np.float32(1)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=2, waiting=0, in_doubt=0, dropped=1)
+    assert exporter.value("exporter_client_dropped_total") == 1
+    assert "float32 is not JSON serializable" in caplog.text
+
+
+def test_a_push_that_could_not_be_made_ready_waits(
+    exporter: Running, recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    recorder = recorder_for(exporter, flush_interval=60)
+    recorder.record(**LABELS, latency_ms=5)
+    with monkeypatch.context() as memory:
+        memory.setattr(json, "dumps", no_memory)
+        assert not recorder.flush(timeout=0.1)
+        assert recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=0)
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=0, dropped=0)
 
 
 def test_a_declared_label_set_is_exported_at_zero(exporter: Running, recorder: Recorder) -> None:
