@@ -151,8 +151,8 @@ class Recorder:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything recorded so far is acknowledged, at most `timeout` seconds. True if it is."""
         with self._changed:
-            if self._thread is None:
-                return True
+            if self._thread is None and (self._sender.is_settled() or not self._start()):
+                return self._sender.is_settled()
             self._requested += 1
             mine = self._requested
             self._poked = True
@@ -166,7 +166,7 @@ class Recorder:
         """
         with self._changed:
             if self._closing:
-                return self._thread is None
+                return self._thread is None and self._sender.is_settled()
             self._closing = True
         self._local = buffer.Local()  # from here on `record` finds no cell
         flushed = self.flush(timeout)
@@ -201,9 +201,10 @@ class Recorder:
         latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens = message
         try:
             if isinstance(error, KeyError) and not self._closing and error.args[0] in (labels, reason):
+                started = True
                 if error.args[0] == labels:
                     self._buffer.make_cell(journey, persona, config_version)
-                    self._start()
+                    started = self._start()
                 else:
                     self._warn_once("an unknown reason is counted as 'other'", reason)
                     reason = OTHER
@@ -218,18 +219,26 @@ class Recorder:
                     input_tokens=input_tokens,
                     output_tokens=output_tokens,
                 )
+                if not started:  # the next message of the label set comes this way again, and tries again
+                    self._local.cells.pop(labels, None)
                 return
         except Exception as unusable:  # noqa: BLE001 (labels nobody would take)
             error = unusable
         self._sender.drop(1)
         self._warn_once("a message was dropped", error)
 
-    def _start(self) -> None:
-        """Start the background thread, if there is none yet."""
+    def _start(self) -> bool:
+        """Start the background thread, if there is none yet. False if none can be started."""
         with self._changed:
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
-                self._thread.start()
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
+                try:
+                    thread.start()
+                except Exception as error:  # noqa: BLE001 (at a limit of threads, or while Python ends)
+                    self._warn_once("the background thread could not be started, will retry", error)
+                    return False
+                self._thread = thread
+            return not self._stopping
 
     def _run(self) -> None:
         """Deliver once per interval, at once when asked, and after failures less and less often."""

@@ -42,8 +42,8 @@ def shuffled(urls: Sequence[str]) -> list[str]:
 class Sender:
     """Sticks to one exporter as long as it takes pushes.
 
-    `drop` and `counts` are for any thread, the rest for one. Raises ValueError for URLs or a token that no
-    request can carry.
+    `drop`, `counts` and `is_settled` are for any thread, the rest for one. Raises ValueError for URLs or a
+    token that no request can carry.
     """
 
     def __init__(self, urls: Sequence[str], token: str, buffer: Buffer) -> None:
@@ -72,6 +72,11 @@ class Sender:
         in_doubt = self._given_up + sum(parcel.messages for parcel in doubtful if parcel is not None)
         waiting = self._buffer.pending() + sum(parcel.messages for parcel in list(self._waiting))
         return Counts(self._acknowledged, waiting, in_doubt, self._dropped)
+
+    def is_settled(self) -> bool:
+        """Whether nothing is left to send, between two deliveries."""
+        counts = self.counts()
+        return counts.waiting == 0 and counts.in_doubt == self._given_up
 
     def deliver(self, *, at_once: bool = False) -> bool:
         """Send what waits, then what was counted since. True if all is settled, False to try later.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -92,8 +92,9 @@ def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> Non
 def test_numbers_of_other_libraries_are_counted(
     exporter: Running, recorder: Recorder, number: Callable[[int], Any]
 ) -> None:
+    numbers: dict[str, Any] = {"ttft_ms": number(250), "input_tokens": np.int64(3)}
     for _ in range(2):
-        recorder.record(**LABELS, latency_ms=number(500), ttft_ms=number(250), input_tokens=np.int64(3))
+        recorder.record(**LABELS, latency_ms=number(500), **numbers)
         assert recorder.flush()
     assert recorder.counts() == Counts(acknowledged=2, waiting=0, in_doubt=0, dropped=0)
     assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1.0
@@ -106,7 +107,7 @@ def test_many_small_numbers_of_single_precision_add_up_in_double_precision(
 ) -> None:
     recorder.record(**LABELS, latency_ms=1e11)
     for _ in range(1000):
-        recorder.record(**LABELS, latency_ms=np.float32(500))
+        recorder.record(**LABELS, latency_ms=cast(Any, np.float32(500)))
     assert recorder.flush()
     assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1e8 + 500
 
@@ -495,6 +496,65 @@ def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exp
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert exporter.value("conversation_messages_total") == 1
+
+
+@pytest.fixture
+def no_more_threads(exporter: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No thread can be started until this is undone, but the exporter's, which is there."""
+    assert exporter
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        yield limit
+
+
+def test_a_thread_that_could_not_be_started_is_started_with_a_later_message(
+    exporter: Running,
+    recorder: Recorder,
+    no_more_threads: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder.declare(**LABELS)
+    for _ in range(3):
+        recorder.record(**LABELS, latency_ms=5)
+    recorder.record(**LABELS, latency_ms=5, outcome="llm_error", reason="moon")
+    assert not recorder.flush(timeout=0.1)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=4, in_doubt=0, dropped=0)
+    no_more_threads.undo()
+    recorder.record(**LABELS, latency_ms=5)
+    wait_for(lambda: recorder.counts() == Counts(acknowledged=5, waiting=0, in_doubt=0, dropped=0))
+    assert exporter.value("conversation_messages_total") == 5
+    assert caplog.text.count("can't start new thread") == 1
+
+
+@pytest.mark.parametrize("ending", [Recorder.flush, Recorder.close])
+def test_what_ends_a_recorder_tries_to_start_its_thread_again(
+    exporter: Running,
+    recorder: Recorder,
+    no_more_threads: pytest.MonkeyPatch,
+    ending: Callable[[Recorder], bool],
+) -> None:
+    recorder.record(**LABELS, latency_ms=5)
+    no_more_threads.undo()
+    assert ending(recorder)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+@pytest.mark.usefixtures("no_more_threads")
+def test_a_recorder_whose_thread_never_started_says_what_is_left(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert recorder.flush()
+    recorder.record(**LABELS, latency_ms=5)
+    assert not recorder.close(timeout=0.1)
+    assert not recorder.close(timeout=0.1)
+    assert not recorder.flush(timeout=0.1)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=1)
+    assert "closed with 1 messages that no exporter took" in caplog.text
 
 
 @pytest.mark.parametrize(
