@@ -106,6 +106,7 @@ class Sender:
 
     def _send_all(self, at_once: bool) -> bool:
         if not self._send_waiting(at_once):
+            self._buffer.fold()  # what is counted stays where it is, but not in one place for every thread
             return False
         items = self._buffer.take()
         self._waiting.extend(

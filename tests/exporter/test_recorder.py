@@ -1,5 +1,6 @@
 """The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
 
+import _thread
 import errno
 import json
 import logging
@@ -13,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ import pytest
 import requests
 
 from exporter.client import Recorder, latency_bounds
-from exporter.client.buffer import LATENCY_SUM, MAX_LABEL_SETS
+from exporter.client.buffer import FEW_THREADS, LATENCY_SUM, MAX_LABEL_SETS
 from exporter.client.sender import Counts
 from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
@@ -187,7 +189,87 @@ def test_threads_lose_nothing_even_after_they_ended(exporter: Running, recorder:
     assert exporter.value("conversation_messages_total") == 18_000
     assert exporter.value("conversation_latency_seconds_count") == 18_000
     assert exporter.value("conversation_tokens_total", direction="input") == 18_000
-    assert recorder._buffer._threads == []
+    wait_for(lambda: recorder.flush() and not recorder._buffer._threads)
+
+
+def _own_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _foreign_thread(work: Callable[[], None]) -> None:
+    """A thread that `threading` did not make and never hears the end of, such as one of a C library."""
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def work_and_say() -> None:
+        try:
+            work()
+        finally:
+            done.release()
+
+    _thread.start_new_thread(work_and_say, ())
+    done.acquire()
+
+
+in_threads = pytest.mark.parametrize("in_a_thread", [_own_thread, _foreign_thread])
+
+
+@in_threads
+def test_ended_threads_leave_nothing_behind_while_the_exporter_is_away(
+    launch: Callable[..., Process],
+    recorder_for: Callable[..., Recorder],
+    in_a_thread: Callable[[Callable[[], None]], None],
+) -> None:
+    port = free_port()
+    recorder = recorder_for(f"http://127.0.0.1:{port}")
+    for number in range(300):
+        version = {**LABELS, "config_version": number % 2}
+        in_a_thread(partial(recorder.record, **version, latency_ms=500, input_tokens=1))
+    assert not recorder.flush(timeout=0.2)
+    wait_for(lambda: not recorder.flush(timeout=0.01) and not recorder._buffer._threads)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=300, in_doubt=0, dropped=0)
+    exporter = launch(EXPORTER_PORT=str(port))
+    assert recorder.flush(timeout=20)
+    assert recorder.counts() == Counts(acknowledged=300, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_messages_total", config_version="1") == 150
+    assert exporter.value("conversation_latency_seconds_sum") == 150
+    assert exporter.value("conversation_tokens_total", direction="input") == 300
+
+
+@in_threads
+def test_ended_threads_leave_little_behind_between_two_deliveries(
+    exporter: Running,
+    recorder_for: Callable[..., Recorder],
+    in_a_thread: Callable[[Callable[[], None]], None],
+) -> None:
+    recorder = recorder_for(exporter, flush_interval=3600)
+    most = 0
+    for number in range(1, 1001):
+        in_a_thread(lambda: recorder.record(**LABELS, latency_ms=500))
+        most = max(most, len(recorder._buffer._threads))
+        if number % 100 == 0:
+            assert recorder.counts().waiting == number
+    assert most <= 2 * FEW_THREADS
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1000
+
+
+def test_threads_that_begin_and_end_all_the_time_lose_nothing(exporter: Running, recorder: Recorder) -> None:
+    def work() -> None:
+        for _ in range(400):
+            _own_thread(lambda: recorder.record(**LABELS, latency_ms=500, input_tokens=1))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert recorder.flush()
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=1600, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_messages_total") == 1600
+    assert exporter.value("conversation_tokens_total", direction="input") == 1600
 
 
 def test_nothing_is_lost_while_the_exporter_is_away(
