@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from bisect import bisect_left
@@ -28,6 +29,8 @@ from exporter.client.sender import Counts, Sender
 MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
 EXIT_SECONDS: Final = 2.0
+LATE: Final = -10
+"""Priority among multiprocessing's finalizers: after a service's own, which may still count."""
 
 _Labels = tuple[str, str, str | int]
 _Message = tuple[float, str, str | None, float | None, int | None, int | None]
@@ -41,8 +44,8 @@ class Recorder:
     No method but the constructor raises, and `record` and `declare` never wait. What the exporter has not
     acknowledged is sent again under the same sequence number, so it is counted once however often it arrives.
     While the exporter is away counts add up in place: nothing is dropped and memory stays as it is. Safe
-    under threads, asyncio and fork. The thread starts with the first message; what is left is sent when the
-    process ends.
+    under threads, asyncio, fork and multiprocessing. The thread starts with the first message; what is left
+    is sent when the process ends, unless a signal or `os._exit` ends it.
 
     `url` is the exporter's base URL, or several, in a sequence or separated by commas: then one of them is
     chosen at random and kept until it takes no push (see docs/exporter.md, "Several exporters"). `token` is
@@ -60,6 +63,7 @@ class Recorder:
         itself = weakref.ref(self)
         atexit.register(_close_at_exit, itself)
         os.register_at_fork(after_in_child=lambda: _begin_in_child(itself))
+        _follow_multiprocessing(self)
 
     def _begin(self) -> None:
         """Start empty: at first, and in the child of a fork, whose counts so far are the parent's to send."""
@@ -299,3 +303,21 @@ def _begin_in_child(reference: "weakref.ref[Recorder]") -> None:
     recorder = reference()
     if recorder is not None:
         recorder._begin()
+        _follow_multiprocessing(recorder)
+
+
+def _follow_multiprocessing(recorder: Recorder) -> None:
+    """Close in the children of multiprocessing too, which end by `os._exit`, after finalizers of its own.
+
+    When such a child begins it forgets all finalizers, and then calls what was registered to follow that.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it is there before the first child is
+        util.register_after_fork(recorder, _close_with_child)
+        if sys.modules["multiprocessing.process"].parent_process() is not None:  # has begun already
+            _close_with_child(recorder)
+
+
+def _close_with_child(recorder: Recorder) -> None:
+    finalize = sys.modules["multiprocessing.util"].Finalize
+    finalize(None, _close_at_exit, args=(weakref.ref(recorder),), exitpriority=LATE)

@@ -639,6 +639,63 @@ def test_a_recorder_whose_thread_never_started_says_what_is_left(
     assert "closed with 1 messages that no exporter took" in caplog.text
 
 
+PROCESSES = """
+import multiprocessing, os, sys
+from concurrent.futures import ProcessPoolExecutor
+from exporter.client import Recorder
+
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+
+def count(times):
+    for _ in range(times):
+        recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+
+def count_with_a_recorder_of_its_own(times):
+    global recorder
+    recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+    count(times)
+
+def begin_another(times):
+    child = multiprocessing.Process(target=count, args=(times,))
+    child.start()
+    child.join()
+    count(times)
+
+def fail(times):
+    count(times)
+    raise SystemExit(3)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[3])
+    count(1)
+    for target in (count, count_with_a_recorder_of_its_own, begin_another, fail):
+        child = multiprocessing.Process(target=target, args=(10,))
+        child.start()
+        child.join()
+        assert child.exitcode == (3 if target is fail else 0), child.exitcode
+    with ProcessPoolExecutor(1) as pool:
+        list(pool.map(count, [10]))
+    pool = multiprocessing.Pool(1)
+    pool.map(count, [10])
+    pool.close()
+    pool.join()
+    count(1)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_made_by_multiprocessing_send_what_they_counted_before_they_end(
+    exporter: Running, tmp_path: Path, method: str
+) -> None:
+    (tmp_path / "service.py").write_text(PROCESSES)
+    # A process with threads that forks is warned of by Python 3.12 and later.
+    ignored = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", "error", "-W", ignored, "service.py", exporter.url, TOKEN, method]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert exporter.value("conversation_messages_total") == 2 + 7 * 10
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
