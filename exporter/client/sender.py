@@ -156,11 +156,10 @@ class Sender:
         if parcel is None:
             return False
         if stream.is_too_old():
-            stream.give_up()
-            self._given_up += parcel.messages
-            _log.error("%d messages are in doubt for good: sent, and not answered in time", parcel.messages)
-            return True
-        answer = stream.retry()
+            stream.end_doubt()
+            answer = Answer(Verdict.UNKNOWN, "not answered in time")
+        else:
+            answer = stream.retry()
         if stream.in_doubt is not None:
             return False
         self._settled(stream, parcel, answer)
@@ -171,6 +170,9 @@ class Sender:
             self._acknowledged += parcel.messages
             if stream is self._streams[0]:
                 self._note_journal(answer.journal)
+        elif answer.verdict is Verdict.UNKNOWN:
+            self._given_up += parcel.messages
+            _log.error("%d messages are in doubt for good: sent, and %s", parcel.messages, answer.reason)
         elif answer.verdict is Verdict.TOO_LARGE and len(parcel.items) > 1:
             self._split(parcel)
         else:
