@@ -640,11 +640,13 @@ def test_a_recorder_whose_thread_never_started_says_what_is_left(
 
 
 PROCESSES = """
-import multiprocessing, os, sys
-from concurrent.futures import ProcessPoolExecutor
+import sys
 from exporter.client import Recorder
 
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 def count(times):
     for _ in range(times):
