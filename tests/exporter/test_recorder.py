@@ -141,7 +141,7 @@ def test_a_push_that_could_not_be_made_ready_waits(
     with monkeypatch.context() as memory:
         memory.setattr(json, "dumps", no_memory)
         assert not recorder.flush(timeout=0.1)
-        assert recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=0)
+        wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=0))
     assert recorder.flush()
     assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=0, dropped=0)
 
@@ -229,7 +229,7 @@ def test_ended_threads_leave_nothing_behind_while_the_exporter_is_away(
         in_a_thread(partial(recorder.record, **version, latency_ms=500, input_tokens=1))
     assert not recorder.flush(timeout=0.2)
     wait_for(lambda: not recorder.flush(timeout=0.01) and not recorder._buffer._threads)
-    assert recorder.counts() == Counts(acknowledged=0, waiting=300, in_doubt=0, dropped=0)
+    wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=300, in_doubt=0, dropped=0))
     exporter = launch(EXPORTER_PORT=str(port))
     assert recorder.flush(timeout=20)
     assert recorder.counts() == Counts(acknowledged=300, waiting=0, in_doubt=0, dropped=0)
