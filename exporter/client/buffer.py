@@ -139,21 +139,20 @@ class Buffer:
         return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
 
     def pending(self) -> int:
-        """Messages counted and not taken yet; for any thread, which may wait."""
-        with self._folding:
-            with self._lock:
-                threads = list(self._threads)
-            ended: int = sum(
-                count
-                for delta in self._ended.values()
-                for position, count in delta.items()
-                if position < TTFT
-            )
-            return ended + sum(
-                sum(cell[:TTFT]) - sum(thread.taken.get(key, _EMPTY)[:TTFT])
-                for thread in threads
-                for key, cell in list(thread.cells.items())
-            )
+        """Messages counted and not taken yet; for any thread, and while another one takes."""
+        with self._lock:
+            threads = list(self._threads)
+        ended: int = sum(
+            count
+            for delta in list(self._ended.values())
+            for position, count in list(delta.items())
+            if position < TTFT
+        )
+        return ended + sum(
+            sum(cell[:TTFT]) - sum(thread.taken.get(key, _EMPTY)[:TTFT])
+            for thread in threads
+            for key, cell in list(thread.cells.items())
+        )
 
     def _fold_ended(self) -> None:
         live: list[_ThreadCells] = []

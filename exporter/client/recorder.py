@@ -149,7 +149,10 @@ class Recorder:
         return Message(self.record, labels)
 
     def counts(self) -> Counts:
-        """What became of every message recorded in this process, exact while no delivery is under way."""
+        """What became of every message recorded in this process.
+
+        Exact while no delivery is under way and no thread counts its first message.
+        """
         return self._sender.counts()
 
     def flush(self, timeout: float = 5.0) -> bool:
