@@ -3,10 +3,11 @@
 Each thread has its own cumulative counts and is their only writer, and a count goes up by one list operation.
 The flush thread copies a list in one step (atomic in CPython) and sends the difference to the last copy. So
 nothing is ever set back or swapped under a writer, a message is either in a copy or in the next one, and
-memory does not grow while the exporter is away.
+memory does not grow while the exporter is away. What threads counted that have ended since is added up.
 """
 
 import threading
+import weakref
 from collections.abc import Iterator
 from itertools import count as count_from
 from typing import Any, Final
@@ -15,6 +16,9 @@ from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, REASONS
 
 MAX_LABEL_SETS: Final = 1000
 """Label sets that one recorder holds; further ones are counted under persona and config_version `other`."""
+
+FEW_THREADS: Final = 64
+"""A new thread looks for ended ones when the cells of more are held, and of twice as many as lived then."""
 
 MAX_JOURNEYS: Final = 32
 MAX_LABEL_LENGTH: Final = 128
@@ -38,11 +42,15 @@ Item = dict[str, Any]
 """An element of `series` in the body of a push."""
 
 
+class _Life:
+    """Ends with its thread, whoever made that: only the thread's `Local` holds it."""
+
+
 class _ThreadCells:
     """The cells of one thread, and what of them was taken already."""
 
-    def __init__(self) -> None:
-        self.owner = threading.current_thread()
+    def __init__(self, life: _Life) -> None:
+        self.life = weakref.ref(life)
         self.cells: dict[Key, Cell] = {}
         self.taken: dict[Key, Cell] = {}
 
@@ -52,6 +60,7 @@ class Local(threading.local):
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str, str | int], Cell] = {}
+        self.life = _Life()
         self.owned: _ThreadCells | None = None
 
 
@@ -61,6 +70,10 @@ class Buffer:
     def __init__(self) -> None:
         self.local = Local()
         self._threads: list[_ThreadCells] = []
+        self._ended: dict[Key, Delta] = {}
+        """What ended threads counted and nobody took."""
+        self._most_threads = FEW_THREADS
+        self._folding = threading.Lock()  # held for as long as it takes, so `record` never waits for it
         self._lock = threading.Lock()
         self._known: set[Key] = set()
         self._undeclared: set[Key] = set()
@@ -95,41 +108,70 @@ class Buffer:
         key = self.declare(journey, persona, config_version)
         owned = self.local.owned
         if owned is None:
-            owned = self.local.owned = _ThreadCells()
+            owned = self.local.owned = _ThreadCells(self.local.life)
             with self._lock:
                 self._threads.append(owned)
+            if len(self._threads) > self._most_threads and self._folding.acquire(blocking=False):
+                try:
+                    self._fold_ended()
+                finally:
+                    self._folding.release()
         if len(self.local.cells) >= 2 * MAX_LABEL_SETS:
             self.local.cells.clear()  # only the way to the cells, which `owned` keeps
         self.local.cells[journey, persona, config_version] = owned.cells.setdefault(key, list(_EMPTY))
 
+    def fold(self) -> None:
+        """Add up what ended threads counted, so that memory does not grow with their number."""
+        with self._folding:
+            self._fold_ended()
+
     def take(self) -> list[Item]:
         """Everything counted or declared since the last call, one item per label set."""
-        with self._lock:
-            threads = list(self._threads)
-            undeclared, self._undeclared = self._undeclared, set()
-        deltas: dict[Key, Delta] = {}
-        for thread in threads:
-            ended = not thread.owner.is_alive()  # asked before the copy: then the copy is the last one
-            for key, delta in _take_thread(thread):
-                known = deltas.setdefault(key, delta)
-                if known is not delta:
-                    for position, count in delta.items():
-                        known[position] = known.get(position, 0) + count
-            if ended:
-                with self._lock:
-                    self._threads.remove(thread)
+        with self._folding:
+            self._fold_ended()
+            with self._lock:
+                threads = list(self._threads)
+                undeclared, self._undeclared = self._undeclared, set()
+            deltas, self._ended = self._ended, {}
+            for thread in threads:
+                _add_taken(deltas, thread)
         items = [_item(key, delta) for key, delta in deltas.items()]
         return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
 
     def pending(self) -> int:
-        """Messages counted and not taken yet; for any thread."""
+        """Messages counted and not taken yet; for any thread, and while another one takes."""
         with self._lock:
             threads = list(self._threads)
-        return sum(
+        ended: int = sum(
+            count
+            for delta in list(self._ended.values())
+            for position, count in list(delta.items())
+            if position < TTFT
+        )
+        return ended + sum(
             sum(cell[:TTFT]) - sum(thread.taken.get(key, _EMPTY)[:TTFT])
             for thread in threads
             for key, cell in list(thread.cells.items())
         )
+
+    def _fold_ended(self) -> None:
+        live: list[_ThreadCells] = []
+        ended: list[_ThreadCells] = []
+        with self._lock:
+            for thread in self._threads:
+                (ended if thread.life() is None else live).append(thread)
+            self._threads = live
+            self._most_threads = max(FEW_THREADS, 2 * len(live))
+        for thread in ended:  # nobody writes to them any more
+            _add_taken(self._ended, thread)
+
+
+def _add_taken(deltas: dict[Key, Delta], thread: _ThreadCells) -> None:
+    for key, delta in _take_thread(thread):
+        known = deltas.setdefault(key, delta)
+        if known is not delta:
+            for position, count in delta.items():
+                known[position] = known.get(position, 0) + count
 
 
 def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Delta]]:

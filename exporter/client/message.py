@@ -82,12 +82,16 @@ class Message:
         self._details.setdefault("ttft_ms", self._elapsed_ms())
 
     def tokens(self, *, input: int | None = None, output: int | None = None) -> None:  # noqa: A002
-        """Say how many tokens went in and came out. The last call counts."""
-        self._details |= {"input_tokens": input, "output_tokens": output}
+        """Say how many tokens went in and came out, at once or one by one. The last number of each counts."""
+        if input is not None:
+            self._details["input_tokens"] = input
+        if output is not None:
+            self._details["output_tokens"] = output
 
     def out_of_scope(self) -> None:
         """The answer refused the user's topic, or should have."""
         self._outcome = "out_of_scope"
+        self._details.pop("reason", None)  # `failed` was said before: what is said last decides
 
     def failed(self, reason: str = OTHER) -> None:
         """The model failed without an exception, such as by a finish reason `content_filter`."""

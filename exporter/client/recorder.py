@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from bisect import bisect_left
@@ -25,9 +26,11 @@ from exporter.client.buffer import (
 from exporter.client.message import Message, ServedConfig
 from exporter.client.sender import Counts, Sender
 
-MAX_MILLISECONDS: Final = 1e12
+MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
 EXIT_SECONDS: Final = 2.0
+LATE: Final = -10
+"""Priority among multiprocessing's finalizers: after a service's own, which may still count."""
 
 _Labels = tuple[str, str, str | int]
 _Message = tuple[float, str, str | None, float | None, int | None, int | None]
@@ -41,8 +44,8 @@ class Recorder:
     No method but the constructor raises, and `record` and `declare` never wait. What the exporter has not
     acknowledged is sent again under the same sequence number, so it is counted once however often it arrives.
     While the exporter is away counts add up in place: nothing is dropped and memory stays as it is. Safe
-    under threads, asyncio and fork. The thread starts with the first message; what is left is sent when the
-    process ends.
+    under threads, asyncio, fork and multiprocessing. The thread starts with the first message; what is left
+    is sent when the process ends, unless a signal or `os._exit` ends it.
 
     `url` is the exporter's base URL, or several, in a sequence or separated by commas: then one of them is
     chosen at random and kept until it takes no push (see docs/exporter.md, "Several exporters"). `token` is
@@ -60,6 +63,7 @@ class Recorder:
         itself = weakref.ref(self)
         atexit.register(_close_at_exit, itself)
         os.register_at_fork(after_in_child=lambda: _begin_in_child(itself))
+        _follow_multiprocessing(self)
 
     def _begin(self) -> None:
         """Start empty: at first, and in the child of a fork, whose counts so far are the parent's to send."""
@@ -111,9 +115,9 @@ class Recorder:
                 if outcome != "llm_error":
                     raise ValueError(outcome)
             # Everything that can fail comes before the first change: a message counts whole or not at all.
-            if not 0 <= latency_ms <= MAX_MILLISECONDS:
+            seconds = float(latency_ms / 1000.0)  # of numpy's too: JSON cannot write them
+            if not 0 <= seconds <= MAX_SECONDS:
                 raise ValueError(latency_ms)
-            seconds = latency_ms / 1000.0
             bucket = offset + bisect_left(LATENCY_BOUNDS, seconds)
             if ttft_ms is not None or input_tokens is not None or output_tokens is not None:
                 _add_details(cell, ttft_ms, input_tokens, output_tokens)
@@ -145,14 +149,17 @@ class Recorder:
         return Message(self.record, labels)
 
     def counts(self) -> Counts:
-        """What became of every message recorded in this process, exact while no delivery is under way."""
+        """What became of every message recorded in this process.
+
+        Exact while no delivery is under way and no thread counts its first message.
+        """
         return self._sender.counts()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything recorded so far is acknowledged, at most `timeout` seconds. True if it is."""
         with self._changed:
-            if self._thread is None:
-                return True
+            if self._thread is None and (self._sender.is_settled() or not self._start()):
+                return self._sender.is_settled()
             self._requested += 1
             mine = self._requested
             self._poked = True
@@ -166,7 +173,7 @@ class Recorder:
         """
         with self._changed:
             if self._closing:
-                return self._thread is None
+                return self._thread is None and self._sender.is_settled()
             self._closing = True
         self._local = buffer.Local()  # from here on `record` finds no cell
         flushed = self.flush(timeout)
@@ -201,9 +208,10 @@ class Recorder:
         latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens = message
         try:
             if isinstance(error, KeyError) and not self._closing and error.args[0] in (labels, reason):
+                started = True
                 if error.args[0] == labels:
                     self._buffer.make_cell(journey, persona, config_version)
-                    self._start()
+                    started = self._start()
                 else:
                     self._warn_once("an unknown reason is counted as 'other'", reason)
                     reason = OTHER
@@ -218,18 +226,26 @@ class Recorder:
                     input_tokens=input_tokens,
                     output_tokens=output_tokens,
                 )
+                if not started:  # the next message of the label set comes this way again, and tries again
+                    self._local.cells.pop(labels, None)
                 return
         except Exception as unusable:  # noqa: BLE001 (labels nobody would take)
             error = unusable
         self._sender.drop(1)
         self._warn_once("a message was dropped", error)
 
-    def _start(self) -> None:
-        """Start the background thread, if there is none yet."""
+    def _start(self) -> bool:
+        """Start the background thread, if there is none yet. False if none can be started."""
         with self._changed:
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
-                self._thread.start()
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
+                try:
+                    thread.start()
+                except Exception as error:  # noqa: BLE001 (at a limit of threads, or while Python ends)
+                    self._warn_once("the background thread could not be started, will retry", error)
+                    return False
+                self._thread = thread
+            return not self._stopping
 
     def _run(self) -> None:
         """Deliver once per interval, at once when asked, and after failures less and less often."""
@@ -271,9 +287,9 @@ def _add_details(
     if not (0 <= read <= MAX_TOKENS and 0 <= written <= MAX_TOKENS):
         raise ValueError((input_tokens, output_tokens))
     if ttft_ms is not None:
-        if not 0 <= ttft_ms <= MAX_MILLISECONDS:
+        seconds = float(ttft_ms / 1000.0)
+        if not 0 <= seconds <= MAX_SECONDS:
             raise ValueError(ttft_ms)
-        seconds = ttft_ms / 1000.0
         cell[TTFT + bisect_left(LATENCY_BOUNDS, seconds)] += 1
         cell[TTFT_SUM] += seconds
     cell[INPUT] += read
@@ -290,3 +306,21 @@ def _begin_in_child(reference: "weakref.ref[Recorder]") -> None:
     recorder = reference()
     if recorder is not None:
         recorder._begin()
+        _follow_multiprocessing(recorder)
+
+
+def _follow_multiprocessing(recorder: Recorder) -> None:
+    """Close in the children of multiprocessing too, which end by `os._exit`, after finalizers of its own.
+
+    When such a child begins it forgets all finalizers, and then calls what was registered to follow that.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it is there before the first child is
+        util.register_after_fork(recorder, _close_with_child)
+        if sys.modules["multiprocessing.process"].parent_process() is not None:  # has begun already
+            _close_with_child(recorder)
+
+
+def _close_with_child(recorder: Recorder) -> None:
+    finalize = sys.modules["multiprocessing.util"].Finalize
+    finalize(None, _close_at_exit, args=(weakref.ref(recorder),), exitpriority=LATE)

@@ -42,8 +42,8 @@ def shuffled(urls: Sequence[str]) -> list[str]:
 class Sender:
     """Sticks to one exporter as long as it takes pushes.
 
-    `drop` and `counts` are for any thread, the rest for one. Raises ValueError for URLs or a token that no
-    request can carry.
+    `drop`, `counts` and `is_settled` are for any thread, the rest for one. Raises ValueError for URLs or a
+    token that no request can carry.
     """
 
     def __init__(self, urls: Sequence[str], token: str, buffer: Buffer) -> None:
@@ -73,6 +73,11 @@ class Sender:
         waiting = self._buffer.pending() + sum(parcel.messages for parcel in list(self._waiting))
         return Counts(self._acknowledged, waiting, in_doubt, self._dropped)
 
+    def is_settled(self) -> bool:
+        """Whether nothing is left to send, between two deliveries."""
+        counts = self.counts()
+        return counts.waiting == 0 and counts.in_doubt == self._given_up
+
     def deliver(self, *, at_once: bool = False) -> bool:
         """Send what waits, then what was counted since. True if all is settled, False to try later.
 
@@ -101,6 +106,7 @@ class Sender:
 
     def _send_all(self, at_once: bool) -> bool:
         if not self._send_waiting(at_once):
+            self._buffer.fold()  # what is counted stays where it is, but not in one place for every thread
             return False
         items = self._buffer.take()
         self._waiting.extend(
@@ -150,11 +156,10 @@ class Sender:
         if parcel is None:
             return False
         if stream.is_too_old():
-            stream.give_up()
-            self._given_up += parcel.messages
-            _log.error("%d messages are in doubt for good: sent, and not answered in time", parcel.messages)
-            return True
-        answer = stream.retry()
+            stream.end_doubt()
+            answer = Answer(Verdict.UNKNOWN, "not answered in time")
+        else:
+            answer = stream.retry()
         if stream.in_doubt is not None:
             return False
         self._settled(stream, parcel, answer)
@@ -165,6 +170,9 @@ class Sender:
             self._acknowledged += parcel.messages
             if stream is self._streams[0]:
                 self._note_journal(answer.journal)
+        elif answer.verdict is Verdict.UNKNOWN:
+            self._given_up += parcel.messages
+            _log.error("%d messages are in doubt for good: sent, and %s", parcel.messages, answer.reason)
         elif answer.verdict is Verdict.TOO_LARGE and len(parcel.items) > 1:
             self._split(parcel)
         else:

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from exporter.client.buffer import Item
@@ -15,6 +15,8 @@ FIRST_BACK_OFF_SECONDS: Final = 0.25
 LONGEST_BACK_OFF_SECONDS: Final = 10.0
 DOUBT_SECONDS: Final = 7 * 86_400.0
 """How long a push in doubt is kept: a day less than an exporter remembers which pushes it has counted."""
+
+_REFUSALS: Final = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
 _log = logging.getLogger("exporter.client")
 
@@ -45,6 +47,10 @@ class Stream:
         self._since = 0.0
         self._failures = 0
         self._trouble = ""
+        self._refusal: Answer | None = None
+        """What was said to the parcel in doubt; from then on the question is whether its number is known."""
+        self._asked = False
+        """Whether this question was sent without an answer."""
         self.due = 0.0
         """Monotonic time before which an attempt makes little sense."""
         self.in_doubt: Parcel | None = None
@@ -52,24 +58,50 @@ class Stream:
 
     def send(self, parcel: Parcel) -> Answer:
         """Send a parcel under the next number. It is in doubt afterwards if the outcome is unknown."""
-        push = {
-            "client": self._client,
-            "epoch": self._epoch,
-            "seq": self._seq,
-            "dropped": parcel.dropped,
-            "series": parcel.items,
-        }
-        self._body = json.dumps(push, separators=(",", ":")).encode()
+        try:
+            self._body = self._push(parcel.items, parcel.dropped)
+        except (TypeError, ValueError) as error:  # now and for ever, at every exporter
+            return Answer(Verdict.REFUSED, str(error))
+        except Exception as error:  # noqa: BLE001 (the parcel must not get lost, for want of memory or else)
+            self._failed(type(error).__name__)
+            return Answer(Verdict.NOT_TAKEN, type(error).__name__)
         self._since = time.monotonic()
+        self._refusal, self._asked = None, False
         self.in_doubt = parcel  # already now: the process may end before the answer comes
-        answer = self._attempt()
-        if answer.verdict is Verdict.NOT_TAKEN:
+        answer = self._attempt(self._body, parcel)
+        if answer.verdict is Verdict.ACKNOWLEDGED:
+            self.end_doubt()
+        elif answer.verdict is not Verdict.UNKNOWN:  # nothing was counted, and the number is free
             self.in_doubt = None
         return answer
 
     def retry(self) -> Answer:
-        """Send the same bytes of the parcel in doubt again. NOT_TAKEN says nothing of the attempts before."""
-        return self._attempt()
+        """Find out what became of the parcel in doubt. If it is no longer so, the answer is of all attempts.
+
+        The same bytes are sent again. A refusal of them says nothing of the attempts before, for a limit or
+        the policy may have changed since. Then an empty push takes their number: it is a duplicate if they
+        were counted, and if not they never will be. UNKNOWN without doubt is that nobody can tell any more,
+        because the answer to the empty push was lost too.
+        """
+        if self.in_doubt is None:
+            raise ValueError("nothing is in doubt")
+        if self._refusal is None:
+            answer = self._attempt(self._body, self.in_doubt)
+            if answer.verdict is Verdict.ACKNOWLEDGED:
+                self.end_doubt()
+            if answer.verdict not in _REFUSALS:
+                return answer
+            self._refusal = answer
+        answer = self._attempt(self._push([], 0), None)
+        if answer.verdict is Verdict.ACKNOWLEDGED:
+            self.end_doubt()
+            if not answer.duplicate:
+                return self._refusal
+            if self._asked or answer.repeated:
+                return Answer(Verdict.UNKNOWN, "an answer was lost twice")
+        elif answer.verdict is Verdict.UNKNOWN:
+            self._asked = True
+        return answer
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the last failure."""
@@ -79,8 +111,8 @@ class Stream:
         """Whether the parcel in doubt can be sent no more: the exporter may have forgotten its number."""
         return time.monotonic() - self._since > DOUBT_SECONDS
 
-    def give_up(self) -> None:
-        """Leave the parcel in doubt for good. Its number is used up."""
+    def end_doubt(self) -> None:
+        """End the doubt. The number of the parcel is used up."""
         self.in_doubt = None
         self._seq += 1
 
@@ -88,17 +120,30 @@ class Stream:
         """Close the connection."""
         self._transport.close()
 
-    def _attempt(self) -> Answer:
-        answer = self._transport.send(self._body)
+    def _push(self, items: list[Item], dropped: int) -> bytes:
+        push = {
+            "client": self._client,
+            "epoch": self._epoch,
+            "seq": self._seq,
+            "dropped": dropped,
+            "series": items,
+        }
+        return json.dumps(push, separators=(",", ":")).encode()
+
+    def _attempt(self, body: bytes, parcel: Parcel | None) -> Answer:
+        answer = self._transport.send(body)
+        if answer.verdict in _REFUSALS and not self._is_final(answer, parcel):
+            answer = replace(answer, verdict=Verdict.NOT_TAKEN)
         if answer.verdict in (Verdict.NOT_TAKEN, Verdict.UNKNOWN):
             self._failed(answer.reason)
-            return answer
-        self.in_doubt = None
-        self._failures, self.due = 0, 0.0
-        self._note_trouble("")
-        if answer.verdict is Verdict.ACKNOWLEDGED:  # else nothing was counted, and the number is free
-            self._seq += 1
+        else:
+            self._failures, self.due = 0, 0.0
+            self._note_trouble("")
         return answer
+
+    def _is_final(self, answer: Answer, parcel: Parcel | None) -> bool:
+        """Whether a refusal decides: not of a question, and a proxy's only if the push can be divided."""
+        return parcel is not None and (answer.is_exporters or len(parcel.items) > 1)
 
     def _failed(self, reason: str) -> None:
         """Back off. Full jitter, so that clients do not come back as one."""

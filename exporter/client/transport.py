@@ -15,9 +15,8 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1024 * 1024
 
-_DEFINITE = frozenset({400, 413, 415, 422})
-"""The exporter has read the push and will never take it as it is."""
-
+_DEFINITE = frozenset({400, 415, 422})
+"""An exporter that says this, and not a proxy before it, will never take the push as it is."""
 
 _STOPPING = "storage_busy"
 """Code of a 503 that is given before anything is written. The exporter's other 503 speak of a write that
@@ -44,6 +43,12 @@ class Answer:
     reason: str = ""
     journal: str = ""
     items: tuple[int, ...] = field(default=())
+    is_exporters: bool = False
+    """Whether a refusal has the form of an exporter's; else it is a proxy's."""
+    duplicate: bool = True
+    """Whether the exporter knew the number already, for all it says."""
+    repeated: bool = False
+    """Whether the push was sent twice in this attempt, so that it may itself be what it is a duplicate of."""
 
 
 class Transport:
@@ -84,9 +89,9 @@ class Transport:
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host's name
             self._connection.close()
             return Answer(Verdict.UNKNOWN if sent else Verdict.NOT_TAKEN, type(error).__name__)
-        if doubtful and answer.verdict is Verdict.NOT_TAKEN:
+        if doubtful and answer.verdict is not Verdict.ACKNOWLEDGED:
             return replace(answer, verdict=Verdict.UNKNOWN)
-        return answer
+        return replace(answer, repeated=doubtful)
 
     def close(self) -> None:
         """Close the connection."""
@@ -125,21 +130,24 @@ def _open(connection: http.client.HTTPConnection) -> None:
 def _judge(status: int, content: bytes) -> Answer:
     answer = _json_object(content)
     if status == http.client.OK:
-        journal = _json_member(answer, "data").get("journal")
+        data = _json_member(answer, "data")
+        journal = data.get("journal")
         if isinstance(journal, str):
-            return Answer(Verdict.ACKNOWLEDGED, journal=journal)
+            duplicate = data.get("duplicate") is not False
+            return Answer(Verdict.ACKNOWLEDGED, journal=journal, duplicate=duplicate)
         return Answer(Verdict.UNKNOWN, "the answer is not an exporter's")
     failure = _json_member(answer, "error")
     reason = f"{status} {failure.get('code', '')}".strip()
-    if status not in _DEFINITE:
-        # Below 500 nobody has done what was asked for (RFC 9110, section 15).
-        not_taken = 300 <= status < 500 or failure.get("code") == _STOPPING
-        return Answer(Verdict.NOT_TAKEN if not_taken else Verdict.UNKNOWN, reason)
+    is_exporters = isinstance(failure.get("code"), str) and isinstance(answer.get("request_id"), str)
     if status == http.client.REQUEST_ENTITY_TOO_LARGE:
-        return Answer(Verdict.TOO_LARGE, reason)
-    items = _json_member(failure, "details").get("items")
-    positions = tuple(i for i in items if isinstance(i, int)) if isinstance(items, list) else ()
-    return Answer(Verdict.REFUSED, reason, items=positions)
+        return Answer(Verdict.TOO_LARGE, reason, is_exporters=is_exporters)
+    if status in _DEFINITE and is_exporters:
+        items = _json_member(failure, "details").get("items")
+        positions = tuple(i for i in items if isinstance(i, int)) if isinstance(items, list) else ()
+        return Answer(Verdict.REFUSED, reason, items=positions, is_exporters=True)
+    # Below 500 nobody has done what was asked for (RFC 9110, section 15).
+    not_taken = 300 <= status < 500 or failure.get("code") == _STOPPING
+    return Answer(Verdict.NOT_TAKEN if not_taken else Verdict.UNKNOWN, reason)
 
 
 def _json_object(body: bytes) -> dict[str, object]:

@@ -5,6 +5,7 @@ killed are in test_faults.py. That windows keep the counts of a replica that is 
 a real Prometheus by tests/rules/test_rules_report.py ("replica removed").
 """
 
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import pytest
 
 from exporter.client import Recorder, sender, stream, transport
 from exporter.client.sender import Counts, Sender
+from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Clock, Running, settings_for, wait_for
 from tests.support.stacks import free_port
 
@@ -34,6 +36,8 @@ class Double:
 
     def __init__(self, port: int = 0) -> None:
         self.bodies: list[bytes] = []
+        self.longest = 1_000_000
+        """What is longer is refused as nginx does it."""
         self.answer: tuple[int, Any] | None = ACKNOWLEDGED
         self.then: tuple[int, Any] | None = None
         """What it says from the next one on, if anything else."""
@@ -45,6 +49,8 @@ class Double:
             def do_POST(self) -> None:
                 double.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 answer, double.answer = double.answer, double.then or double.answer
+                if len(double.bodies[-1]) > double.longest:
+                    answer = (413, b"<h1>413 Request Entity Too Large</h1>")
                 self.close_connection = answer is None
                 if answer is not None:
                     status, content = answer
@@ -142,6 +148,13 @@ def refusal(code: str) -> dict[str, Any]:
         (404, refusal("not_found")),
         (408, refusal("body_incomplete")),
         (429, b"slow down"),
+        (400, b"<h1>400 Bad Request</h1>"),
+        (413, b"<h1>413 Request Entity Too Large</h1>"),
+        (415, b""),
+        (422, b"<h1>nginx</h1>"),
+        (422, {"error": "a gateway's"}),
+        (400, {"error": {"code": 400, "message": "a gateway's"}, "request_id": "r"}),
+        (400, {"error": {"code": "BadRequest", "message": "a gateway's"}}),
         (503, refusal("storage_busy")),
     ],
     ids=str,
@@ -231,18 +244,24 @@ def test_a_push_in_doubt_waits_for_an_exporter_that_is_down(
     assert recorder.counts() == Counts(6, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "answer", [(401, "token_invalid"), (413, "body_too_large"), (422, "invalid_request")]
+)
 def test_a_refusal_on_a_new_connection_says_nothing_of_the_one_that_was_cut(
-    exporter: Running, double: Callable[..., Double], recorder_for: Callable[..., Recorder]
+    exporter: Running,
+    double: Callable[..., Double],
+    recorder_for: Callable[..., Recorder],
+    answer: tuple[int, str],
 ) -> None:
     first = double()
     recorder = recorder_for(first.url, exporter.url)
     record(recorder, 1)
     assert recorder.flush()  # the connection is kept
-    first.then = (401, refusal("token_invalid"))
+    first.then = (answer[0], refusal(answer[1]))
     first.answer = CUT
     record(recorder, 3)
     come_to(recorder, Counts(1, 0, 3, 0))
-    assert len(first.bodies) >= 3
+    wait_for(lambda: len(first.bodies) >= 3)
     assert exporter.value("conversation_messages_total") is None
     first.then = None
     first.answer = ACKNOWLEDGED
@@ -250,41 +269,176 @@ def test_a_refusal_on_a_new_connection_says_nothing_of_the_one_that_was_cut(
     assert recorder.counts() == Counts(4, 0, 0, 0)
 
 
-def test_a_definite_refusal_ends_the_doubt(
-    exporter: Running, double: Callable[..., Double], recorder_for: Callable[..., Recorder]
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_refusal_that_is_no_exporters_loses_nothing(
+    double: Callable[..., Double], recorder_for: Callable[..., Recorder], status: int
 ) -> None:
-    first = double()
-    first.answer = CUT
+    proxy = double()
+    proxy.answer = (status, b"<h1>nginx</h1>")
+    recorder = recorder_for(proxy.url)
+    record(recorder, 5)
+    come_to(recorder, Counts(acknowledged=0, waiting=5, in_doubt=0, dropped=0))
+    proxy.answer = ACKNOWLEDGED
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=5, waiting=0, in_doubt=0, dropped=0)
+
+
+def test_what_is_too_large_for_a_proxy_is_split(
+    double: Callable[..., Double], recorder_for: Callable[..., Recorder]
+) -> None:
+    proxy = double()
+    proxy.longest = 600
+    recorder = recorder_for(proxy.url)
+    for number in range(20):
+        recorder.record(**{**LABELS, "persona": f"p{number}"}, latency_ms=5)
+    assert recorder.flush()
+    recorder.record(**{**LABELS, "persona": "p" * 128}, latency_ms=5)
+    proxy.longest = 200
+    come_to(recorder, Counts(acknowledged=20, waiting=1, in_doubt=0, dropped=0))
+    proxy.longest = 600
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=21, waiting=0, in_doubt=0, dropped=0)
+
+
+@pytest.fixture
+def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Loses the answers to the pushes with these numbers, 1 is the next one. Lists those that were lost."""
+
+    def lose(*numbers: int) -> list[int]:
+        lost: list[int] = []
+        post = Transport._post
+        count = itertools.count(1)
+
+        def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
+            answer = post(transport, body)
+            number = next(count)
+            if number in numbers:
+                lost.append(number)
+                raise TimeoutError
+            return answer
+
+        monkeypatch.setattr(Transport, "_post", lossy)
+        return lost
+
+    return lose
+
+
+SMALL = {"max_body_bytes": 1024}
+
+
+def record_twenty(recorder: Recorder) -> None:
+    """More than a small body holds."""
+    for number in range(20):
+        recorder.record(**{**LABELS, "persona": f"p{number}"}, latency_ms=5)
+
+
+def test_a_push_that_was_counted_is_not_sent_in_halves_to_an_exporter_that_takes_less(
+    two: Callable[..., Running], recorder_for: Callable[..., Recorder], lose: Callable[..., list[int]]
+) -> None:
+    first = two("1")
+    recorder = recorder_for(first.url)
+    lost = lose(1)
+    record_twenty(recorder)
+    come_to(recorder, Counts(0, 0, 20, 0))
+    wait_for(lambda: lost)
+    assert first.value("conversation_messages_total") == 20
+    first.stop()
+    first = two("1", port=int(first.url.rsplit(":", 1)[1]), **SMALL)
+    record_twenty(recorder)
+    assert recorder.flush(timeout=20)
+    assert recorder.counts() == Counts(acknowledged=40, waiting=0, in_doubt=0, dropped=0)
+    assert first.value("conversation_messages_total") == 40
+    assert (first.value("exporter_rejected_total", reason="body_too_large") or 0) > 0
+
+
+def test_a_push_whose_refusal_as_too_large_was_lost_is_sent_in_halves_once(
+    exporter: Running,
+    two: Callable[..., Running],
+    recorder_for: Callable[..., Recorder],
+    lose: Callable[..., list[int]],
+) -> None:
+    first = two("1", **SMALL)
     recorder = recorder_for(first.url, exporter.url)
-    record(recorder, 3)
-    recorder.record(**{**LABELS, "journey": "moon"}, latency_ms=5)
-    come_to(recorder, Counts(0, 0, 4, 0))
-    moon = [item["journey"] for item in json.loads(first.bodies[0])["series"]].index("moon")
-    first.answer = (422, {"error": {"code": "label_not_allowed", "details": {"items": [moon]}}})
+    lost = lose(1)
+    record_twenty(recorder)
+    come_to(recorder, Counts(0, 0, 20, 0))
+    wait_for(lambda: lost)
     record(recorder, 1)
     assert recorder.flush()
     # Nothing of it was counted, so that what is left may go to any exporter: to the one in use.
+    assert first.value("conversation_messages_total") is None
+    assert exporter.value("conversation_messages_total") == 21
+    assert recorder.counts() == Counts(acknowledged=21, waiting=0, in_doubt=0, dropped=0)
+
+
+def test_a_push_whose_refusal_was_lost_is_sent_without_what_was_refused(
+    exporter: Running,
+    two: Callable[..., Running],
+    recorder_for: Callable[..., Recorder],
+    lose: Callable[..., list[int]],
+) -> None:
+    first = two("1")
+    recorder = recorder_for(first.url, exporter.url)
+    lost = lose(1)
+    record(recorder, 3)
+    recorder.record(**{**LABELS, "journey": "moon"}, latency_ms=5)
+    come_to(recorder, Counts(0, 0, 4, 0))
+    wait_for(lambda: lost)
+    record(recorder, 1)
+    assert recorder.flush()
+    assert first.value("conversation_messages_total") is None
     assert exporter.value("conversation_messages_total") == 4
     assert recorder.flush()
     assert exporter.value("exporter_client_dropped_total") == 1
     assert recorder.counts() == Counts(acknowledged=4, waiting=0, in_doubt=0, dropped=1)
 
 
-def test_a_push_in_doubt_that_is_too_large_is_split(
-    exporter: Running, double: Callable[..., Double], recorder_for: Callable[..., Recorder]
+@pytest.mark.parametrize("counted_before", [True, False])
+def test_when_the_answer_to_the_question_for_a_number_is_lost_nobody_can_tell(
+    two: Callable[..., Running],
+    recorder_for: Callable[..., Recorder],
+    lose: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+    counted_before: bool,
 ) -> None:
-    first = double()
-    first.answer = CUT
-    recorder = recorder_for(first.url, exporter.url)
-    for persona in "abcd":
-        recorder.record(**{**LABELS, "persona": persona}, latency_ms=5)
-    come_to(recorder, Counts(0, 0, 4, 0))
+    first = two("1", **({} if counted_before else SMALL))
+    recorder = recorder_for(first.url)
+    lost = lose(1, 3)  # 2 is the refusal of the same bytes, 3 the question
+    record_twenty(recorder)
+    come_to(recorder, Counts(0, 0, 20, 0))
+    wait_for(lambda: lost)
+    first.stop()
+    first = two("1", port=int(first.url.rsplit(":", 1)[1]), **SMALL)
     record(recorder, 1)
-    come_to(recorder, Counts(1, 0, 4, 0))
-    first.answer = (413, refusal("body_too_large"))
-    assert recorder.flush()
-    assert exporter.value("conversation_messages_total") == 5
-    assert recorder.counts() == Counts(5, 0, 0, 0)
+    assert recorder.flush(timeout=20)
+    assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=20, dropped=0)
+    assert first.value("conversation_messages_total") == (21 if counted_before else 1)
+    assert "20 messages are in doubt for good" in caplog.text
+
+
+def test_a_question_for_a_number_that_was_cut_off_and_repeated_is_no_proof(
+    two: Callable[..., Running], recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = two("1", **SMALL)
+    recorder = recorder_for(first.url)
+    post = Transport._post
+    count = itertools.count(1)
+
+    def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
+        answer = post(transport, body)
+        match next(count):
+            case 1:
+                raise TimeoutError
+            case (
+                3
+            ):  # the question is sent on the connection that brought the refusal: it is sent again at once
+                raise ConnectionResetError
+        return answer
+
+    monkeypatch.setattr(Transport, "_post", lossy)
+    record_twenty(recorder)
+    assert recorder.flush(timeout=20)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=0, in_doubt=20, dropped=0)
 
 
 def test_an_exporter_that_was_stopped_leaves_no_doubt_and_is_not_gone_back_to(

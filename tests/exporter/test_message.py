@@ -118,6 +118,39 @@ def test_the_callers_exception_passes_through_unchanged_and_is_counted(
     assert exporter.value("conversation_messages_total") == 3
 
 
+def test_what_is_said_last_decides(exporter: Running, recorder: Recorder) -> None:
+    with recorder.message(**LABELS) as message:
+        message.failed("timeout")
+        message.out_of_scope()
+    with recorder.message(**LABELS) as message:
+        message.out_of_scope()
+        message.failed("content_filter")
+    with recorder.message(**LABELS) as message:
+        message.failed("content_filter")
+        message.failed()
+    message = recorder.message(**LABELS)
+    message.failed("content_filter")
+    message.out_of_scope()
+    with pytest.raises(TimeoutError), message:
+        raise TimeoutError
+    assert recorder.flush()
+    assert exporter.value("exporter_client_dropped_total") == 0
+    assert exporter.value("conversation_messages_total") == 4
+    assert exporter.value("conversation_out_of_scope_total") == 1
+    for reason in ("content_filter", "other", "timeout"):
+        assert exporter.value("conversation_llm_errors_total", reason=reason) == 1
+
+
+def test_tokens_may_be_said_as_they_become_known(exporter: Running, recorder: Recorder) -> None:
+    with recorder.message(**LABELS) as message:
+        message.tokens(input=7)
+        message.tokens(output=1)
+        message.tokens(output=9)
+    assert recorder.flush()
+    assert exporter.value("conversation_tokens_total", direction="input") == 7
+    assert exporter.value("conversation_tokens_total", direction="output") == 9
+
+
 def test_tasks_are_timed_each_on_its_own(exporter: Running, recorder: Recorder) -> None:
     async def answer(seconds: float) -> None:
         async with recorder.message(**LABELS):

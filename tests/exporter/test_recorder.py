@@ -1,6 +1,8 @@
 """The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
 
+import _thread
 import errno
+import json
 import logging
 import os
 import signal
@@ -11,14 +13,18 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import requests
 
 from exporter.client import Recorder, latency_bounds
-from exporter.client.buffer import MAX_LABEL_SETS
+from exporter.client.buffer import FEW_THREADS, LATENCY_SUM, MAX_LABEL_SETS
+from exporter.client.sender import Counts
 from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
 from tests.support.stacks import free_port
@@ -84,6 +90,62 @@ def test_a_message_with_everything(exporter: Running, recorder: Recorder) -> Non
     assert exporter.value("exporter_client_dropped_total") == 0
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.float16, np.int64, Fraction], ids=str)
+def test_numbers_of_other_libraries_are_counted(
+    exporter: Running, recorder: Recorder, number: Callable[[int], Any]
+) -> None:
+    numbers: dict[str, Any] = {"ttft_ms": number(250), "input_tokens": np.int64(3)}
+    for _ in range(2):
+        recorder.record(**LABELS, latency_ms=number(500), **numbers)
+        assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=2, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1.0
+    assert exporter.value("conversation_time_to_first_token_seconds_sum", **LABELS) == 0.5
+    assert exporter.value("conversation_tokens_total", direction="input") == 6
+
+
+def test_many_small_numbers_of_single_precision_add_up_in_double_precision(
+    exporter: Running, recorder: Recorder
+) -> None:
+    recorder.record(**LABELS, latency_ms=1e11)
+    for _ in range(1000):
+        recorder.record(**LABELS, latency_ms=cast(Any, np.float32(500)))
+    assert recorder.flush()
+    assert exporter.value("conversation_latency_seconds_sum", **LABELS) == 1e8 + 500
+
+
+def test_what_cannot_be_written_is_counted_as_dropped_and_holds_up_nothing(
+    exporter: Running, recorder_for: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = recorder_for(exporter, flush_interval=60)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    recorder._buffer._threads[0].cells["chat", "concierge", "1"][LATENCY_SUM] += np.float32(1)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.flush()
+    recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=2, waiting=0, in_doubt=0, dropped=1)
+    assert exporter.value("exporter_client_dropped_total") == 1
+    assert "float32 is not JSON serializable" in caplog.text
+
+
+def test_a_push_that_could_not_be_made_ready_waits(
+    exporter: Running, recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    recorder = recorder_for(exporter, flush_interval=60)
+    recorder.record(**LABELS, latency_ms=5)
+    with monkeypatch.context() as memory:
+        memory.setattr(json, "dumps", no_memory)
+        assert not recorder.flush(timeout=0.1)
+        wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=0))
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=0, dropped=0)
+
+
 def test_a_declared_label_set_is_exported_at_zero(exporter: Running, recorder: Recorder) -> None:
     recorder.declare(**LABELS)
     assert recorder.flush()
@@ -127,7 +189,87 @@ def test_threads_lose_nothing_even_after_they_ended(exporter: Running, recorder:
     assert exporter.value("conversation_messages_total") == 18_000
     assert exporter.value("conversation_latency_seconds_count") == 18_000
     assert exporter.value("conversation_tokens_total", direction="input") == 18_000
-    assert recorder._buffer._threads == []
+    wait_for(lambda: recorder.flush() and not recorder._buffer._threads)
+
+
+def _own_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _foreign_thread(work: Callable[[], None]) -> None:
+    """A thread that `threading` did not make and never hears the end of, such as one of a C library."""
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def work_and_say() -> None:
+        try:
+            work()
+        finally:
+            done.release()
+
+    _thread.start_new_thread(work_and_say, ())
+    done.acquire()
+
+
+in_threads = pytest.mark.parametrize("in_a_thread", [_own_thread, _foreign_thread])
+
+
+@in_threads
+def test_ended_threads_leave_nothing_behind_while_the_exporter_is_away(
+    launch: Callable[..., Process],
+    recorder_for: Callable[..., Recorder],
+    in_a_thread: Callable[[Callable[[], None]], None],
+) -> None:
+    port = free_port()
+    recorder = recorder_for(f"http://127.0.0.1:{port}")
+    for number in range(300):
+        version = {**LABELS, "config_version": number % 2}
+        in_a_thread(partial(recorder.record, **version, latency_ms=500, input_tokens=1))
+    assert not recorder.flush(timeout=0.2)
+    wait_for(lambda: not recorder.flush(timeout=0.01) and not recorder._buffer._threads)
+    wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=300, in_doubt=0, dropped=0))
+    exporter = launch(EXPORTER_PORT=str(port))
+    assert recorder.flush(timeout=20)
+    assert recorder.counts() == Counts(acknowledged=300, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_messages_total", config_version="1") == 150
+    assert exporter.value("conversation_latency_seconds_sum") == 150
+    assert exporter.value("conversation_tokens_total", direction="input") == 300
+
+
+@in_threads
+def test_ended_threads_leave_little_behind_between_two_deliveries(
+    exporter: Running,
+    recorder_for: Callable[..., Recorder],
+    in_a_thread: Callable[[Callable[[], None]], None],
+) -> None:
+    recorder = recorder_for(exporter, flush_interval=3600)
+    most = 0
+    for number in range(1, 1001):
+        in_a_thread(lambda: recorder.record(**LABELS, latency_ms=500))
+        most = max(most, len(recorder._buffer._threads))
+        if number % 100 == 0:
+            assert recorder.counts().waiting == number
+    assert most <= 2 * FEW_THREADS
+    assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1000
+
+
+def test_threads_that_begin_and_end_all_the_time_lose_nothing(exporter: Running, recorder: Recorder) -> None:
+    def work() -> None:
+        for _ in range(400):
+            _own_thread(lambda: recorder.record(**LABELS, latency_ms=500, input_tokens=1))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert recorder.flush()
+    assert recorder.flush()
+    assert recorder.counts() == Counts(acknowledged=1600, waiting=0, in_doubt=0, dropped=0)
+    assert exporter.value("conversation_messages_total") == 1600
+    assert exporter.value("conversation_tokens_total", direction="input") == 1600
 
 
 def test_nothing_is_lost_while_the_exporter_is_away(
@@ -436,6 +578,124 @@ def test_what_is_left_is_sent_at_exit_and_the_client_needs_no_server_package(exp
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert exporter.value("conversation_messages_total") == 1
+
+
+@pytest.fixture
+def no_more_threads(exporter: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No thread can be started until this is undone, but the exporter's, which is there."""
+    assert exporter
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        yield limit
+
+
+def test_a_thread_that_could_not_be_started_is_started_with_a_later_message(
+    exporter: Running,
+    recorder: Recorder,
+    no_more_threads: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder.declare(**LABELS)
+    for _ in range(3):
+        recorder.record(**LABELS, latency_ms=5)
+    recorder.record(**LABELS, latency_ms=5, outcome="llm_error", reason="moon")
+    assert not recorder.flush(timeout=0.1)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=4, in_doubt=0, dropped=0)
+    no_more_threads.undo()
+    recorder.record(**LABELS, latency_ms=5)
+    wait_for(lambda: recorder.counts() == Counts(acknowledged=5, waiting=0, in_doubt=0, dropped=0))
+    assert exporter.value("conversation_messages_total") == 5
+    assert caplog.text.count("can't start new thread") == 1
+
+
+@pytest.mark.parametrize("ending", [Recorder.flush, Recorder.close])
+def test_what_ends_a_recorder_tries_to_start_its_thread_again(
+    exporter: Running,
+    recorder: Recorder,
+    no_more_threads: pytest.MonkeyPatch,
+    ending: Callable[[Recorder], bool],
+) -> None:
+    recorder.record(**LABELS, latency_ms=5)
+    no_more_threads.undo()
+    assert ending(recorder)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+@pytest.mark.usefixtures("no_more_threads")
+def test_a_recorder_whose_thread_never_started_says_what_is_left(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert recorder.flush()
+    recorder.record(**LABELS, latency_ms=5)
+    assert not recorder.close(timeout=0.1)
+    assert not recorder.close(timeout=0.1)
+    assert not recorder.flush(timeout=0.1)
+    recorder.record(**LABELS, latency_ms=5)
+    assert recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=1)
+    assert "closed with 1 messages that no exporter took" in caplog.text
+
+
+PROCESSES = """
+import sys
+from exporter.client import Recorder
+
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+def count(times):
+    for _ in range(times):
+        recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+
+def count_with_a_recorder_of_its_own(times):
+    global recorder
+    recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+    count(times)
+
+def begin_another(times):
+    child = multiprocessing.Process(target=count, args=(times,))
+    child.start()
+    child.join()
+    count(times)
+
+def fail(times):
+    count(times)
+    raise SystemExit(3)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[3])
+    count(1)
+    for target in (count, count_with_a_recorder_of_its_own, begin_another, fail):
+        child = multiprocessing.Process(target=target, args=(10,))
+        child.start()
+        child.join()
+        assert child.exitcode == (3 if target is fail else 0), child.exitcode
+    with ProcessPoolExecutor(1) as pool:
+        list(pool.map(count, [10]))
+    pool = multiprocessing.Pool(1)
+    pool.map(count, [10])
+    pool.close()
+    pool.join()
+    count(1)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_made_by_multiprocessing_send_what_they_counted_before_they_end(
+    exporter: Running, tmp_path: Path, method: str
+) -> None:
+    (tmp_path / "service.py").write_text(PROCESSES)
+    # A process with threads that forks is warned of by Python 3.12 and later.
+    ignored = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", "error", "-W", ignored, "service.py", exporter.url, TOKEN, method]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert exporter.value("conversation_messages_total") == 2 + 7 * 10
 
 
 @pytest.mark.parametrize(
