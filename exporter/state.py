@@ -15,7 +15,7 @@ from exporter import catalogue
 from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet, SeriesTable
-from exporter.wire import Push, SeriesDelta, decode_push
+from exporter.wire import Push, SeriesDelta
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -125,7 +125,7 @@ class State:
     def _replay(self, record: Record, time: float) -> None:
         match record.kind:
             case b"P":
-                self.apply_push(decode_push(record.body), time)
+                self.apply_push(msgspec.json.decode(record.body, type=Push), time)
             case b"O":
                 self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), time)
             case b"X":

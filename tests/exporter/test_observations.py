@@ -1,5 +1,6 @@
 """`POST /v1/observations`: finished messages from any language, summed up by the exporter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,6 +47,20 @@ def test_each_message_is_counted_with_its_outcome(exporter: Running) -> None:
     assert exporter.value("conversation_time_to_first_token_seconds_count", **chat) == 1
     assert exporter.value("conversation_tokens_total", direction="input", **chat) == 101
     assert exporter.value("conversation_tokens_total", direction="output", **chat) == 7
+
+
+def test_messages_at_the_bounds_are_counted_and_survive_a_restart(start: Callable[..., Running]) -> None:
+    exporter = start()
+    largest = observation(latency_ms=1e15, ttft_ms=1e15, input_tokens=10**12, output_tokens=10**12)
+    assert send(exporter, largest, largest, observation(input_tokens=1)).status_code == 200
+    before = exporter.scrape()
+    exporter.stop()
+    exporter = start()
+    assert exporter.value("conversation_messages_total") == 3
+    assert exporter.value("conversation_tokens_total", direction="input") == 2 * 10**12 + 1
+    assert exporter.value("conversation_latency_seconds_sum") == pytest.approx(2e12)
+    conversation, _, _ = before.partition("# HELP exporter_pushes_total")
+    assert exporter.scrape().startswith(conversation)
 
 
 def test_the_same_key_and_body_count_once(exporter: Running) -> None:
