@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from structlog.tracebacks import ExceptionDictTransformer
 
 from exporter.app import Application, create_app
 from exporter.connection import Connection
@@ -102,7 +103,9 @@ def _configure_logs() -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                structlog.processors.ExceptionRenderer(
+                    ExceptionDictTransformer(show_locals=False)  # locals hold tokens
+                ),
                 structlog.processors.JSONRenderer(),
             ],
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -43,7 +44,7 @@ class Connection(StrictHttpProtocol):
             self.cycle.wait()
 
     def _hand_over(self) -> None:
-        path = self.url if self._calls.takes(self.url) else httptools.parse_url(self.url).path
+        path = self.url if self._calls.takes(self.url) else _path(self.url)
         if self.parser.get_method() != b"POST" or not self._calls.takes(path):
             super()._hand_over()
             return
@@ -109,3 +110,8 @@ class Connection(StrictHttpProtocol):
             self._watch_idle()
         else:
             self._socket.close()
+
+
+def _path(url: bytes) -> bytes:
+    """The path of a URL as the router compares it, decoded: else a POST would get past us to the router."""
+    return unquote_to_bytes(httptools.parse_url(url).path or b"")

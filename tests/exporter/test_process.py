@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -78,6 +80,27 @@ def test_no_secret_reaches_log_or_metrics_and_no_forged_line_the_log(launch: Cal
     assert TOKEN not in text
     assert "wrong-token" not in text
     assert exporter.event("forged") is None
+
+
+def test_a_traceback_in_the_log_shows_no_values() -> None:
+    program = f"""
+import structlog
+from exporter import __main__ as main
+
+def fail(authorization):
+    raise RuntimeError("a defect")
+
+main._configure_logs()
+try:
+    fail("Bearer {TOKEN}")
+except RuntimeError as error:
+    structlog.get_logger("exporter.app").error("internal_error", exc_info=error)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    (line,) = ended.stderr.splitlines()
+    (exception,) = json.loads(line)["exception"]
+    assert [frame["name"] for frame in exception["frames"]] == ["<module>", "fail"]
+    assert TOKEN not in line
 
 
 def test_health_answers_beside_200_clients_that_say_nothing(launch: Callable[..., Process]) -> None:
