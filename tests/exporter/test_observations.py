@@ -101,8 +101,29 @@ def test_a_key_is_required(exporter: Running, headers: dict[str, str]) -> None:
     ids=lambda value: str(value),
 )
 def test_one_bad_message_refuses_the_batch(exporter: Running, change: dict[str, Any], code: str) -> None:
-    response = send(exporter, observation(), observation(**change))
+    response = send(exporter, *3 * [observation()], observation(**change))
     assert (response.status_code, response.json()["error"]["code"]) == (422, code)
+    assert response.json()["error"]["details"]["items"] == [3]
     assert exporter.value("conversation_messages_total") is None
     assert exporter.value("exporter_rejected_total", reason=code) == 1
     assert send(exporter, observation()).json()["data"]["duplicate"] is False
+
+
+def test_every_refused_message_is_named_and_the_others_can_be_sent(exporter: Running) -> None:
+    messages = [
+        observation(),
+        observation(journey="moon"),
+        observation(config_version="2"),
+        observation(),
+        observation(journey="guidance", outcome="out_of_scope"),
+        observation(outcome="llm_error", reason="moon"),
+        observation(journey="moon", latency_ms=1.0),
+        observation(reason="timeout"),
+    ]
+    error = send(exporter, *messages).json()["error"]
+    assert (error["code"], error["details"]["items"]) == ("label_not_allowed", [1, 4, 5, 6, 7])
+    sound = [
+        message for position, message in enumerate(messages) if position not in error["details"]["items"]
+    ]
+    assert send(exporter, *sound, key="k2").status_code == 200
+    assert exporter.value("conversation_messages_total") == 3
