@@ -1,6 +1,5 @@
 """A connection to the exporter: the POSTs that are counted are answered here, all else by ASGI."""
 
-import asyncio
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -14,25 +13,12 @@ from exporter.protocol import StrictHttpProtocol
 class Connection(StrictHttpProtocol):
     """One connection. Requests on it are answered in their order."""
 
-    _socket: (
-        asyncio.Transport
-    )  # under `transport`, which joins head and body: those of a POST need no joining
-    _idle: asyncio.TimerHandle | None = None
-    _answered_at = 0.0
-
     def __init__(self, calls: Calls, **uvicorns_own: Any) -> None:
         super().__init__(**uvicorns_own)
         self._calls = calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
-        self._socket = transport
-        super().connection_made(transport)
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for an answer any more."""
-        if self._idle is not None:
-            self._idle.cancel()
         if isinstance(self.cycle, Post):
             self.cycle.lose()
         super().connection_lost(exc)
@@ -65,23 +51,17 @@ class Connection(StrictHttpProtocol):
         else:
             super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        """The end of a request."""
+    def _complete(self) -> None:
         if isinstance(self.cycle, Post):
             self.cycle.complete()
         else:
-            super().on_message_complete()
+            super()._complete()
 
     def on_response_complete(self) -> None:
-        """An answer was sent: the next request's turn, or the end of a connection on which none comes."""
-        self._answered_at = self.loop.time()
-        if self.pipeline or not isinstance(self.cycle, Post) or self._socket.is_closing():
-            super().on_response_complete()
-        else:
-            self.server_state.total_requests += 1
-            self._watch_idle()
+        """An answer was sent: of a client that reads no answers, no more is read."""
+        super().on_response_complete()
         if self.flow.write_paused:
-            self.flow.pause_reading()  # of a client that reads no answers, no more is read
+            self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         """The client has read what was sent."""
@@ -95,21 +75,6 @@ class Connection(StrictHttpProtocol):
             self.loop.call_soon(cycle.wait)
         else:
             super()._start_asgi_task(cycle, app)
-
-    def _watch_idle(self) -> None:
-        """uvicorn's timer is set and cancelled for every request; this one looks when it was last needed."""
-        if self._idle is None:
-            due = self._answered_at + self.timeout_keep_alive
-            self._idle = self.loop.call_at(due, self._end_if_idle)
-
-    def _end_if_idle(self) -> None:
-        self._idle = None
-        if self._in_head or not self.cycle.response_complete:
-            return  # the answer to what is under way begins to watch anew
-        if self.loop.time() < self._answered_at + self.timeout_keep_alive:
-            self._watch_idle()
-        else:
-            self._socket.close()
 
 
 def _path(url: bytes) -> bytes:

@@ -45,6 +45,7 @@ class Calls(Protocol):
 class Post(RequestResponseCycle):
     """One such request. The connection tells it what arrives, and whose turn it is to be answered."""
 
+    response_started = False  # an answer is sent in one piece
     message_event = asyncio.Event()  # set by uvicorn when the connection ends; nobody waits for it
 
     def __init__(
@@ -159,5 +160,5 @@ class Post(RequestResponseCycle):
         lines += [b"", body]
         self._socket.write(b"\r\n".join(lines))
         if not self.keep_alive:
-            self._socket.close()
+            self._connection.transport.close()
         self._connection.on_response_complete()
