@@ -53,6 +53,16 @@ def test_it_says_in_one_line_why_it_cannot_start(
     assert line["reason"].startswith(reason)
 
 
+def test_a_policy_that_yaml_cannot_read_is_refused_in_one_line(
+    launch: Callable[..., Process], tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("reasons: [other, 2020-13-45]")
+    exporter = launch(EXPORTER_POLICY_FILE=str(tmp_path / "policy.yaml"))
+    assert exporter.end() == 1
+    (line,) = exporter.log
+    assert line["event"] == "exporter_cannot_start"
+
+
 def test_a_taken_port_ends_it_with_1(launch: Callable[..., Process]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
