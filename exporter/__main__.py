@@ -44,6 +44,9 @@ def main() -> int:
     """Run the exporter. Returns 0 after a signal, 1 when it cannot start."""
     _configure_logs()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+    # While the journal is read; and uvicorn raises the signal again after a graceful stop.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -66,9 +69,6 @@ def main() -> int:
         ),
         app,
     )
-    # uvicorn raises the signal again after a graceful stop: then these handlers end the process.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
     return 0
 

@@ -1,6 +1,7 @@
 """`python -m exporter` as an operator sees it: log lines, exit codes, hostile conditions."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.exporter.running import TOKEN, Process, series
+from tests.exporter.running import TOKEN, Process, series, wait_for
 
 
 def test_the_log_is_one_json_object_per_line_with_stable_events(launch: Callable[..., Process]) -> None:
@@ -31,6 +32,40 @@ def test_the_log_is_one_json_object_per_line_with_stable_events(launch: Callable
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0(launch: Callable[..., Process], number: signal.Signals) -> None:
     assert launch().end(number) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_journal_is_read_ends_it_with_0(state_dir: Path, number: signal.Signals) -> None:
+    state_dir.mkdir()
+    os.mkfifo(state_dir / "journal")  # reading it takes until somebody writes
+    environment = {
+        "EXPORTER_STATE_DIR": str(state_dir),
+        "EXPORTER_PORT": "0",
+        "EXPORTER_INGEST_TOKENS": TOKEN,
+    }
+    with subprocess.Popen([sys.executable, "-m", "exporter"], env={**os.environ, **environment}) as process:
+        try:
+            writer = wait_for_reader(state_dir / "journal")
+            process.send_signal(number)
+            assert process.wait(timeout=20) == 0
+            os.close(writer)
+        finally:
+            process.kill()
+
+
+def wait_for_reader(pipe: Path) -> int:
+    """Wait until somebody reads the named pipe; its other end."""
+    ends: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    wait_for(is_read)
+    return ends[0]
 
 
 @pytest.mark.parametrize(
