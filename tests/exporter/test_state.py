@@ -87,6 +87,24 @@ def test_a_client_is_forgotten_after_eight_days_of_silence() -> None:
     assert [state.last_seq(client, 1) for client in "abc"] == [8, 0, 1]
 
 
+def test_a_clock_that_is_behind_for_a_while_makes_no_label_set_older() -> None:
+    state = State()
+    delta = SeriesDelta("chat", "p", "1", messages=1)
+    state.apply_push(Push("c", 1, 1, series=[delta]), START)
+    state.apply_push(Push("c", 1, 2, series=[delta]), START - 30 * DAY)
+    state.apply_expiry(Expiry(before=START - 8 * DAY))
+    assert [label_set.counts[0] for label_set in state.table] == [2]
+
+
+def test_a_clock_that_is_behind_for_a_while_makes_no_batch_older() -> None:
+    state = State()
+    state.apply_push(Push("a", 1, 1), START)
+    state.apply_push(Push("a", 1, 2), START - 30 * DAY)
+    state.apply_push(Push("b", 1, 1), START - 30 * DAY)
+    state.apply_push(Push("c", 1, 1), START)
+    assert [state.last_seq(client, 1) for client in "abc"] == [2, 1, 1]
+
+
 def test_the_names_of_batches_are_bounded() -> None:
     state = State()
     for number in range(MAX_REMEMBERED + 10):
