@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from exporter.post import Calls, Post
+from exporter.post import Calls, Post, answer
 from exporter.protocol import StrictHttpProtocol
 
 
@@ -62,6 +62,15 @@ class Connection(StrictHttpProtocol):
         super().on_response_complete()
         if self.flow.write_paused:
             self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP is refused in the same shape as the rest, and counted."""
+        if self._in_body and isinstance(self.cycle, Post):
+            self.cycle.supersede()
+        response = self._calls.malformed(msg)
+        headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
+        self.transport.write(answer(response.status_code, headers, bytes(response.body)))
+        self.transport.close()
 
     def resume_writing(self) -> None:
         """The client has read what was sent."""

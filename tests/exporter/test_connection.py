@@ -1,5 +1,6 @@
 """One connection: where a request ends, what is answered in which order, and when it is over."""
 
+import json
 import select
 import socket
 import time
@@ -137,6 +138,25 @@ def test_what_is_malformed_is_refused_behind_the_answers_that_are_due(
 ) -> None:
     assert exchange(exporter, sent) == answers
     assert exporter.value("conversation_messages_total") == counted
+    assert exporter.value("exporter_rejected_total", reason="invalid_http") == answers.count(400)
+    assert exporter.value("exporter_rejected_total") == answers.count(400) + answers.count(401)
+
+
+def test_what_is_malformed_is_refused_in_the_shape_of_every_refusal(exporter: Running) -> None:
+    with connect(exporter) as connection:
+        connection.sendall(GARBAGE)
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    content = json.loads(body)
+    assert (content["error"]["code"], content["error"]["details"]) == ("invalid_http", {})
+    assert f"x-request-id: {content['request_id']}" in head.decode().split("\r\n")
+
+
+def test_a_body_that_breaks_off_malformed_is_counted_once(start: Callable[..., Running]) -> None:
+    exporter = start(body_timeout_seconds=0.3)
+    head, broken = split(BROKEN)
+    assert exchange(exporter, head + b"1\r\n{\r\n", broken) == [400]
+    time.sleep(0.5)  # longer than a body is waited for
+    assert exporter.value("exporter_rejected_total") == 1
 
 
 @pytest.mark.parametrize(

@@ -350,11 +350,18 @@ def test_a_connection_is_kept_while_it_is_used_and_closed_when_idle(exporter: Ru
         ("GET", "/v1/push", 405, "method_not_allowed"),
         ("DELETE", "/metrics", 405, "method_not_allowed"),
         ("GET", "/nowhere", 404, "not_found"),
+        ("POST", "/nowhere", 404, "not_found"),
+        ("POST", "/v1/observations/", 404, "not_found"),
+        ("POST", "/v1/push/", 404, "not_found"),
+        ("GET", "/metrics/", 404, "not_found"),
+        ("POST", "/metrics", 405, "method_not_allowed"),
+        ("PUT", "/v1/observations", 405, "method_not_allowed"),
     ],
 )
 def test_routes(exporter: Running, method: str, path: str, status: int, code: str) -> None:
-    response = requests.request(method, exporter.url + path, timeout=10)
+    response = requests.request(method, exporter.url + path, timeout=10, allow_redirects=False)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert exporter.value("exporter_rejected_total", reason=code) == (method != "GET")
 
 
 @pytest.mark.parametrize(
