@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from structlog.tracebacks import ExceptionDictTransformer
 
 from exporter.app import Application, create_app
 from exporter.connection import Connection
@@ -43,6 +44,9 @@ def main() -> int:
     """Run the exporter. Returns 0 after a signal, 1 when it cannot start."""
     _configure_logs()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+    # While the journal is read; and uvicorn raises the signal again after a graceful stop.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -65,9 +69,6 @@ def main() -> int:
         ),
         app,
     )
-    # uvicorn raises the signal again after a graceful stop: then these handlers end the process.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
     return 0
 
@@ -102,7 +103,9 @@ def _configure_logs() -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                structlog.processors.ExceptionRenderer(
+                    ExceptionDictTransformer(show_locals=False)  # locals hold tokens
+                ),
                 structlog.processors.JSONRenderer(),
             ],
         )

@@ -27,6 +27,7 @@ from exporter.http import (
     authenticate,
     expect_json,
     failure,
+    request_id_of,
     success,
 )
 from exporter.ingest import Outcome
@@ -37,6 +38,7 @@ from exporter.service import Service
 from exporter.settings import Settings
 
 STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
+    errors.InvalidHttpError: (400, "invalid_http"),
     errors.InvalidJsonError: (400, "invalid_json"),
     errors.IdempotencyKeyMissingError: (400, "idempotency_key_missing"),
     errors.UnauthenticatedError: (401, "unauthenticated"),
@@ -52,7 +54,9 @@ STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
     errors.StorageFullError: (503, "storage_full"),
     errors.StorageFailedError: (503, "storage_failed"),
 }
-"""Every error a call on purpose answers with; `not_found` and `method_not_allowed` come from the router."""
+"""Every error a call on purpose answers with; those of the router are below."""
+
+ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -67,7 +71,8 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
     `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds. Raises StartError.
     """
     tokens = settings.read_tokens()
-    monitoring = SelfMonitoring(registry, tuple(code for _, code in STATUS_AND_CODE.values()))
+    codes = (*(code for _, code in STATUS_AND_CODE.values()), *ROUTER_CODES.values())
+    monitoring = SelfMonitoring(registry, codes)
     service = Service(settings, monitoring, clock)
     posts = Posts(settings, tokens, service, monitoring)
     reads = _Reads(service, registry)
@@ -91,11 +96,12 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         middleware=[Middleware(RequestId)],
         exception_handlers={
             ExporterError: _refuse,
-            HTTPException: _refuse_route,
+            HTTPException: partial(_refuse_route, monitoring),
             Exception: _internal_error,
         },
         lifespan=lifespan,
     )
+    starlette.router.redirect_slashes = False
     return Application(starlette, posts, service.reload_policy)
 
 
@@ -148,6 +154,15 @@ class Posts:
         self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
         self._monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
         return _refusal(request_id, error)
+
+    def malformed(self, message: str) -> Response:
+        """The answer to what is not HTTP."""
+        error = errors.InvalidHttpError(message)
+        self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
+        request_id = request_id_of({})
+        response = _refusal(request_id, error)
+        response.headers["x-request-id"] = request_id
+        return response
 
     def _under_its_key(self, head: Head) -> Count:
         key = head.get(b"idempotency-key", b"").decode("latin-1")
@@ -214,9 +229,11 @@ async def _only_post(request: Request) -> Response:
     raise NotImplementedError(request.method)
 
 
-async def _refuse_route(request: Request, error: Exception) -> Response:
+async def _refuse_route(monitoring: SelfMonitoring, request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for nothing else)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    code = ROUTER_CODES[error.status_code]
+    if request.method not in ("GET", "HEAD"):  # it may have brought what should have been counted
+        monitoring.rejected(code)
     return failure(request.state.request_id, error.status_code, code, error.detail, {}, error.headers)
 
 

@@ -1,37 +1,24 @@
 """A connection to the exporter: the POSTs that are counted are answered here, all else by ASGI."""
 
-import asyncio
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from exporter.post import Calls, Post
+from exporter.post import Calls, Post, answer
 from exporter.protocol import StrictHttpProtocol
 
 
 class Connection(StrictHttpProtocol):
     """One connection. Requests on it are answered in their order."""
 
-    _socket: (
-        asyncio.Transport
-    )  # under `transport`, which joins head and body: those of a POST need no joining
-    _idle: asyncio.TimerHandle | None = None
-    _answered_at = 0.0
-
     def __init__(self, calls: Calls, **uvicorns_own: Any) -> None:
         super().__init__(**uvicorns_own)
         self._calls = calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
-        self._socket = transport
-        super().connection_made(transport)
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for an answer any more."""
-        if self._idle is not None:
-            self._idle.cancel()
         if isinstance(self.cycle, Post):
             self.cycle.lose()
         super().connection_lost(exc)
@@ -43,7 +30,7 @@ class Connection(StrictHttpProtocol):
             self.cycle.wait()
 
     def _hand_over(self) -> None:
-        path = self.url if self._calls.takes(self.url) else httptools.parse_url(self.url).path
+        path = self.url if self._calls.takes(self.url) else _path(self.url)
         if self.parser.get_method() != b"POST" or not self._calls.takes(path):
             super()._hand_over()
             return
@@ -64,23 +51,26 @@ class Connection(StrictHttpProtocol):
         else:
             super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        """The end of a request."""
+    def _complete(self) -> None:
         if isinstance(self.cycle, Post):
             self.cycle.complete()
         else:
-            super().on_message_complete()
+            super()._complete()
 
     def on_response_complete(self) -> None:
-        """An answer was sent: the next request's turn, or the end of a connection on which none comes."""
-        self._answered_at = self.loop.time()
-        if self.pipeline or not isinstance(self.cycle, Post) or self._socket.is_closing():
-            super().on_response_complete()
-        else:
-            self.server_state.total_requests += 1
-            self._watch_idle()
+        """An answer was sent: of a client that reads no answers, no more is read."""
+        super().on_response_complete()
         if self.flow.write_paused:
-            self.flow.pause_reading()  # of a client that reads no answers, no more is read
+            self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP is refused in the same shape as the rest, and counted."""
+        if self._in_body and isinstance(self.cycle, Post):
+            self.cycle.supersede()
+        response = self._calls.malformed(msg)
+        headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
+        self.transport.write(answer(response.status_code, headers, bytes(response.body)))
+        self.transport.close()
 
     def resume_writing(self) -> None:
         """The client has read what was sent."""
@@ -95,17 +85,7 @@ class Connection(StrictHttpProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _watch_idle(self) -> None:
-        """uvicorn's timer is set and cancelled for every request; this one looks when it was last needed."""
-        if self._idle is None:
-            due = self._answered_at + self.timeout_keep_alive
-            self._idle = self.loop.call_at(due, self._end_if_idle)
 
-    def _end_if_idle(self) -> None:
-        self._idle = None
-        if self._in_head or not self.cycle.response_complete:
-            return  # the answer to what is under way begins to watch anew
-        if self.loop.time() < self._answered_at + self.timeout_keep_alive:
-            self._watch_idle()
-        else:
-            self._socket.close()
+def _path(url: bytes) -> bytes:
+    """The path of a URL as the router compares it, decoded: else a POST would get past us to the router."""
+    return unquote_to_bytes(httptools.parse_url(url).path or b"")

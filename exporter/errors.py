@@ -37,6 +37,10 @@ class RequestRefusedError(ExporterError):
     """A request that changed nothing."""
 
 
+class InvalidHttpError(RequestRefusedError):
+    """What came is not HTTP/1.1, or not safely so."""
+
+
 class UnauthenticatedError(RequestRefusedError):
     """No bearer token was sent."""
 

@@ -71,6 +71,7 @@ class Ingest:
             return _done(Outcome(duplicate=True))
         if push.seq <= self._pushes.get(name, 0):
             return self._commit.settled(Outcome(duplicate=True))
+        _raise_first(_refusals(push.series, self._check))
         moved = self._admit(push.series)
         record = Record(PUSH, msgspec.json.encode(push) if moved else body)
         counted = self._commit.commit(record, lambda now: self._count_push(push, now))
@@ -88,7 +89,7 @@ class Ingest:
                 return self._commit.settled(Outcome(duplicate=True))
             return _done(Outcome(duplicate=True))
         observations = decode_observations(body)
-        _raise_first(_refusals(observations, _check_observation))
+        self._check_observations(observations)
         series = _sum_up(observations)
         self._admit(series)
         batch = ObservationsBatch(key, digest, series)
@@ -122,8 +123,7 @@ class Ingest:
         self._limits.reset(self._state.table.keys())
 
     def _admit(self, series: list[SeriesDelta]) -> bool:
-        """Check all items, then admit them under their final labels. True if a label became `other`."""
-        _raise_first(_refusals(series, self._check))
+        """Admit checked items under their final labels. True if a label became `other`."""
         moved = False
         for delta in series:
             key = (delta.journey, delta.persona, delta.config_version)
@@ -134,10 +134,7 @@ class Ingest:
         return moved
 
     def _check(self, delta: SeriesDelta) -> None:
-        if "\0" in delta.persona or "\0" in delta.config_version:
-            raise InvalidRequestError(
-                "A label value holds a NUL character, which the text format cannot carry"
-            )
+        _check_text(delta.persona, delta.config_version)
         self._limits.check(delta.journey, delta.out_of_scope, delta.llm_errors)
         timed = sum(delta.latency.buckets.values()) if delta.latency is not None else 0
         if timed != delta.messages:
@@ -148,6 +145,37 @@ class Ingest:
         if delta.out_of_scope + failed > delta.messages:
             raise InvalidRequestError("More messages out of scope or in error than messages")
 
+    def _check_observations(self, observations: Iterable[Observation]) -> None:
+        """Check the labels of every message, once for all that have the same."""
+        judged: dict[tuple[str | None, ...], RequestRefusedError | None] = {}
+        refusals = []
+        for position, message in enumerate(observations):
+            labels = (
+                message.journey,
+                message.persona,
+                message.config_version,
+                message.outcome,
+                message.reason,
+            )
+            if labels not in judged:
+                judged[labels] = self._refusal(message)
+            if (refusal := judged[labels]) is not None:
+                refusals.append((position, refusal))
+        _raise_first(refusals)
+
+    def _refusal(self, message: Observation) -> RequestRefusedError | None:
+        try:
+            _check_text(message.persona, message.config_version)
+            if message.reason is not None and message.outcome != "llm_error":
+                raise InvalidRequestError(
+                    f"A reason belongs to the outcome llm_error, not to {message.outcome}"
+                )
+            reasons = [] if message.reason is None else [message.reason]
+            self._limits.check(message.journey, message.outcome == "out_of_scope", reasons)
+        except RequestRefusedError as refusal:
+            return refusal
+        return None
+
 
 def _done(outcome: Outcome) -> "asyncio.Future[Outcome]":
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -155,9 +183,9 @@ def _done(outcome: Outcome) -> "asyncio.Future[Outcome]":
     return future
 
 
-def _check_observation(observation: Observation) -> None:
-    if observation.reason is not None and observation.outcome != "llm_error":
-        raise InvalidRequestError(f"A reason belongs to the outcome llm_error, not to {observation.outcome}")
+def _check_text(persona: str, config_version: str) -> None:
+    if "\0" in persona or "\0" in config_version:
+        raise InvalidRequestError("A label value holds a NUL character, which the text format cannot carry")
 
 
 def _refusals(items: Iterable[T], check: Callable[[T], None]) -> list[tuple[int, RequestRefusedError]]:

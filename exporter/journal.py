@@ -255,13 +255,14 @@ def _parse(content: bytes) -> tuple[list[_Frame], Fault | None]:
     offset = checksum = 0
     while offset < len(content):
         start = offset + _FRAME_LENGTH
-        head = content[offset : offset + _FRAME.size]
-        if start > len(content) or not content[offset:].strip(b"\0"):
+        if start > len(content):
             return frames, Fault.TORN
+        head = content[offset : offset + _FRAME.size]
         magic, length, expected = _FRAME.unpack(head)
         (of_head,) = _CHECKSUM.unpack_from(content, offset + _FRAME.size)
         if magic != MAGIC or zlib.crc32(head) != of_head:
-            return frames, Fault.DAMAGED
+            # A crash may leave room for a frame and nothing in it. Copies the rest: not for every frame.
+            return frames, Fault.DAMAGED if content[offset:].strip(b"\0") else Fault.TORN
         payload = content[start : start + length]
         if len(payload) < length:
             return frames, Fault.TORN

@@ -50,8 +50,16 @@ def load_policy(path: Path | None) -> Policy:
         policy = msgspec.yaml.decode(path.read_bytes(), type=Policy)
     except OSError as error:
         raise PolicyError(f"EXPORTER_POLICY_FILE: cannot read {path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (
+        msgspec.MsgspecError,
+        ValueError,
+        RecursionError,
+    ) as error:  # PyYAML raises those of `int`, `date`
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path} is not a valid label policy: {error}") from None
+    if not all(map(_is_showable, (*policy.journeys, *policy.reasons))):
+        raise PolicyError(
+            f"EXPORTER_POLICY_FILE: {path}: journeys and reasons are text without NUL and surrogates"
+        )
     if not policy.journeys:
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path} allows no journey")
     if catalogue.OTHER not in policy.reasons:
@@ -59,6 +67,11 @@ def load_policy(path: Path | None) -> Policy:
     if len(set(policy.reasons)) < len(policy.reasons):
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: a reason is given twice")
     return policy
+
+
+def _is_showable(label: str) -> bool:
+    """Whether the text format can carry it."""
+    return "\0" not in label and not any("\ud800" <= character <= "\udfff" for character in label)
 
 
 class Limits:

@@ -5,7 +5,7 @@ several times as much as counting what it brings.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -41,10 +41,14 @@ class Calls(Protocol):
     def refuse(self, request_id: str, error: Exception) -> Response:
         """The answer to a request that `admit` or its `Count` raised on, or that broke off."""
 
+    def malformed(self, message: str) -> Response:
+        """The answer to what is not HTTP."""
+
 
 class Post(RequestResponseCycle):
     """One such request. The connection tells it what arrives, and whose turn it is to be answered."""
 
+    response_started = False  # an answer is sent in one piece
     message_event = asyncio.Event()  # set by uvicorn when the connection ends; nobody waits for it
 
     def __init__(
@@ -99,7 +103,8 @@ class Post(RequestResponseCycle):
 
     def wait(self) -> None:
         """What has arrived so far has been read: from now on the rest of the body is waited for."""
-        if self._count is not None and self.more_body and self._deadline is None:
+        waits = self._count is not None and self.more_body and not self.response_complete
+        if waits and self._deadline is None:
             seconds = self._calls.body_timeout_seconds
             self._deadline = self._connection.loop.call_later(seconds, self._give_up, seconds)
 
@@ -108,6 +113,12 @@ class Post(RequestResponseCycle):
         self.disconnected = True
         if self._count is not None and self.more_body and not self.response_complete:
             self._refuse(BodyIncompleteError("The connection ended before the body"))
+
+    def supersede(self) -> None:
+        """What was to be its body is malformed: the connection answers in its place."""
+        self.response_complete = True
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _go_on(self) -> None:
         if self._count is None:
@@ -150,14 +161,16 @@ class Post(RequestResponseCycle):
             self._deadline.cancel()
         if self.disconnected:
             return
-        lines = [_STATUS_LINES[status]]
-        lines += [b"%s: %s" % header for header in self._connection.server_state.default_headers]
-        lines += [b"%s: %s" % header for header in headers]
-        lines.append(b"x-request-id: " + self._request_id.encode())
+        headers = [*self._connection.server_state.default_headers, *headers]
+        headers.append((b"x-request-id", self._request_id.encode()))
         if not self.keep_alive:
-            lines.append(b"connection: close")
-        lines += [b"", body]
-        self._socket.write(b"\r\n".join(lines))
+            headers.append((b"connection", b"close"))
+        self._socket.write(answer(status, headers, body))
         if not self.keep_alive:
-            self._socket.close()
+            self._connection.transport.close()
         self._connection.on_response_complete()
+
+
+def answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """A whole answer as bytes."""
+    return b"\r\n".join([_STATUS_LINES[status], *(b"%s: %s" % header for header in headers), b"", body])

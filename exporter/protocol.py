@@ -2,17 +2,25 @@
 
 httptools (llhttp) itself refuses a second Content-Length, Content-Length beside Transfer-Encoding, folded
 headers and spaces before a colon. It lets through what is refused here: a missing or second Host (RFC 9112,
-section 3.2), a head without end, in length or in time, and trailers, which would be taken for headers.
+section 3.2), a head without end, in length or in time, and trailers, which would be taken for headers. It
+skips the body of a request that asks for another protocol, and would take it for the next request: here the
+wish is ignored, as RFC 9110, section 7.8, allows.
+
+What is malformed is refused behind the answers that are due, and nothing is taken behind a request whose
+answer ends the connection (RFC 9112, section 9.6).
 """
 
 import asyncio
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
 """Time in which the head of a request must arrive, from its first byte or from the connection's start."""
+DRAIN_SECONDS: Final = 30.0
+"""Time in which a client must read what is held for it: about 64 KiB, or at the end of a connection all."""
 
 
 class _JoiningTransport:
@@ -45,41 +53,113 @@ class _JoiningTransport:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._transport.abort)
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
     """One connection. What is malformed is answered with 400, and the connection is closed."""
 
     _in_head = True
+    _in_body = False
+    _upgrades = False
     _began = False
     _head_bytes = 0
     _body_bytes = 0
+    _deaf = False
+    _due_refusal: str | None = None
+    _behind_body = 0
+    _chunk_began = False
+    _answered_at = 0.0
     _deadline: asyncio.TimerHandle | None = None
+    _idle: asyncio.TimerHandle | None = None
+    _undrained: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
+        self._socket = transport
         self._joining = _JoiningTransport(transport)
         super().connection_made(self._joining)  # type: ignore[arg-type]
-        self._deadline = self.loop.call_later(HEAD_SECONDS, transport.close)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._stop_waiting()
+        for timer in (self._idle, self._undrained):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; bound the length and the time of a head that is not complete."""
-        self._began = False
+        """Take bytes; bound the length of heads and trailers, and the time of a head."""
+        if self._deaf:
+            return  # what came before is still being answered
+        self._began = self._chunk_began = False
         self._body_bytes = 0
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse("Invalid HTTP request received.")
+            return
         if not self._in_head:
             self._stop_waiting()
-        elif not self.transport.is_closing():
+            self._bound_what_is_no_body(len(data))
+        elif not self._socket.is_closing():
             self._head_bytes += self._of_the_head(data) if self._began else len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head of the request is too long.")
+                self._refuse("The head of the request is too long.")
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _bound_what_is_no_body(self, received: int) -> None:
+        """Trailers, and extensions of chunks: the parser keeps a line of them until it ends."""
+        if not self._in_body or self._body_bytes or self._chunk_began:
+            self._behind_body = 0
+            return
+        self._behind_body += received
+        if self._behind_body > MAX_HEAD_BYTES:
+            self._refuse("The trailers of the request are too long.")
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                self._begin_again_without_upgrade()
+            else:
+                return
+
+    def _begin_again_without_upgrade(self) -> None:
+        """Have a fresh parser read the same head without the wish, and thereby expect the body."""
+        self._upgrades = False
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def _refuse(self, message: str) -> None:
+        """Answer what is malformed with 400, in its turn, and take no more."""
+        self._deaf = True
+        self._stop_waiting()
+        last = self.cycle
+        if self._socket.is_closing():
+            return
+        if self._in_body:  # it is `last` that is malformed
+            if self.pipeline:
+                self.pipeline.popleft()
+                self._due_refusal = message
+            elif last.response_started or last.response_complete:
+                self.transport.close()
+            else:
+                self.send_400_response(message)
+        elif last is None or (last.response_complete and last.keep_alive):
+            self.send_400_response(message)
+        elif last.keep_alive:  # else nobody asks for what comes behind it
+            self._due_refusal = message
 
     def on_message_begin(self) -> None:
         """A request begins. What ASGI wants to know of it waits until its head is known to be sound."""
@@ -99,11 +179,32 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete: refuse it, or hand the request over."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("no tunnels")
+            self._upgrades = True
+            return
         self._in_head = False
+        if self._socket.is_closing() or (self.cycle is not None and not self.cycle.keep_alive):
+            raise ValueError("nothing comes behind the last request")
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             raise ValueError("a request names one host")  # httptools turns it into its own error: 400
         self._hand_over()
+        self._in_body = True
+
+    def on_chunk_header(self) -> None:
+        """A chunk of a body begins, or its trailers."""
+        self._chunk_began = True
+
+    def on_message_complete(self) -> None:
+        """The end of a request, unless it is read again without its wish for another protocol."""
+        if not self._upgrades:
+            self._in_body = False
+            self._complete()
+
+    def _complete(self) -> None:
+        super().on_message_complete()
 
     def _hand_over(self) -> None:
         """Have a request with a sound head answered: by the ASGI application."""
@@ -119,9 +220,47 @@ class StrictHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """The application has sent its answer."""
+        """An answer was sent: the next request's turn, or the end of a connection on which none comes."""
         self._joining.flush()
-        super().on_response_complete()
+        self._answered_at = self.loop.time()
+        if self.pipeline or self._socket.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self._due_refusal is not None:
+            self.send_400_response(self._due_refusal)
+        else:
+            self._watch_idle()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than is sent to it: bound the time it may take."""
+        super().pause_writing()
+        self._undrained = self.loop.call_later(DRAIN_SECONDS, self._socket.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read what was sent."""
+        super().resume_writing()
+        if self._undrained is not None:
+            self._undrained.cancel()
+
+    def _watch_idle(self) -> None:
+        """uvicorn's timer is set for every request and cancelled by whatever comes, be it no request at all.
+
+        This one looks when it was last needed, and also ends a request that goes on behind its answer.
+        """
+        if self._idle is None:
+            due = self._answered_at + self.timeout_keep_alive
+            self._idle = self.loop.call_at(due, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle = None
+        if self._in_head or not self.cycle.response_complete:
+            return  # the answer to what is under way begins to watch anew
+        if self.loop.time() < self._answered_at + self.timeout_keep_alive:
+            self._watch_idle()
+        else:
+            self.transport.close()
 
     def _of_the_head(self, data: bytes) -> int:
         """How much of `data` belongs to the head at its end, which other requests may come before."""

@@ -99,7 +99,7 @@ class SeriesTable:
         label_set = self._label_sets.get(key)
         if label_set is None:
             label_set = self._label_sets[key] = self._new(key, now)
-        label_set.touched = now
+        label_set.touched = max(label_set.touched, now)  # a clock may be behind for a while
         counts = label_set.counts
         counts[MESSAGES] += delta.messages
         counts[OUT_OF_SCOPE] += delta.out_of_scope

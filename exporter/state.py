@@ -15,7 +15,7 @@ from exporter import catalogue
 from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet, SeriesTable
-from exporter.wire import Push, SeriesDelta, decode_push
+from exporter.wire import Push, SeriesDelta
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,9 +76,7 @@ class State:
             return
         for delta in push.series:
             self.table.add(delta, now)
-        self._clients.pop((push.client, push.epoch), None)
-        self._clients[push.client, push.epoch] = (push.seq, now)
-        _forget(self._clients, now)
+        _remember(self._clients, (push.client, push.epoch), push.seq, now)
 
     def apply_observations(self, batch: ObservationsBatch, now: float) -> None:
         """Count a batch of observations, once."""
@@ -86,8 +84,7 @@ class State:
             return
         for delta in batch.series:
             self.table.add(delta, now)
-        self._keys[batch.key] = (batch.digest, now)
-        _forget(self._keys, now)
+        _remember(self._keys, batch.key, batch.digest, now)
 
     def apply_expiry(self, expiry: Expiry) -> None:
         """Drop label sets nobody touched."""
@@ -125,7 +122,7 @@ class State:
     def _replay(self, record: Record, time: float) -> None:
         match record.kind:
             case b"P":
-                self.apply_push(decode_push(record.body), time)
+                self.apply_push(msgspec.json.decode(record.body, type=Push), time)
             case b"O":
                 self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), time)
             case b"X":
@@ -141,8 +138,11 @@ class State:
         self._keys = {key: (digest, seen) for key, digest, seen in snapshot.keys}
 
 
-def _forget(entries: dict[K, tuple[V, float]], now: float) -> None:
-    """Drop the oldest entries, which come first because a renewed one is put in again."""
+def _remember(entries: dict[K, tuple[V, float]], name: K, value: V, now: float) -> None:
+    """Put an entry last and drop the oldest, which come first. A clock that is behind makes none older."""
+    latest = max(now, next(reversed(entries.values()))[1]) if entries else now
+    entries.pop(name, None)
+    entries[name] = (value, latest)
     while entries:
         oldest = next(iter(entries))
         if len(entries) <= MAX_REMEMBERED and entries[oldest][1] >= now - REMEMBER_SECONDS:

@@ -119,6 +119,10 @@ class Running(Client):
         for _ in range(3):
             requests.get(self.url + "/-/healthy", timeout=10)
 
+    def connections(self) -> int:
+        """How many connections it holds."""
+        return len(self._server.server_state.connections)
+
     def keep_alive(self, seconds: float) -> None:
         """How long connections made from now on may be idle."""
         self._server.config.timeout_keep_alive = seconds  # type: ignore[assignment]

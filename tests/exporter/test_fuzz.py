@@ -49,6 +49,28 @@ OBSERVATIONS = [
         "output_tokens": 4,
     }
 ]
+MANY = 10**12
+AT_THE_BOUNDS = {
+    **OBSERVATIONS[0],
+    "latency_ms": 1e15,
+    "ttft_ms": 1e15,
+    "input_tokens": MANY,
+    "output_tokens": MANY,
+}
+OBSERVATIONS_AT_THE_BOUNDS = [AT_THE_BOUNDS, AT_THE_BOUNDS, *OBSERVATIONS]
+PUSH_AT_THE_BOUNDS = PUSH | {
+    "series": 2
+    * [
+        series(
+            messages=MANY,
+            llm_errors={"timeout": MANY},
+            latency={"sum": 1e12, "buckets": {"44": MANY}},
+            ttft={"sum": 1e12, "buckets": {"44": MANY}},
+            tokens={"input": MANY, "output": MANY},
+        )
+    ]
+}
+BODIES = [PUSH, OBSERVATIONS, PUSH_AT_THE_BOUNDS, OBSERVATIONS_AT_THE_BOUNDS]
 WORDS = sorted(
     {word for body in (PUSH, OBSERVATIONS) for word in re.findall(r'"([^"]*)"', json.dumps(body))}
     | {*catalogue.JOURNEYS, *catalogue.REASONS, *catalogue.OUTCOMES, "\0h", "\n", '"', "\\", "é" * 128}
@@ -91,7 +113,7 @@ JSON = st.recursive(
 @st.composite
 def changed(draw: st.DrawFn) -> bytes:
     """A sound body in which one value is another."""
-    body = copy.deepcopy(draw(st.sampled_from([PUSH, OBSERVATIONS])))
+    body = copy.deepcopy(draw(st.sampled_from(BODIES)))
     parent, key = draw(st.sampled_from(list(places(body))))
     parent[key] = draw(st.sampled_from(HOSTILE) | JSON)
     return json.dumps(body).encode()
@@ -108,7 +130,7 @@ def places(inside: Any) -> Iterator[tuple[Any, Any]]:
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """A sound body in which a few places were overwritten."""
-    body = bytearray(json.dumps(draw(st.sampled_from([PUSH, OBSERVATIONS]))).encode())
+    body = bytearray(json.dumps(draw(st.sampled_from(BODIES))).encode())
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(body)))
         length = draw(st.integers(0, 6))
@@ -158,8 +180,8 @@ def saved(state: State) -> list[SavedLabelSet]:
     return state.table.save()
 
 
-def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> None:
-    """Hand a body over and check what became of it."""
+def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> bool:
+    """Hand a body over and check what became of it. Whether it was counted."""
     state = State()
     state.table.journal = "j"
     memory = Memory()
@@ -176,13 +198,14 @@ def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> No
         refusal.message.encode()
         assert memory.records == []
         assert saved(state) == []
-        return
+        return False
     replayed = State()
     replayed.recover(Recovery("j", [(NOW, record) for record in memory.records], None, 0), NOW)
     assert saved(replayed) == saved(state)
     view = View(list(state.table), state.table.reasons, catalogue.OUT_OF_SCOPE_JOURNEYS)
     for line in "".join(render(view, openmetrics=False)).encode().decode().split("\n"):
         assert not line or line.startswith("# ") or SAMPLE.fullmatch(line), line
+    return True
 
 
 def push(ingest: Ingest, body: bytes) -> Awaitable[Outcome]:
@@ -196,9 +219,17 @@ def observe(ingest: Ingest, body: bytes) -> Awaitable[Outcome]:
 calls = pytest.mark.parametrize("call", [push, observe])
 
 
-@calls
-def test_a_sound_body_is_counted(call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> None:
-    take(json.dumps(PUSH if call is push else OBSERVATIONS).encode(), call)
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        (push, PUSH),
+        (push, PUSH_AT_THE_BOUNDS),
+        (observe, OBSERVATIONS),
+        (observe, OBSERVATIONS_AT_THE_BOUNDS),
+    ],
+)
+def test_a_sound_body_is_counted(call: Callable[[Ingest, bytes], Awaitable[Outcome]], body: Any) -> None:
+    assert take(json.dumps(body).encode(), call)
 
 
 @calls

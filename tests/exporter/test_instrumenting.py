@@ -47,14 +47,32 @@ def test_python(exporter: Running) -> None:
 
 def test_curl_twice_counts_once(exporter: Running) -> None:
     tool("curl")
-    for _ in range(2):
-        run(exporter, "bash", "-c", block("docs/instrumenting.md", "bash"))
+    key, send = block("docs/instrumenting.md", "bash").split("\n", 1)
+    run(exporter, "bash", "-euc", f"{key}\n{send}\n{send}")
     assert exporter.value("conversation_messages_total", **LABELS) == 1
 
 
 def test_javascript(exporter: Running) -> None:
     run(exporter, tool("node"), "-e", block("docs/instrumenting.md", "javascript"))
     assert exporter.value("conversation_messages_total", **LABELS) == 1
+
+
+@pytest.mark.parametrize("status", [408, 503])
+def test_javascript_sends_again_what_the_table_says_to_send_again(exporter: Running, status: int) -> None:
+    refuse_once = f"""
+const send_it = fetch;
+let calls = 0;
+const refusal = () => Promise.resolve(new Response("", {{status: {status}}}));
+fetch = (...request) => calls++ ? send_it(...request) : refusal();
+"""
+    run(exporter, tool("node"), "-e", refuse_once + block("docs/instrumenting.md", "javascript"))
+    assert exporter.value("conversation_messages_total", **LABELS) == 1
+
+
+def test_every_run_of_an_example_has_a_key_of_its_own(exporter: Running) -> None:
+    for _ in range(2):
+        run(exporter, "bash", "-euc", block("docs/instrumenting.md", "bash"))
+    assert exporter.value("conversation_messages_total", **LABELS) == 2
 
 
 def test_go(exporter: Running, tmp_path: Path) -> None:

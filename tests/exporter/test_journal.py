@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,34 @@ def test_zeros_behind_the_last_group_are_a_torn_tail(tmp_path: Path) -> None:
     ends = write(tmp_path)
     os.truncate(tmp_path / "journal", ends[-1] + 4096)
     assert recover(tmp_path) == Recovery("id", RECORDS, Fault.TORN, 4096)
+
+
+class Counted(bytes):
+    """Content of a file that counts how many bytes were copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        piece = super().__getitem__(place)
+        self.copied += len(piece) if isinstance(place, slice) else 1
+        return piece
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(4096)], ids=["sound", "with zeros behind it"])
+def test_reading_copies_no_byte_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
+) -> None:
+    write(tmp_path)
+    journal = Journal(tmp_path)
+    journal.recover()
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    for number in range(500):
+        journal.append([Record(b"P", b"x" * 400)], 9.0 + number)
+    journal.close()
+    content = Counted((tmp_path / "journal").read_bytes() + tail)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: content)
+    assert len(recover(tmp_path).records) == len(RECORDS) + 500
+    assert content.copied <= 2 * len(content)
 
 
 def test_any_flipped_bit_is_found_and_everything_before_it_kept(tmp_path: Path) -> None:

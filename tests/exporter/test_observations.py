@@ -1,5 +1,6 @@
 """`POST /v1/observations`: finished messages from any language, summed up by the exporter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,6 +49,20 @@ def test_each_message_is_counted_with_its_outcome(exporter: Running) -> None:
     assert exporter.value("conversation_tokens_total", direction="output", **chat) == 7
 
 
+def test_messages_at_the_bounds_are_counted_and_survive_a_restart(start: Callable[..., Running]) -> None:
+    exporter = start()
+    largest = observation(latency_ms=1e15, ttft_ms=1e15, input_tokens=10**12, output_tokens=10**12)
+    assert send(exporter, largest, largest, observation(input_tokens=1)).status_code == 200
+    before = exporter.scrape()
+    exporter.stop()
+    exporter = start()
+    assert exporter.value("conversation_messages_total") == 3
+    assert exporter.value("conversation_tokens_total", direction="input") == 2 * 10**12 + 1
+    assert exporter.value("conversation_latency_seconds_sum") == pytest.approx(2e12)
+    conversation, _, _ = before.partition("# HELP exporter_pushes_total")
+    assert exporter.scrape().startswith(conversation)
+
+
 def test_the_same_key_and_body_count_once(exporter: Running) -> None:
     answers = [send(exporter, observation()).json()["data"]["duplicate"] for _ in range(3)]
     assert answers == [False, True, True]
@@ -86,8 +101,29 @@ def test_a_key_is_required(exporter: Running, headers: dict[str, str]) -> None:
     ids=lambda value: str(value),
 )
 def test_one_bad_message_refuses_the_batch(exporter: Running, change: dict[str, Any], code: str) -> None:
-    response = send(exporter, observation(), observation(**change))
+    response = send(exporter, *3 * [observation()], observation(**change))
     assert (response.status_code, response.json()["error"]["code"]) == (422, code)
+    assert response.json()["error"]["details"]["items"] == [3]
     assert exporter.value("conversation_messages_total") is None
     assert exporter.value("exporter_rejected_total", reason=code) == 1
     assert send(exporter, observation()).json()["data"]["duplicate"] is False
+
+
+def test_every_refused_message_is_named_and_the_others_can_be_sent(exporter: Running) -> None:
+    messages = [
+        observation(),
+        observation(journey="moon"),
+        observation(config_version="2"),
+        observation(),
+        observation(journey="guidance", outcome="out_of_scope"),
+        observation(outcome="llm_error", reason="moon"),
+        observation(journey="moon", latency_ms=1.0),
+        observation(reason="timeout"),
+    ]
+    error = send(exporter, *messages).json()["error"]
+    assert (error["code"], error["details"]["items"]) == ("label_not_allowed", [1, 4, 5, 6, 7])
+    sound = [
+        message for position, message in enumerate(messages) if position not in error["details"]["items"]
+    ]
+    assert send(exporter, *sound, key="k2").status_code == 200
+    assert exporter.value("conversation_messages_total") == 3

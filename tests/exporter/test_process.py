@@ -1,8 +1,11 @@
 """`python -m exporter` as an operator sees it: log lines, exit codes, hostile conditions."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.exporter.running import TOKEN, Process, series
+from tests.exporter.running import TOKEN, Process, series, wait_for
 
 
 def test_the_log_is_one_json_object_per_line_with_stable_events(launch: Callable[..., Process]) -> None:
@@ -29,6 +32,40 @@ def test_the_log_is_one_json_object_per_line_with_stable_events(launch: Callable
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0(launch: Callable[..., Process], number: signal.Signals) -> None:
     assert launch().end(number) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_journal_is_read_ends_it_with_0(state_dir: Path, number: signal.Signals) -> None:
+    state_dir.mkdir()
+    os.mkfifo(state_dir / "journal")  # reading it takes until somebody writes
+    environment = {
+        "EXPORTER_STATE_DIR": str(state_dir),
+        "EXPORTER_PORT": "0",
+        "EXPORTER_INGEST_TOKENS": TOKEN,
+    }
+    with subprocess.Popen([sys.executable, "-m", "exporter"], env={**os.environ, **environment}) as process:
+        try:
+            writer = wait_for_reader(state_dir / "journal")
+            process.send_signal(number)
+            assert process.wait(timeout=20) == 0
+            os.close(writer)
+        finally:
+            process.kill()
+
+
+def wait_for_reader(pipe: Path) -> int:
+    """Wait until somebody reads the named pipe; its other end."""
+    ends: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    wait_for(is_read)
+    return ends[0]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +86,16 @@ def test_it_says_in_one_line_why_it_cannot_start(
     (line,) = exporter.log
     assert line["event"] == "exporter_cannot_start"
     assert line["reason"].startswith(reason)
+
+
+def test_a_policy_that_yaml_cannot_read_is_refused_in_one_line(
+    launch: Callable[..., Process], tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("reasons: [other, 2020-13-45]")
+    exporter = launch(EXPORTER_POLICY_FILE=str(tmp_path / "policy.yaml"))
+    assert exporter.end() == 1
+    (line,) = exporter.log
+    assert line["event"] == "exporter_cannot_start"
 
 
 def test_a_taken_port_ends_it_with_1(launch: Callable[..., Process]) -> None:
@@ -78,6 +125,27 @@ def test_no_secret_reaches_log_or_metrics_and_no_forged_line_the_log(launch: Cal
     assert TOKEN not in text
     assert "wrong-token" not in text
     assert exporter.event("forged") is None
+
+
+def test_a_traceback_in_the_log_shows_no_values() -> None:
+    program = f"""
+import structlog
+from exporter import __main__ as main
+
+def fail(authorization):
+    raise RuntimeError("a defect")
+
+main._configure_logs()
+try:
+    fail("Bearer {TOKEN}")
+except RuntimeError as error:
+    structlog.get_logger("exporter.app").error("internal_error", exc_info=error)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    (line,) = ended.stderr.splitlines()
+    (exception,) = json.loads(line)["exception"]
+    assert [frame["name"] for frame in exception["frames"]] == ["<module>", "fail"]
+    assert TOKEN not in line
 
 
 def test_health_answers_beside_200_clients_that_say_nothing(launch: Callable[..., Process]) -> None:

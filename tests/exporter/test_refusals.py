@@ -87,6 +87,13 @@ def test_what_is_not_json(exporter: Running, content: bytes) -> None:
         body(series(messages=True)),
         body(series() | {"messages": 1.5}),
         body(series(messages=10**13)),
+        body(series(messages=2**64)),
+        body(series(tokens={"input": 10**12 + 1})),
+        body(series(tokens={"output": 2**70})),
+        body(series(messages=1, latency={"sum": 2e12, "buckets": {"1": 1}})),
+        body(series(ttft={"sum": 2e12, "buckets": {"1": 1}})),
+        body(series(ttft={"sum": 1.0, "buckets": {"1": 10**12 + 1}})),
+        body(dropped=10**12 + 1),
         body(series(messages=1, latency={"sum": -1.0, "buckets": {"1": 1}})),
         body(series(messages=1, latency={"sum": True, "buckets": {"1": 1}})),
         body(series(messages=1)).replace(b"0.055", b"1e999"),
@@ -160,6 +167,13 @@ def test_a_compressed_bomb_is_not_unpacked(exporter: Running) -> None:
 def until_closed(connection: socket.socket) -> str:
     """All that the server sends: head and body may come in different packets."""
     return b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
+
+
+def exchange(exporter: Running, request: bytes) -> str:
+    """Send bytes as they are; all that is answered until the server closes."""
+    with connect(exporter) as connection:
+        connection.sendall(request)
+        return until_closed(connection)
 
 
 def raw(exporter: Running, request: bytes) -> tuple[int, str]:
@@ -335,13 +349,42 @@ def test_a_connection_is_kept_while_it_is_used_and_closed_when_idle(exporter: Ru
     [
         ("GET", "/v1/push", 405, "method_not_allowed"),
         ("DELETE", "/metrics", 405, "method_not_allowed"),
-        ("POST", "/v1/%70ush?x=1", 401, "unauthenticated"),
         ("GET", "/nowhere", 404, "not_found"),
+        ("POST", "/nowhere", 404, "not_found"),
+        ("POST", "/v1/observations/", 404, "not_found"),
+        ("POST", "/v1/push/", 404, "not_found"),
+        ("GET", "/metrics/", 404, "not_found"),
+        ("POST", "/metrics", 405, "method_not_allowed"),
+        ("PUT", "/v1/observations", 405, "method_not_allowed"),
     ],
 )
 def test_routes(exporter: Running, method: str, path: str, status: int, code: str) -> None:
-    response = requests.request(method, exporter.url + path, timeout=10)
+    response = requests.request(method, exporter.url + path, timeout=10, allow_redirects=False)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert exporter.value("exporter_rejected_total", reason=code) == (method != "GET")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/push?x=1", 200),
+        ("/v1/%70ush", 200),
+        ("/%761%2Fpush?x=%", 200),
+        ("http://x/v1/%70ush", 200),
+        ("/v1/%2570ush", 404),
+        ("/v1/push%00", 404),
+        ("/v1/%zzush", 404),
+        ("/v1/%ff", 404),
+        ("http://x", 400),
+    ],
+)
+def test_a_path_means_the_same_however_it_is_encoded(exporter: Running, path: str, status: int) -> None:
+    """As bytes: HTTP libraries decode what need not be encoded before they send it."""
+    head = HEAD.replace("/v1/push", path) + f"Connection: close\r\nContent-Length: {len(PUSH_BODY)}\r\n\r\n"
+    assert exchange(exporter, head.encode() + PUSH_BODY).startswith(f"HTTP/1.1 {status}")
+    assert exporter.value("exporter_pushes_total", result="accepted") == (status == 200)
+    answer = exchange(exporter, head.replace(TOKEN, "").encode() + PUSH_BODY)
+    assert answer.startswith(f"HTTP/1.1 {401 if status == 200 else status}")
 
 
 @pytest.mark.parametrize(

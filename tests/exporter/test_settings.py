@@ -116,6 +116,12 @@ def test_a_policy_is_read_from_yaml(tmp_path: Path) -> None:
         ("reasons: [timeout]", "'other'"),
         ("reasons: [other, other]", "twice"),
         ("{", "not a valid"),
+        ("reasons: [other, 2020-13-45]", "not a valid"),
+        ("[" * 5000 + "]" * 5000, "not a valid"),
+        ("reasons: !!int a", "not a valid"),
+        ('reasons: [other, "a\\0hb"]', "NUL"),
+        ('reasons: [other, "\\ud800"]', "(surrogates|not a valid)"),
+        ('journeys: {"a\\0b": {}}', "NUL"),
     ],
 )
 def test_an_invalid_policy_is_refused_with_its_reason(tmp_path: Path, text: str, message: str) -> None:

@@ -1,10 +1,12 @@
 """The state: batches count once, a snapshot holds everything, a replay ends where the run was."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import state as kinds
+from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet
 from exporter.state import DAY, MAX_REMEMBERED, Expiry, ObservationsBatch, State
@@ -85,8 +87,33 @@ def test_a_client_is_forgotten_after_eight_days_of_silence() -> None:
     assert [state.last_seq(client, 1) for client in "abc"] == [8, 0, 1]
 
 
+def test_a_clock_that_is_behind_for_a_while_makes_no_label_set_older() -> None:
+    state = State()
+    delta = SeriesDelta("chat", "p", "1", messages=1)
+    state.apply_push(Push("c", 1, 1, series=[delta]), START)
+    state.apply_push(Push("c", 1, 2, series=[delta]), START - 30 * DAY)
+    state.apply_expiry(Expiry(before=START - 8 * DAY))
+    assert [label_set.counts[0] for label_set in state.table] == [2]
+
+
+def test_a_clock_that_is_behind_for_a_while_makes_no_batch_older() -> None:
+    state = State()
+    state.apply_push(Push("a", 1, 1), START)
+    state.apply_push(Push("a", 1, 2), START - 30 * DAY)
+    state.apply_push(Push("b", 1, 1), START - 30 * DAY)
+    state.apply_push(Push("c", 1, 1), START)
+    assert [state.last_seq(client, 1) for client in "abc"] == [2, 1, 1]
+
+
 def test_the_names_of_batches_are_bounded() -> None:
     state = State()
     for number in range(MAX_REMEMBERED + 10):
         state.apply_push(Push(f"c{number}", 1, 1), START)
     assert [state.last_seq(f"c{number}", 1) for number in (9, 10, MAX_REMEMBERED + 9)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [kinds.PUSH, kinds.OBSERVATIONS, kinds.EXPIRY, kinds.SNAPSHOT, b"?"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"client": 1}', b"\xff"])
+def test_a_record_that_cannot_be_read_is_a_state_that_cannot_be_used(kind: bytes, body: bytes) -> None:
+    with pytest.raises(StateUnusableError, match="a record that cannot be read"):
+        State().recover(Recovery("j", [(START, Record(kind, body))], None, 0), START)

@@ -1,0 +1,269 @@
+"""One connection: where a request ends, what is answered in which order, and when it is over."""
+
+import json
+import select
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from exporter import protocol
+from tests.exporter.running import TOKEN, Running, series, wait_for
+
+HEAD = (
+    f"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    "Content-Type: application/json\r\n"
+)
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+GARBAGE = b"garbage\r\n\r\n"
+
+
+def push(seq: int, *headers: str, token: str = TOKEN, version: str = "1.1") -> bytes:
+    """A push of one message."""
+    body = (
+        b'{"client":"c","epoch":1,"seq":%d,"series":[{"journey":"chat","persona":"p","config_version":"1",'
+        % seq
+    )
+    body += b'"messages":1,"latency":{"sum":0.1,"buckets":{"1":1}}}]}'
+    lines = [*headers, f"Content-Length: {len(body)}"]
+    head = HEAD.replace(TOKEN, token).replace("1.1", version)
+    return "".join([head, *(f"{line}\r\n" for line in lines), "\r\n"]).encode() + body
+
+
+def connect(exporter: Running) -> socket.socket:
+    host, port = exporter.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """All that the server sends. It may reset the connection when it closes it on unread bytes."""
+    answer = b""
+    try:
+        while received := connection.recv(65536):
+            answer += received
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+def exchange(exporter: Running, *packets: bytes) -> list[int]:
+    """Send packets one after the other; the status codes of the answers until the server closes."""
+    with connect(exporter) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for packet in packets:
+            connection.sendall(packet)
+            time.sleep(0.05)
+        answer = until_closed(connection)
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+def split(request: bytes) -> tuple[bytes, bytes]:
+    """Head and body as two packets."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    return head + b"\r\n\r\n", body
+
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+"""As curl --http2 and Java's HttpClient send it. RFC 9110, section 7.8: a server may ignore it."""
+LAST = push(9, "Connection: close")
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        (push(1, *UPGRADE) + LAST,),
+        (*split(push(1, *UPGRADE)), LAST),
+        (push(1, *UPGRADE) + HEALTHY + push(2, *UPGRADE) + LAST,),
+        (
+            HEALTHY.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket")
+            + push(1)
+            + LAST,
+        ),
+        (*split(push(1, "connection: upgrade", "upgrade: a", "Upgrade: b")), LAST),
+    ],
+    ids=["in one packet", "body behind its head", "several", "of a GET", "twice"],
+)
+def test_the_wish_for_another_protocol_is_ignored(exporter: Running, packets: tuple[bytes, ...]) -> None:
+    sent = b"".join(packets)
+    assert exchange(exporter, *packets) == [200] * sent.count(b" HTTP/1.1\r\n")
+    assert exporter.value("conversation_messages_total") == sent.count(b"POST ")
+
+
+def test_the_body_behind_the_wish_for_another_protocol_is_no_request(exporter: Running) -> None:
+    inner = push(1)
+    headers = f"{UPGRADE[0]}\r\n{UPGRADE[1]}\r\nContent-Length: {len(inner)}\r\n\r\n"
+    outer = HEALTHY.removesuffix(b"\r\n") + headers.encode()
+    assert exchange(exporter, outer, inner, LAST) == [200, 200]
+    assert exporter.value("conversation_messages_total") == 1
+
+
+def test_a_tunnel_is_refused(exporter: Running) -> None:
+    assert exchange(exporter, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n" + push(1)) == [400]
+    assert exporter.value("conversation_messages_total") is None
+
+
+BROKEN = f"{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers", "counted"),
+    [
+        (GARBAGE, [400], None),
+        (push(1) + GARBAGE, [200, 400], 1),
+        (push(1) + HEALTHY + push(2) + GARBAGE + push(3), [200, 200, 200, 400], 2),
+        (HEALTHY + GARBAGE, [200, 400], None),
+        (BROKEN, [400], None),
+        (push(1) + BROKEN, [200, 400], 1),
+        (push(1) + HEALTHY + BROKEN + push(2), [200, 200, 400], 1),
+        (BROKEN.replace(TOKEN.encode(), b"wrong"), [401], None),
+        (push(1) + b"GET / HTTP/1.1\r\n\r\n", [200, 400], 1),
+        (push(1) + b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, [200, 400], 1),
+    ],
+    ids=[
+        "garbage",
+        "behind a push",
+        "behind several",
+        "behind a GET",
+        "a broken body",
+        "a broken body behind a push",
+        "a broken body behind several",
+        "a broken body that was refused before",
+        "no host behind a push",
+        "a long head behind a push",
+    ],
+)
+def test_what_is_malformed_is_refused_behind_the_answers_that_are_due(
+    exporter: Running, sent: bytes, answers: list[int], counted: int | None
+) -> None:
+    assert exchange(exporter, sent) == answers
+    assert exporter.value("conversation_messages_total") == counted
+    assert exporter.value("exporter_rejected_total", reason="invalid_http") == answers.count(400)
+    assert exporter.value("exporter_rejected_total") == answers.count(400) + answers.count(401)
+
+
+def test_what_is_malformed_is_refused_in_the_shape_of_every_refusal(exporter: Running) -> None:
+    with connect(exporter) as connection:
+        connection.sendall(GARBAGE)
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    content = json.loads(body)
+    assert (content["error"]["code"], content["error"]["details"]) == ("invalid_http", {})
+    assert f"x-request-id: {content['request_id']}" in head.decode().split("\r\n")
+
+
+def test_a_body_that_breaks_off_malformed_is_counted_once(start: Callable[..., Running]) -> None:
+    exporter = start(body_timeout_seconds=0.3)
+    head, broken = split(BROKEN)
+    assert exchange(exporter, head + b"1\r\n{\r\n", broken) == [400]
+    time.sleep(0.5)  # longer than a body is waited for
+    assert exporter.value("exporter_rejected_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "answer", "counted"),
+    [
+        (push(1, "Connection: close"), 200, 1),
+        (push(1, "Connection: close", token="wrong"), 401, None),
+        (push(1, version="1.0"), 200, 1),
+        (HEALTHY.replace(b"Host: x", b"Host: x\r\nConnection: close"), 200, None),
+        (HEALTHY.replace(b"1.1", b"1.0"), 200, None),
+        (push(1, "Connection: keep-alive", version="1.0"), 200, 1),
+        (push(1, "Connection: keep-alive", version="1.0", token="wrong"), 401, None),
+        (HEALTHY.replace(b"1.1\r\n", b"1.0\r\nConnection: keep-alive\r\n"), 200, None),
+    ],
+    ids=[
+        "counted",
+        "refused",
+        "HTTP/1.0",
+        "a GET",
+        "a GET of HTTP/1.0",
+        "HTTP/1.0 that would go on",
+        "a refused one of HTTP/1.0 that would go on",
+        "a GET of HTTP/1.0 that would go on",
+    ],
+)
+@pytest.mark.parametrize("behind", [push(2), GARBAGE, HEALTHY], ids=["a push", "garbage", "a GET"])
+def test_nothing_is_taken_behind_a_request_that_ends_the_connection(
+    exporter: Running, last: bytes, answer: int, counted: int | None, behind: bytes
+) -> None:
+    """RFC 9112, section 9.6."""
+    assert exchange(exporter, last + behind) == [answer]
+    exporter.push(client="another")  # what came before it is on disk by then
+    assert exporter.value("conversation_messages_total") == counted
+
+
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n"
+LONG = "Content-Length: 1000000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [
+        (HEALTHY.removesuffix(b"\r\n") + LONG.encode(), b"x"),
+        (HEALTHY.removesuffix(b"\r\n") + CHUNKED.encode(), b"1\r\nx\r\n"),
+        (HEALTHY, b"\r\n"),
+        ((HEAD.replace(TOKEN, "wrong") + LONG).encode(), b"x"),
+        (push(1), b"\r\n"),
+    ],
+    ids=["a body", "chunks", "empty lines", "a refused body", "empty lines behind a push"],
+)
+def test_57_what_comes_behind_an_answer_keeps_no_connection(
+    exporter: Running, begun: bytes, piece: bytes
+) -> None:
+    exporter.keep_alive(0.3)
+    with connect(exporter) as connection:
+        connection.sendall(begun)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 ")
+
+        def closed() -> bool:
+            try:
+                connection.sendall(piece)
+                readable, _, _ = select.select([connection], [], [], 0.05)
+                return bool(readable) and not connection.recv(65536)
+            except (BrokenPipeError, ConnectionResetError):
+                return True
+
+        wait_for(closed)
+
+
+@pytest.mark.parametrize("trailer", [b"x" * 65536, b"X: x\r\n" * 10_000], ids=["a line", "lines"])
+@pytest.mark.parametrize(
+    "head",
+    [HEAD + CHUNKED, HEAD.replace(TOKEN, "wrong") + CHUNKED, HEALTHY.decode()[:-2] + CHUNKED],
+    ids=["a push", "a refused push", "a GET"],
+)
+def test_57_trailers_without_end_are_not_kept(exporter: Running, head: str, trailer: bytes) -> None:
+    sent = 0
+    with connect(exporter) as connection:
+        connection.sendall(head.encode() + b"2\r\n{}\r\n0\r\nX: ")
+        while sent < 64 * 1024**2:
+            try:
+                sent += connection.send(trailer)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+    assert sent < 32 * 1024**2  # most of it in the buffers of both kernels
+    exporter.push(series(messages=1))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["while it is sent", "at the end of the connection"])
+def test_57_who_does_not_read_an_answer_is_let_go(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    monkeypatch.setattr(protocol, "DRAIN_SECONDS", 0.3)
+    if last:  # as if all that the kernels do not take were less than what makes writing pause
+        monkeypatch.setattr(protocol.StrictHttpProtocol, "pause_writing", lambda _: None)
+    exporter = start()
+    exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(600)))
+    host, port = exporter.url.removeprefix("http://").split(":")
+    connections = []
+    try:
+        for _ in range(3):
+            connections.append(socket.socket())
+            connections[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connections[-1].connect((host, int(port)))
+            connections[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        wait_for(lambda: exporter.connections() >= 3)
+        wait_for(lambda: exporter.connections() == 0)
+    finally:
+        for connection in connections:
+            connection.close()
