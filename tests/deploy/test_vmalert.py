@@ -29,7 +29,12 @@ GUIDANCE_1 = ("guidance", "coach", "1")
 TOTAL = 'kpi:messages_total{scope="total",window="7d"}'
 
 # They hold the time of the evaluation.
-TIMES = {"kpi:evaluation_timestamp_seconds", "kpi:messages:recent_timestamp_seconds", "kpi:predecessor"}
+TIMES = {
+    "kpi:drift:evaluation_timestamp_seconds",
+    "kpi:evaluation_timestamp_seconds",
+    "kpi:messages:recent_timestamp_seconds",
+    "kpi:predecessor",
+}
 # What was added since the last evaluation: Prometheus sees this evaluation's value and the last one, vmalert
 # the last one twice. On it rest the coverage, and the evidence of a drift, which therefore never grows.
 NOT_BY_VMALERT = {"kpi:scraped_seconds", "kpi:coverage_ratio"}

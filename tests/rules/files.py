@@ -56,10 +56,10 @@ def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
 
 
 def annotation_queries(rule: Rule) -> Iterator[str]:
-    """The PromQL that a rule's annotations look up, with a plain value for each label."""
+    """The PromQL that a rule's annotations look up, with a plain value for each label and number."""
     for text in rule.get("annotations", {}).values():
-        for quoted in re.findall(r'printf "((?:[^"\\]|\\.)+)" (?:\$labels\.\w+ )+\| query', text):
-            yield quoted.replace('\\"', '"').replace("%q", '"x"')
+        for quoted in re.findall(r'printf "((?:[^"\\]|\\.)+)" (?:\$(?:labels\.\w+|value) )*\| query', text):
+            yield quoted.replace('\\"', '"').replace("%q", '"x"').replace("%.3f", "0")
 
 
 def runbook_queries(alert: str) -> list[str]:

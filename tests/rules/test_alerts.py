@@ -1,12 +1,23 @@
 """Every alert of the contract exists, leads somewhere, and is tested both quiet and firing."""
 
+import re
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.rules.files import RUNBOOKS, TEST_FILES, Rule, alerts, duration, load, runbook_queries, selectors
+from tests.rules.files import (
+    RULE_FILES,
+    RUNBOOKS,
+    TEST_FILES,
+    Rule,
+    alerts,
+    duration,
+    load,
+    runbook_queries,
+    selectors,
+)
 
 VERSION_ALERTS = {"OutOfScopeDrift", "LlmErrorDrift", "LatencyDrift", "ConfigVersionRegression"}
 PIPELINE_ALERTS = {
@@ -140,3 +151,13 @@ def _expected(rule: Rule) -> list[dict[str, Any]]:
         for alert in case["exp_alerts"]
         if case["alertname"] == rule["alert"] and _gives(rule, alert["exp_labels"])
     ]
+
+
+def test_failing_rules_are_those_of_these_files() -> None:
+    """Whoever shares a Prometheus is not paged for the rules of others."""
+    groups = {group["name"] for path in RULE_FILES for group in load(path)["groups"]}
+    (rule,) = [rule for rule in alerts() if rule["alert"] == "RuleEvaluationFailing"]
+    for expression in (rule["expr"], *runbook_queries("RuleEvaluationFailing")):
+        patterns = re.findall(r'rule_group=~"\.\*;\((\S+)\)"', expression)
+        assert len(patterns) == expression.count("prometheus_rule_") > 0
+        assert all(set(pattern.split("|")) == groups for pattern in patterns)
