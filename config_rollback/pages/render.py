@@ -45,9 +45,20 @@ def page(
 
 
 def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
-    """What went wrong, and what one can do. `login_next`: the page to come back to after a login."""
-    login = getattr(request.state, "login", None)
-    return page(request, "error.html", login, status=status, error=error, login_next=login_next)
+    """What went wrong, and what one can do. `login_next`: the page to come back to after a login.
+
+    The reason that was typed into a form is shown (`request.state.reason`): browsers do not keep it.
+    """
+    return page(
+        request,
+        "error.html",
+        getattr(request.state, "login", None),
+        status=status,
+        error=error,
+        login_next=login_next,
+        sent=request.method == "POST",
+        reason=getattr(request.state, "reason", ""),
+    )
 
 
 def rollback_path(persona: str, **query: str | int | None) -> str:

@@ -112,11 +112,13 @@ async def act(request: Request) -> Response:
     """The button."""
     persona = persona_of(request)
     login, form = await require_form(request, "rollback", persona)
+    # A browser sends each line break as two characters and counts it as one.
+    reason = request.state.reason = form.get("reason", "").replace("\r\n", "\n").strip()
     wish = Rollback(
         persona=persona,
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),
         to_version=number_of(form.get("to_version", ""), "to_version"),
-        reason=plain_text(form.get("reason", "").strip(), "reason", MAX_REASON_LENGTH) or None,
+        reason=plain_text(reason, "reason", MAX_REASON_LENGTH) or None,
         alert=plain_text(form.get("alert", ""), "alert", MAX_ALERT_LENGTH) or None,
     )
     key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None

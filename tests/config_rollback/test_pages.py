@@ -100,6 +100,35 @@ def test_the_result_stops_reloading_after_five_minutes(drifted: Service, browser
     assert "Some processes have not followed" in page
 
 
+def test_a_line_break_in_the_reason_counts_once_as_in_the_browser(drifted: Service, browser: Browser) -> None:
+    reason = "\n".join(["x" * 19] * 100)
+    assert len(reason) == 1999
+    sent = form(browser.get("/rollback/concierge?from=2").text) | {"reason": reason.replace("\n", "\r\n")}
+    assert browser.post("/rollback/concierge", sent).status_code == 303
+    assert drifted.audit()[-1]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "reason", ["<b>x</b>" * 251, "red: \x1b[31m<b>"], ids=["too long", "terminal colours"]
+)
+def test_a_reason_that_is_refused_is_not_lost(drifted: Service, browser: Browser, reason: str) -> None:
+    opened = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+    sent = form(browser.get(opened).text) | {"reason": reason}
+    answer = browser.post("/rollback/concierge", sent, {"Referer": drifted.url + opened})
+    assert (answer.status_code, drifted.active_version()) == (422, 2)
+    assert 'data-code="invalid_request"' in answer.text
+    assert "Nothing was changed." in answer.text
+    assert f'href="{html.escape(opened)}">Open the page again</a>' in answer.text
+    assert f">{html.escape(reason)}</pre>" in answer.text
+
+
+def test_an_address_that_does_not_hold_is_not_offered_again(drifted: Service, browser: Browser) -> None:
+    for path in ("/rollback/concierge?from=x", "/rollback/nobody"):
+        page = browser.get(path).text
+        assert "Nothing was changed." in page
+        assert "Open the page again" not in page
+
+
 def test_a_double_click_is_one_rollback(drifted: Service, browser: Browser) -> None:
     sent = form(browser.get("/rollback/concierge?from=2").text)
     first = browser.post("/rollback/concierge", sent)
