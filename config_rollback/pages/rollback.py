@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from config_rollback import diff, operations
 from config_rollback.attempts import Call
+from config_rollback.auth.sessions import Login
 from config_rollback.errors import NotFoundError, TargetNotFoundError
 from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
@@ -85,7 +86,7 @@ async def show(request: Request) -> Response:
         watched = (
             query.get("reload") != "off"
         )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
-        return await _show_result(request, persona, number_of(query["result"], "result"), watched)
+        return await _show_result(request, login, persona, number_of(query["result"], "result"), watched)
     leaves = number_of(query["from"], "from") if "from" in query else None
     wanted = number_of(query["to"], "to") if "to" in query else None
     alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
@@ -126,8 +127,9 @@ async def act(request: Request) -> Response:
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
 
 
-async def _show_result(request: Request, persona: str, audit_id: int, watched: bool) -> Response:
-    login = await require_login(request, "read", persona)
+async def _show_result(
+    request: Request, login: Login, persona: str, audit_id: int, watched: bool
+) -> Response:
     here = services(request)
 
     def read() -> Outcome:
