@@ -59,12 +59,13 @@ class Situation:
         """Whether what the link is for was done already."""
         return self.stale and self.active.action == "rollback" and self.active.from_version == self.leaves
 
-    @property
-    def changes(self) -> list[diff.Change]:
-        """What a rollback changes."""
-        if self.leaving is None or self.target is None:
+    def compare(self) -> list[tuple[diff.Change, list[diff.Piece]]]:
+        """What a rollback changes. It can take a while: not in the event loop."""
+        if self.leaving is None or self.target is None or self.stale:
             return []
-        return diff.changes(self.leaving.config, self.target.config)
+        effort = diff.Effort()
+        found = diff.changes(self.leaving.config, self.target.config)
+        return [(change, change.pieces(effort)) for change in found]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ async def show(request: Request) -> Response:
         # What the button would answer: a second click on an alert's link says that it does nothing.
         status=409 if situation.stale else 200,
         situation=situation,
+        changes=await run_sync(situation.compare),
         alert=alert,
         evidence=evidence,
         idempotency_key=uuid.uuid4().hex,

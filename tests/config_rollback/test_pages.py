@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+from contextlib import suppress
 
 import pytest
 
+from config_rollback import diff
 from tests.config_rollback.running import Browser, Service, fields
 from tests.config_rollback.test_alerts import alert, send
 
@@ -61,6 +64,25 @@ def test_the_rollback_page_says_what_will_happen_and_why(drifted: Service, brows
         "to_version": "1",
         "alert": "OutOfScopeDrift",
     }
+
+
+def test_versions_are_compared_outside_of_the_event_loop(
+    drifted: Service, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[bool] = []
+    compare = diff.words
+
+    def words(before: str, after: str, effort: diff.Effort) -> list[diff.Piece]:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            where.append(True)
+            return []
+        where.append(False)
+        return compare(before, after, effort)
+
+    monkeypatch.setattr(diff, "words", words)
+    assert "<del>" in browser.get("/rollback/concierge?from=2").text
+    assert where == [False]
 
 
 def test_the_button_rolls_back_and_shows_the_result(drifted: Service, browser: Browser) -> None:
