@@ -11,6 +11,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from config_rollback.alerts import unheard
 from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
 from config_rollback.clock import isoformat
@@ -116,5 +117,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(ago=ago, isoformat=isoformat, shortened=shortened)
+    environment.tests["unheard"] = unheard
     environment.globals.update(rollback_path=rollback_path)
     return environment

@@ -223,6 +223,31 @@ def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> 
     assert page.index('data-persona="concierge"') < page.index('data-persona="a quiet one"')
 
 
+def test_an_alert_that_is_not_repeated_alarms_nobody_for_ever(drifted: Service, browser: Browser) -> None:
+    """Of one that ends under a silence Alertmanager tells no end."""
+    link = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+    drifted.publish("a quiet one")
+    send(drifted, alert())
+    drifted.clock.move(hours=4, minutes=30)
+    assert "1 of 2 personas has a firing alert" in browser.get("/").text
+    assert "1 firing, as Alertmanager told" in browser.get("/alerts").text
+    assert "Not heard of" not in browser.get("/alerts").text
+    drifted.clock.move(hours=1)
+    overview, inbox, page = (browser.get(path).text for path in ("/", "/alerts", link))
+    assert "No alert is firing about any of the 2 personas" in overview
+    assert overview.index('data-persona="a quiet one"') < overview.index('data-persona="concierge"')
+    for shown in (overview, inbox, page):
+        assert "not heard of since" in shown
+        assert "1 Mar 2026, 12:00 UTC" in shown
+        assert 'class="badge firing"' not in shown
+    assert "Nothing is firing." in inbox
+    assert "has reported no alert" not in inbox
+    assert "No alert about concierge is firing now." in page
+    send(drifted, alert())
+    assert "1 of 2 personas has a firing alert" in browser.get("/").text
+    assert "not heard of since" not in browser.get(link).text
+
+
 def test_a_result_can_be_kept_from_reloading(drifted: Service, browser: Browser) -> None:
     drifted.config("concierge", "?client=a&serving=2")
     browser.post("/rollback/concierge", form(browser.get("/rollback/concierge?from=2").text))
