@@ -48,7 +48,8 @@ def page(
 def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
     """What went wrong, and what one can do. `login_next`: the page to come back to after a login.
 
-    The reason that was typed into a form is shown (`request.state.reason`): browsers do not keep it.
+    The route may know better (`request.state.login_next`). The reason that was typed into a form is shown
+    (`request.state.reason`): browsers do not keep it.
     """
     return page(
         request,
@@ -56,7 +57,7 @@ def error_page(request: Request, error: ConfigRollbackError, status: int, login_
         getattr(request.state, "login", None),
         status=status,
         error=error,
-        login_next=login_next,
+        login_next=getattr(request.state, "login_next", None) or login_next,
         sent=request.method == "POST",
         reason=getattr(request.state, "reason", ""),
     )
