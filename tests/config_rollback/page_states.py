@@ -100,7 +100,7 @@ class Site:
         self.traffic = True
         service.publish("coach", note="second version", temperature=0.5)
         yield State("changed-meanwhile", "/rollback/coach", then=self._publish_and_press)
-        yield State("reason-refused", "/rollback/coach", then=self._give_too_long_a_reason)
+        yield State("reason-refused", "/rollback/coach", then=self._paste_colours)
         yield State("session-over-meanwhile", "/rollback/coach", then=self._lose_session_and_press)
         yield from self._after_the_rollback()
 
@@ -183,8 +183,8 @@ class Site:
         self.service.publish("coach", note="while somebody looks", temperature=0.7)
         self._press(page)
 
-    def _give_too_long_a_reason(self, page: Page) -> None:
-        page.locator("#reason").fill("ERROR the answer was about another order\n" * 60)
+    def _paste_colours(self, page: Page) -> None:
+        page.locator("#reason").fill("\x1b[31mERROR\x1b[0m the answer was about another order\n" * 9)
         self._press(page)
 
     def _lose_session_and_press(self, page: Page) -> None:

@@ -131,9 +131,13 @@ def test_a_line_break_in_the_reason_counts_once_as_in_the_browser(drifted: Servi
 
 
 @pytest.mark.parametrize(
-    "reason", ["<b>x</b>" * 251, "red: \x1b[31m<b>"], ids=["too long", "terminal colours"]
+    ("reason", "shown"),
+    [("<b>x</b>" * 251, "<b>x</b>" * 251), ("red: \x1b[31m<b>", "red: [31m<b>")],
+    ids=["too long", "terminal colours"],
 )
-def test_a_reason_that_is_refused_is_not_lost(drifted: Service, browser: Browser, reason: str) -> None:
+def test_a_reason_that_is_refused_is_not_lost(
+    drifted: Service, browser: Browser, reason: str, shown: str
+) -> None:
     opened = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
     sent = form(browser.get(opened).text) | {"reason": reason}
     answer = browser.post("/rollback/concierge", sent, {"Referer": drifted.url + opened})
@@ -141,7 +145,35 @@ def test_a_reason_that_is_refused_is_not_lost(drifted: Service, browser: Browser
     assert 'data-code="invalid_request"' in answer.text
     assert "Nothing was changed." in answer.text
     assert f'href="{html.escape(opened)}">Open the page again</a>' in answer.text
-    assert f">{html.escape(reason)}</pre>" in answer.text
+    assert f">{html.escape(shown)}</pre>" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"to_version": "9"}, "target_not_found", "Nothing was changed."),
+        ({"to_version": "2"}, "nothing_to_rollback", "Nothing was changed."),
+        ({"expected_version": "1"}, "config_changed_since_alert", "nothing was changed"),
+        ({"form_token": "0"}, "csrf_rejected", "Nothing was changed."),
+        ({"idempotency_key": "used"}, "idempotency_key_reused", "Nothing was changed this time."),
+        ({"reason": "x" * 1_100_000}, "body_too_large", "Nothing was changed."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_form_that_is_refused_leads_back_to_its_page(
+    drifted: Service, browser: Browser, changes: dict[str, str], code: str, said: str
+) -> None:
+    drifted.publish("coach")
+    drifted.publish("coach", temperature=1)
+    used = form(browser.get("/rollback/coach").text) | {"idempotency_key": "used"}
+    assert browser.post("/rollback/coach", used).status_code == 303
+    opened = "/rollback/concierge?from=2"
+    sent = form(browser.get(opened).text) | changes
+    page = browser.post("/rollback/concierge", sent, {"Referer": drifted.url + opened}).text
+    assert f'data-code="{code}"' in page
+    assert said in page
+    assert f'href="{opened}">Open the page again</a>' in page
+    assert drifted.active_version() == 2
 
 
 def test_an_address_that_does_not_hold_is_not_offered_again(drifted: Service, browser: Browser) -> None:
