@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from config_rollback.models import Alert
+
 MAX_ALERTS = 2_000
 """Per message; a larger group needs Alertmanager's `max_alerts`."""
+HEARD_WITHIN = timedelta(hours=5)
+"""Alertmanager repeats what fires, every four hours in prometheus/alertmanager.yml."""
 NO_END_YEAR = 1
 """Alertmanager writes an end that is not known as Go's zero time, in the year 1."""
 
@@ -24,6 +28,11 @@ def _utc(moment: datetime) -> datetime:
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL takes a NUL character in no text."""
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+def unheard(alert: Alert, now: datetime) -> bool:
+    """Whether Alertmanager has stopped repeating that it fires: it tells no end of what is silenced."""
+    return alert.status == "firing" and now - alert.updated_at > HEARD_WITHIN
 
 
 class WebhookAlert(BaseModel):

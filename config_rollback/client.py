@@ -181,7 +181,7 @@ class ConfigClient:
         if active != self._current:
             self._tell(active)
             self._current = active
-            self._save_cache(active)
+        self._save_cache(active, etag)
         self._etag = etag
         self._ready.set()
 
@@ -197,6 +197,7 @@ class ConfigClient:
         try:
             kept = json.loads(self._cache.read_text(encoding="utf-8"))
             active = Active(str(kept["persona"]), int(kept["version"]), dict(kept["config"]))
+            etag = kept.get("etag")
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -205,15 +206,18 @@ class ConfigClient:
         if active.persona == self._persona:
             self._tell(active)
             self._current = active
+            # Else a replica that lags behind the one that gave the tag would take this process back.
+            if isinstance(etag, str) and etag.isascii() and etag.isprintable():
+                self._etag = etag
             self._ready.set()
 
-    def _save_cache(self, active: Active) -> None:
+    def _save_cache(self, active: Active, etag: str) -> None:
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name)
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(asdict(active), file)
+                    json.dump(asdict(active) | {"etag": etag}, file)
                     file.flush()
                     os.fsync(file.fileno())
                 Path(temporary).replace(self._cache)

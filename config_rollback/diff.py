@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 Kind = Literal["same", "removed", "added"]
@@ -16,6 +17,21 @@ MAX_VALUE_LENGTH = 60
 """A text that is longer, or has lines, reads better word by word than as a value that replaces another."""
 MAX_MATCHES = 100_000
 """Texts with more pairs of equal words than this are shown as replaced: comparing them takes cubic time."""
+MAX_STEPS = 2_000_000
+"""How many lines, words and pairs of equal ones are looked at for one page, about half a second's work."""
+
+
+class Effort:
+    """What may still be spent on comparing; what is left to compare then is shown as replaced."""
+
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+
+    def spend(self, steps: int) -> bool:
+        """Takes them off, if there are so many left."""
+        enough = steps <= self.left
+        self.left -= steps if enough else 0
+        return enough
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,10 @@ class Change:
         texts = [side for side in (self.before, self.after) if isinstance(side, str)]
         return len(texts) == 2 and any(len(text) > MAX_VALUE_LENGTH or "\n" in text for text in texts)
 
-    @property
-    def pieces(self) -> list[Piece]:
+    def pieces(self, effort: Effort) -> list[Piece]:
         """What becomes of the field: words of a longer text, entries of a list, or one value for another."""
         if self.prose:
-            return words(self.before, self.after)
+            return words(self.before, self.after, effort)
         if isinstance(self.before, list) and isinstance(self.after, list):
             return items(self.before, self.after)
         return [Piece(kind, spelled(value)) for kind, value in self.sides]
@@ -114,15 +129,16 @@ def _reads_as_json(text: str) -> bool:
     return True
 
 
-def words(before: str, after: str) -> list[Piece]:
+def words(before: str, after: str, effort: Effort) -> list[Piece]:
     """The texts word by word, white space kept: without the added pieces they are `before`, to the letter."""
     pieces: list[Piece] = []
     # Lines first: a long text then costs only as much as what was rewritten in it.
-    for removed, added, same in _aligned(before.splitlines(keepends=True), after.splitlines(keepends=True)):
+    lines = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    for removed, added, same in _aligned(*lines, effort):
         if same:
             pieces.append(Piece("same", "".join(removed)))
             continue
-        for left, right, equal in _aligned(_tokens("".join(removed)), _tokens("".join(added))):
+        for left, right, equal in _aligned(_tokens("".join(removed)), _tokens("".join(added)), effort):
             if equal:
                 pieces.append(Piece("same", "".join(left)))
             else:
@@ -147,10 +163,14 @@ def _tokens(text: str) -> list[str]:
     return re.findall(r"\s+|\S+", text)
 
 
-def _aligned(left: list[str], right: list[str]) -> Iterable[tuple[list[str], list[str], bool]]:
+def _aligned(
+    left: list[str], right: list[str], effort: Effort
+) -> Iterable[tuple[list[str], list[str], bool]]:
     """Runs of both sides in order, each with whether they are the same."""
     there = Counter(right)
-    if sum(count * there[token] for token, count in Counter(left).items()) > MAX_MATCHES:
+    # What it takes to look for a match of left[i:j] is costs[j] - costs[i].
+    costs = list(accumulate((1 + there[token] for token in left), initial=0))
+    if costs[-1] - len(left) > MAX_MATCHES or costs[-1] > effort.left:
         start = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
         tails = zip(reversed(left[start:]), reversed(right[start:]), strict=False)
         end = next((i for i, (a, b) in enumerate(tails) if a != b), 0)
@@ -159,9 +179,31 @@ def _aligned(left: list[str], right: list[str]) -> Iterable[tuple[list[str], lis
         yield left[middle], right[middle], False
         yield left[len(left) - end :], right[len(right) - end :], True
         return
+    at = there_at = 0
+    for match in [*_matches(left, right, costs, effort), difflib.Match(len(left), len(right), 0)]:
+        end, there_end = match.a + match.size, match.b + match.size
+        if at < match.a or there_at < match.b:
+            yield left[at : match.a], right[there_at : match.b], False
+        if match.size:
+            yield left[match.a : end], right[match.b : there_end], True
+        at, there_at = end, there_end
+
+
+def _matches(left: list[str], right: list[str], costs: list[int], effort: Effort) -> list[difflib.Match]:
+    """As `SequenceMatcher.get_matching_blocks` finds them, until the effort is spent."""
     matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
-    for operation, left_start, left_end, right_start, right_end in matcher.get_opcodes():
-        yield left[left_start:left_end], right[right_start:right_end], operation == "equal"
+    matches: list[difflib.Match] = []
+    ranges = [(0, len(left), 0, len(right))]
+    while ranges:
+        start, end, there_start, there_end = ranges.pop()
+        if there_start == there_end or not effort.spend(costs[end] - costs[start]):
+            continue
+        match = matcher.find_longest_match(start, end, there_start, there_end)
+        if match.size:
+            matches.append(match)
+            ranges.append((match.a + match.size, end, match.b + match.size, there_end))
+            ranges.append((start, match.a, there_start, match.b))
+    return sorted(matches)
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:

@@ -126,9 +126,14 @@ def plain_text(value: str, name: str, max_length: int) -> str:
     """Free text that is stored and shown: bounded, without control characters but line breaks and tabs."""
     if len(value) > max_length:
         raise InvalidRequestError(f"{name} has at most {max_length} characters")
-    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t" for c in value):
-        raise InvalidRequestError(f"{name} has no control characters")
+    if value != without_control_characters(value):
+        raise InvalidRequestError(f"{name} holds control characters, such as the colours of a terminal")
     return value
+
+
+def without_control_characters(value: str) -> str:
+    """The text without what `plain_text` refuses."""
+    return "".join(c for c in value if c in "\n\r\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 
 
 def _require_media_type(request: Request, wanted: str) -> None:

@@ -49,9 +49,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Begun:
-    """Where to send the browser, and the cookie that it must bring back."""
+    """Where to send the browser, and the cookie that it must bring back with `state`."""
 
     url: str
+    state: str
     cookie: str
 
 
@@ -87,7 +88,7 @@ class OidcLogins:
         now = int(self._clock().timestamp())
         kept = {"state": state, "nonce": nonce, "verifier": verifier, "next": next_path}
         cookie = jwt.encode(kept | {"iat": now, "exp": now + LOGIN_SECONDS}, self._key, algorithm=_ALGORITHM)
-        return Begun(url, cookie)
+        return Begun(url, state, cookie)
 
     def finish(self, cookie: str | None, query: Mapping[str, str]) -> tuple[Actor, str]:
         """Who logged in, and where to go.
@@ -107,6 +108,13 @@ class OidcLogins:
         id_token = self._exchange(provider, query["code"], kept["verifier"])
         return self._identify(provider, id_token, kept["nonce"]), kept["next"]
 
+    def next_path(self, cookie: str | None) -> str | None:
+        """Where a login that was begun here would lead, even if it took too long; None for another cookie."""
+        try:
+            return str(self._signed(cookie)["next"])
+        except (jwt.PyJWTError, KeyError):
+            return None
+
     def _client(self) -> OAuth2Session:
         secret = self._settings.oidc_client_secret
         return OAuth2Session(
@@ -120,17 +128,21 @@ class OidcLogins:
 
     def _kept(self, cookie: str | None) -> dict[str, str]:
         try:
-            kept: dict[str, Any] = jwt.decode(
-                cookie or "",
-                self._key,
-                algorithms=[_ALGORITHM],
-                options={"require": ["iat", "exp"], "verify_exp": False, "verify_iat": False},
-            )
+            kept = self._signed(cookie)
             rules.check_times(kept, self._clock())
         except (jwt.PyJWTError, AuthenticationError) as error:
             raise OidcStateMismatchError(
                 "this login was begun in another browser, or too long ago; begin again"
             ) from error
+        return kept
+
+    def _signed(self, cookie: str | None) -> dict[str, Any]:
+        kept: dict[str, Any] = jwt.decode(
+            cookie or "",
+            self._key,
+            algorithms=[_ALGORITHM],
+            options={"require": ["iat", "exp"], "verify_exp": False, "verify_iat": False},
+        )
         return kept
 
     def _exchange(self, provider: _Provider, code: str, verifier: str) -> str:

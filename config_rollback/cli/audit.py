@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from config_rollback import exports
 from config_rollback.audit import ACTIONS, STATUSES, Head, Verification
@@ -141,6 +142,6 @@ def _head(head: dict[str, object]) -> str:
     return f"{head['audit_id']}:{head['hash']}"
 
 
-def _plain(value: object) -> str:
-    """Text for a table cell; brackets are not rich's markup."""
-    return "" if value is None else str(value).replace("[", r"\[")
+def _plain(value: object) -> Text:
+    """A table cell to the letter: a str would be read as rich's markup."""
+    return Text("" if value is None else str(value))

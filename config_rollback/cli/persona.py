@@ -257,15 +257,16 @@ def _confirm(question: str, yes: bool) -> None:
 def _print_changes(changes: list[diff.Change]) -> None:
     if not changes:
         connection.out.print("The configurations are the same.")
+    effort = diff.Effort()
     for change in changes:
         connection.out.print(Text(change.field, style="bold"))
-        connection.out.print(Text("  ").append_text(_rendered(change)))
+        connection.out.print(Text("  ").append_text(_rendered(change, effort)))
 
 
-def _rendered(change: diff.Change) -> Text:
+def _rendered(change: diff.Change, effort: diff.Effort) -> Text:
     lists = isinstance(change.before, list) and isinstance(change.after, list)
     separator = "" if change.prose else ", " if lists else " -> "
-    return Text(separator).join(_marked(piece) for piece in change.pieces)
+    return Text(separator).join(_marked(piece) for piece in change.pieces(effort))
 
 
 def _marked(piece: diff.Piece) -> Text:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from config_rollback.alerts import unheard
 from config_rollback.http import query_of
 from config_rollback.models import Alert
 from config_rollback.pages.render import page
@@ -27,10 +28,11 @@ async def show(request: Request) -> Response:
         with services(request).store.read() as transaction:
             return transaction.alerts(MAX_ALERTS)
 
-    alerts = await run_sync(read)
-    firing = [alert for alert in alerts if alert.status == "firing"]
+    alerts, now = await run_sync(read), services(request).clock()
+    silent = [alert for alert in alerts if unheard(alert, now)]
+    firing = [alert for alert in alerts if alert.status == "firing" and alert not in silent]
     resolved = [alert for alert in alerts if alert.status == "resolved"]
-    return page(request, "alerts.html", login, firing=firing, resolved=resolved)
+    return page(request, "alerts.html", login, firing=firing, silent=silent, resolved=resolved)
 
 
 routes = [Route("/alerts", show)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
 from anyio.to_thread import run_sync
@@ -16,6 +17,9 @@ from config_rollback.http import query_of
 from config_rollback.pages.session import set_session
 from config_rollback.services import services
 
+MAX_COOKIES_LENGTH = 4000
+"""Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
+
 
 async def start(request: Request) -> Response:
     """To the provider. Changes nothing here: what is to be remembered goes into the browser's cookie.
@@ -27,8 +31,14 @@ async def start(request: Request) -> Response:
     begun = await run_sync(partial(logins.begin, next_path))
     here = services(request)
     response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})
+    room = MAX_COOKIES_LENGTH - len(begun.cookie)
+    for name, cookie in reversed(request.cookies.items()):  # the newest first (RFC 6265, section 5.4)
+        if name.startswith(_cookie_name(request)):
+            room -= len(cookie)
+            if room < 0:
+                _forget(request, response, name)
     response.set_cookie(
-        _cookie_name(request),
+        _cookie_name(request, begun.state),
         begun.cookie,
         max_age=LOGIN_SECONDS,
         path="/",
@@ -45,13 +55,16 @@ async def callback(request: Request) -> Response:
     pairs = request.query_params.multi_items()
     if len(pairs) != len(dict(pairs)):
         raise InvalidRequestError("a query parameter is given twice")
-    cookie = request.cookies.get(_cookie_name(request))
+    name = _cookie_name(request, request.query_params.get("state", ""))
+    cookie = request.cookies.get(name)
+    # Where a refusal leads back to.
+    request.state.login_next = logins.next_path(cookie)
     actor, next_path = await run_sync(partial(logins.finish, cookie, dict(pairs)))
     here = services(request)
     login = await run_sync(partial(here.sessions.open_for, actor))
     response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})
     set_session(request, response, login)
-    response.delete_cookie(_cookie_name(request), path="/", secure=here.settings.secure, httponly=True)
+    _forget(request, response, name)
     return response
 
 
@@ -62,8 +75,14 @@ def _logins(request: Request) -> OidcLogins:
     return logins
 
 
-def _cookie_name(request: Request) -> str:
-    return f"{services(request).cookie_name}_login"
+def _cookie_name(request: Request, state: str | None = None) -> str:
+    """A login's own cookie, by a hash of its state; without one, how all of them begin."""
+    digest = "" if state is None else hashlib.sha256(state.encode()).hexdigest()[:16]
+    return f"{services(request).cookie_name}_login_{digest}"
+
+
+def _forget(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(name, path="/", secure=services(request).settings.secure, httponly=True)
 
 
 routes = [

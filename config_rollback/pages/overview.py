@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from config_rollback.alerts import unheard
 from config_rollback.models import Activation, Alert, Version
 from config_rollback.pages.render import page
 from config_rollback.pages.session import require_login
@@ -21,12 +22,14 @@ MAX_ALERTS = 200
 class Row:
     """A persona. `clients` processes serve it, `current` of them the active version.
 
-    `firing` are all alerts about it; those about a version that is no longer active need nobody any more.
+    `firing` are all alerts about it; those about a version that is no longer active need nobody any more, nor
+    do those in `silent`, of which Alertmanager has not told for long.
     """
 
     activation: Activation
     version: Version
     firing: list[Alert]
+    silent: list[Alert]
     clients: int
     current: int
 
@@ -46,15 +49,20 @@ async def show(request: Request) -> Response:
     login = await require_login(request)
     here = services(request)
 
+    now = here.clock()
+
     def read() -> list[Row]:
         serving = here.clients.by_version()
         with here.store.read() as transaction:
-            firing = transaction.alerts(MAX_ALERTS, status="firing")
+            told = transaction.alerts(MAX_ALERTS, status="firing")
+            silent = [alert for alert in told if unheard(alert, now)]
+            firing = [alert for alert in told if alert not in silent]
             rows = [
                 Row(
                     activation,
                     version,
                     [alert for alert in firing if alert.persona == version.persona],
+                    [alert for alert in silent if alert.persona == version.persona],
                     sum(count for (persona, _), count in serving.items() if persona == version.persona),
                     serving[version.persona, version.number],
                 )

@@ -11,6 +11,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from config_rollback.alerts import unheard
 from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
 from config_rollback.clock import isoformat
@@ -45,9 +46,21 @@ def page(
 
 
 def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
-    """What went wrong, and what one can do. `login_next`: the page to come back to after a login."""
-    login = getattr(request.state, "login", None)
-    return page(request, "error.html", login, status=status, error=error, login_next=login_next)
+    """What went wrong, and what one can do. `login_next`: the page to come back to after a login.
+
+    The route may know better (`request.state.login_next`). The reason that was typed into a form is shown
+    (`request.state.reason`): browsers do not keep it.
+    """
+    return page(
+        request,
+        "error.html",
+        getattr(request.state, "login", None),
+        status=status,
+        error=error,
+        login_next=getattr(request.state, "login_next", None) or login_next,
+        sent=request.method == "POST",
+        reason=getattr(request.state, "reason", ""),
+    )
 
 
 def rollback_path(persona: str, **query: str | int | None) -> str:
@@ -105,5 +118,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(ago=ago, isoformat=isoformat, shortened=shortened)
+    environment.tests["unheard"] = unheard
     environment.globals.update(rollback_path=rollback_path)
     return environment

@@ -15,8 +15,16 @@ from starlette.routing import Route
 
 from config_rollback import diff, operations
 from config_rollback.attempts import Call
+from config_rollback.auth.sessions import Login
 from config_rollback.errors import NotFoundError, TargetNotFoundError
-from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.http import (
+    number_of,
+    persona_of,
+    plain_text,
+    query_of,
+    request_id,
+    without_control_characters,
+)
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import Activation, Alert, AuditRow, Version
 from config_rollback.pages.evidence import collect
@@ -58,12 +66,13 @@ class Situation:
         """Whether what the link is for was done already."""
         return self.stale and self.active.action == "rollback" and self.active.from_version == self.leaves
 
-    @property
-    def changes(self) -> list[diff.Change]:
-        """What a rollback changes."""
-        if self.leaving is None or self.target is None:
+    def compare(self) -> list[tuple[diff.Change, list[diff.Piece]]]:
+        """What a rollback changes. It can take a while: not in the event loop."""
+        if self.leaving is None or self.target is None or self.stale:
             return []
-        return diff.changes(self.leaving.config, self.target.config)
+        effort = diff.Effort()
+        found = diff.changes(self.leaving.config, self.target.config)
+        return [(change, change.pieces(effort)) for change in found]
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ async def show(request: Request) -> Response:
         watched = (
             query.get("reload") != "off"
         )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
-        return await _show_result(request, persona, number_of(query["result"], "result"), watched)
+        return await _show_result(request, login, persona, number_of(query["result"], "result"), watched)
     leaves = number_of(query["from"], "from") if "from" in query else None
     wanted = number_of(query["to"], "to") if "to" in query else None
     alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
@@ -102,6 +111,7 @@ async def show(request: Request) -> Response:
         # What the button would answer: a second click on an alert's link says that it does nothing.
         status=409 if situation.stale else 200,
         situation=situation,
+        changes=await run_sync(situation.compare),
         alert=alert,
         evidence=evidence,
         idempotency_key=uuid.uuid4().hex,
@@ -112,11 +122,14 @@ async def act(request: Request) -> Response:
     """The button."""
     persona = persona_of(request)
     login, form = await require_form(request, "rollback", persona)
+    # A browser sends each line break as two characters and counts it as one.
+    reason = form.get("reason", "").replace("\r\n", "\n").strip()
+    request.state.reason = without_control_characters(reason)
     wish = Rollback(
         persona=persona,
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),
         to_version=number_of(form.get("to_version", ""), "to_version"),
-        reason=plain_text(form.get("reason", "").strip(), "reason", MAX_REASON_LENGTH) or None,
+        reason=plain_text(reason, "reason", MAX_REASON_LENGTH) or None,
         alert=plain_text(form.get("alert", ""), "alert", MAX_ALERT_LENGTH) or None,
     )
     key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
@@ -124,8 +137,9 @@ async def act(request: Request) -> Response:
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
 
 
-async def _show_result(request: Request, persona: str, audit_id: int, watched: bool) -> Response:
-    login = await require_login(request, "read", persona)
+async def _show_result(
+    request: Request, login: Login, persona: str, audit_id: int, watched: bool
+) -> Response:
     here = services(request)
 
     def read() -> Outcome:

@@ -100,6 +100,7 @@ class Site:
         self.traffic = True
         service.publish("coach", note="second version", temperature=0.5)
         yield State("changed-meanwhile", "/rollback/coach", then=self._publish_and_press)
+        yield State("reason-refused", "/rollback/coach", then=self._paste_colours)
         yield State("session-over-meanwhile", "/rollback/coach", then=self._lose_session_and_press)
         yield from self._after_the_rollback()
 
@@ -124,6 +125,10 @@ class Site:
         yield State("result-superseded", result)
         yield State("stale-link", LINK)
         yield State("alert-ended", "/rollback/concierge?from=3&alert=OutOfScopeDrift")
+        send(service, alert(annotations=self._annotations(), labels=self._labels(3)))
+        self.clock.move(hours=6)
+        yield State("alerts-not-heard-of", "/alerts")
+        yield State("overview-not-heard-of", "/")
         service.publish(LONG_NAME, note="a" * 200)
         service.publish(LONG_NAME, note="words " * 30, system_prompt="https://example.com/" + "a" * 300)
         yield State("long-names-overview", "/")
@@ -160,6 +165,10 @@ class Site:
         self.clock.move(minutes=16)
         return link.removeprefix(self.service.url)
 
+    def _labels(self, version: int) -> dict[str, str]:
+        labels: dict[str, str] = alert()["labels"]
+        return labels | {"config_version": str(version)}
+
     def _annotations(self) -> dict[str, str]:
         runbook = "https://github.com/driftback/driftback/blob/main/rules/runbooks/OutOfScopeDrift.md"
         dashboard = "http://127.0.0.1:3000/d/driftback-persona?var-persona=concierge"
@@ -172,6 +181,10 @@ class Site:
 
     def _publish_and_press(self, page: Page) -> None:
         self.service.publish("coach", note="while somebody looks", temperature=0.7)
+        self._press(page)
+
+    def _paste_colours(self, page: Page) -> None:
+        page.locator("#reason").fill("\x1b[31mERROR\x1b[0m the answer was about another order\n" * 9)
         self._press(page)
 
     def _lose_session_and_press(self, page: Page) -> None:

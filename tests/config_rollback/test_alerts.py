@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import event
 
+from config_rollback.alerts import HEARD_WITHIN
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, Browser, Service
 from tests.config_rollback.test_api_ops import error
+from tests.support.stacks import ROOT
 
 NEVER = "0001-01-01T00:00:00Z"
 
@@ -68,6 +72,12 @@ def test_a_repeated_message_is_recorded_once(service: Service) -> None:
     assert rows(service) == [("a1b2c3d4e5f60718", "firing", None)]
     text = service.request("GET", "/metrics").text
     assert 'config_alerts_received_total{status="firing"} 2.0' in text
+
+
+def test_what_fires_is_repeated_before_it_counts_as_not_heard_of() -> None:
+    route = yaml.safe_load((ROOT / "prometheus" / "alertmanager.yml").read_text())["route"]
+    hours, minutes = route["repeat_interval"].removesuffix("h"), route["group_interval"].removesuffix("m")
+    assert timedelta(hours=int(hours), minutes=int(minutes)) < HEARD_WITHIN
 
 
 def test_the_same_alert_with_a_new_start_is_another(service: Service) -> None:

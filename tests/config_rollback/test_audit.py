@@ -134,6 +134,7 @@ def test_rows_cut_off_together_with_the_stored_head_are_found_by_a_head_kept_els
     rows = chain()
     result = verify(rows[:7], head_of(rows[:7]), head_of(rows))
     assert (result.valid, result.broken_at) == (False, 8)
+    assert verify(rows[:7], head_of(rows[:7]), head_of(rows[:6])).valid, "an older head knows no later rows"
 
 
 def test_a_row_appended_past_the_head_is_found() -> None:

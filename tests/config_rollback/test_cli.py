@@ -180,6 +180,16 @@ def test_the_user_of_this_machine_is_the_actor(
     assert service.audit()[-1]["actor"] == "grace"
 
 
+@pytest.mark.parametrize("reason", [r"see \[/etc]", "[red]x[/red]", "[/]", "\\"])
+def test_audit_list_shows_a_reason_to_the_letter(service: Service, stack: Path, reason: str) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    assert service.roll_back(expected_version=2, reason=reason).status_code == 200
+    listed = run("audit", "list")
+    assert listed.exit_code == 0, listed.exception
+    assert listed.stdout.splitlines()[1].rstrip().endswith(f"succeeded  {reason}")
+
+
 def test_audit_list_and_verify(service: Service, stack: Path) -> None:
     service.publish(note="[bold]first")
     service.roll_back(expected_version=7)

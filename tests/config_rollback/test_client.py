@@ -15,6 +15,7 @@ import pytest
 
 from config_rollback import client as client_module
 from config_rollback.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
+from config_rollback.errors import StorageUnavailableError
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
 from tests.config_rollback.test_delivery import metric, wait_until
 
@@ -135,6 +136,68 @@ def test_a_broken_cache_is_passed_over(
     cache.write_text(content)
     assert follow(NOBODY).current is None
     assert follow(service.url).wait_ready(10).version == 1
+
+
+def lagging(service: Service) -> Service:
+    """The same, but its memory stays as it is, as if the database were out of its reach."""
+
+    async def refresh() -> None:
+        raise StorageUnavailableError("the database failed")
+
+    service.app.state.services.delivery.refresh = refresh
+    return service
+
+
+def test_a_restart_at_a_replica_that_lags_does_not_bring_the_old_version_back(
+    start: Callable[..., Service], follow: Callable[..., ConfigClient]
+) -> None:
+    service = start()
+    service.publish()
+    service.publish(temperature=1)
+    behind = lagging(start())
+    service.roll_back(expected_version=2)
+    first = follow(service.url)
+    assert first.wait_ready(10).version == 1
+    first.close()
+    seen: list[int] = []
+    again = follow(behind.url, on_change=lambda active: seen.append(active.version))
+    wait_until(lambda: metric(behind, 'config_clients{config_version="1",persona="concierge"} 1.0'))
+    del behind.app.state.services.delivery.refresh
+    service.publish(temperature=0.5)
+    wait_until(lambda: again.current is not None and again.current.version == 3)
+    assert seen == [1, 3]
+
+
+def test_the_tag_of_the_same_configuration_activated_again_is_kept(
+    tmp_path: Path, service: Service, follow: Callable[..., ConfigClient]
+) -> None:
+    service.publish()
+    first = follow(service.url)
+    first.wait_ready(10)
+    first.close()
+    service.publish(temperature=1)
+    service.roll_back(expected_version=2)
+    follow(service.url)
+    (cache,) = (tmp_path / "cache").iterdir()
+    wait_until(lambda: json.loads(cache.read_text())["etag"] == service.config().headers["ETag"])
+
+
+@pytest.mark.parametrize("tag", [{}, {"etag": None}, {"etag": 7}, {"etag": '"1-1\r\nX: y"'}, {"etag": "é€"}])
+def test_a_cache_without_a_usable_tag_is_asked_about_anew(
+    tmp_path: Path, service: Service, follow: Callable[..., ConfigClient], tag: dict[str, Any]
+) -> None:
+    service.publish()
+    first = follow(service.url)
+    first.wait_ready(10)
+    first.close()
+    (cache,) = (tmp_path / "cache").iterdir()
+    kept = json.loads(cache.read_text())
+    del kept["etag"]
+    cache.write_text(json.dumps(kept | tag))
+    service.publish(temperature=1)
+    again = follow(service.url)
+    assert again.current is not None
+    wait_until(lambda: again.current is not None and again.current.version == 2)
 
 
 def test_personas_do_not_share_a_cache(service: Service, follow: Callable[..., ConfigClient]) -> None:
@@ -277,3 +340,34 @@ def test_a_failing_callback_does_not_stop_the_asynchronous_one(service: Service,
             return (await configs.wait_ready(10)).version
 
     assert asyncio.run(follow()) == 1
+
+
+def test_the_asynchronous_one_does_not_go_back_with_a_replica_that_lags_either(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    service.publish()
+    service.publish(temperature=1)
+    behind = lagging(start())
+    service.roll_back(expected_version=2)
+    seen: list[int] = []
+
+    async def serve() -> None:
+        async with asynchronous(service.url, tmp_path) as configs:
+            assert (await configs.wait_ready(10)).version == 1
+
+    async def serve_again() -> None:
+        async with asynchronous(
+            behind.url, tmp_path, on_change=lambda active: seen.append(active.version)
+        ) as configs:
+            reported = 'config_clients{config_version="1",persona="concierge"} 1.0'
+            await asyncio.to_thread(wait_until, lambda: metric(behind, reported))
+            del behind.app.state.services.delivery.refresh
+            await asyncio.to_thread(service.publish, temperature=0.5)
+            await asyncio.to_thread(
+                wait_until, lambda: configs.current is not None and configs.current.version == 3
+            )
+
+    asyncio.run(serve())
+    asyncio.run(serve_again())
+    assert seen == [1, 3]

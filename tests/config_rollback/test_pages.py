@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+from contextlib import suppress
 
 import pytest
 
+from config_rollback import diff
 from tests.config_rollback.running import Browser, Service, fields
 from tests.config_rollback.test_alerts import alert, send
 
@@ -63,6 +66,25 @@ def test_the_rollback_page_says_what_will_happen_and_why(drifted: Service, brows
     }
 
 
+def test_versions_are_compared_outside_of_the_event_loop(
+    drifted: Service, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[bool] = []
+    compare = diff.words
+
+    def words(before: str, after: str, effort: diff.Effort) -> list[diff.Piece]:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            where.append(True)
+            return []
+        where.append(False)
+        return compare(before, after, effort)
+
+    monkeypatch.setattr(diff, "words", words)
+    assert "<del>" in browser.get("/rollback/concierge?from=2").text
+    assert where == [False]
+
+
 def test_the_button_rolls_back_and_shows_the_result(drifted: Service, browser: Browser) -> None:
     page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
     answer = browser.post("/rollback/concierge", form(page) | {"reason": " topics lost "})
@@ -98,6 +120,67 @@ def test_the_result_stops_reloading_after_five_minutes(drifted: Service, browser
     page = browser.get("/rollback/concierge?result=3").text
     assert 'http-equiv="refresh"' not in page
     assert "Some processes have not followed" in page
+
+
+def test_a_line_break_in_the_reason_counts_once_as_in_the_browser(drifted: Service, browser: Browser) -> None:
+    reason = "\n".join(["x" * 19] * 100)
+    assert len(reason) == 1999
+    sent = form(browser.get("/rollback/concierge?from=2").text) | {"reason": reason.replace("\n", "\r\n")}
+    assert browser.post("/rollback/concierge", sent).status_code == 303
+    assert drifted.audit()[-1]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("<b>x</b>" * 251, "<b>x</b>" * 251), ("red: \x1b[31m<b>", "red: [31m<b>")],
+    ids=["too long", "terminal colours"],
+)
+def test_a_reason_that_is_refused_is_not_lost(
+    drifted: Service, browser: Browser, reason: str, shown: str
+) -> None:
+    opened = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+    sent = form(browser.get(opened).text) | {"reason": reason}
+    answer = browser.post("/rollback/concierge", sent, {"Referer": drifted.url + opened})
+    assert (answer.status_code, drifted.active_version()) == (422, 2)
+    assert 'data-code="invalid_request"' in answer.text
+    assert "Nothing was changed." in answer.text
+    assert f'href="{html.escape(opened)}">Open the page again</a>' in answer.text
+    assert f">{html.escape(shown)}</pre>" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"to_version": "9"}, "target_not_found", "Nothing was changed."),
+        ({"to_version": "2"}, "nothing_to_rollback", "Nothing was changed."),
+        ({"expected_version": "1"}, "config_changed_since_alert", "nothing was changed"),
+        ({"form_token": "0"}, "csrf_rejected", "Nothing was changed."),
+        ({"idempotency_key": "used"}, "idempotency_key_reused", "Nothing was changed this time."),
+        ({"reason": "x" * 1_100_000}, "body_too_large", "Nothing was changed."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_form_that_is_refused_leads_back_to_its_page(
+    drifted: Service, browser: Browser, changes: dict[str, str], code: str, said: str
+) -> None:
+    drifted.publish("coach")
+    drifted.publish("coach", temperature=1)
+    used = form(browser.get("/rollback/coach").text) | {"idempotency_key": "used"}
+    assert browser.post("/rollback/coach", used).status_code == 303
+    opened = "/rollback/concierge?from=2"
+    sent = form(browser.get(opened).text) | changes
+    page = browser.post("/rollback/concierge", sent, {"Referer": drifted.url + opened}).text
+    assert f'data-code="{code}"' in page
+    assert said in page
+    assert f'href="{opened}">Open the page again</a>' in page
+    assert drifted.active_version() == 2
+
+
+def test_an_address_that_does_not_hold_is_not_offered_again(drifted: Service, browser: Browser) -> None:
+    for path in ("/rollback/concierge?from=x", "/rollback/nobody"):
+        page = browser.get(path).text
+        assert "Nothing was changed." in page
+        assert "Open the page again" not in page
 
 
 def test_a_double_click_is_one_rollback(drifted: Service, browser: Browser) -> None:
@@ -170,6 +253,31 @@ def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> 
     page = browser.get("/").text
     assert "1 of 2 personas has a firing alert" in page
     assert page.index('data-persona="concierge"') < page.index('data-persona="a quiet one"')
+
+
+def test_an_alert_that_is_not_repeated_alarms_nobody_for_ever(drifted: Service, browser: Browser) -> None:
+    """Of one that ends under a silence Alertmanager tells no end."""
+    link = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
+    drifted.publish("a quiet one")
+    send(drifted, alert())
+    drifted.clock.move(hours=4, minutes=30)
+    assert "1 of 2 personas has a firing alert" in browser.get("/").text
+    assert "1 firing, as Alertmanager told" in browser.get("/alerts").text
+    assert "Not heard of" not in browser.get("/alerts").text
+    drifted.clock.move(hours=1)
+    overview, inbox, page = (browser.get(path).text for path in ("/", "/alerts", link))
+    assert "No alert is firing about any of the 2 personas" in overview
+    assert overview.index('data-persona="a quiet one"') < overview.index('data-persona="concierge"')
+    for shown in (overview, inbox, page):
+        assert "not heard of since" in shown
+        assert "1 Mar 2026, 12:00 UTC" in shown
+        assert 'class="badge firing"' not in shown
+    assert "Nothing is firing." in inbox
+    assert "has reported no alert" not in inbox
+    assert "No alert about concierge is firing now." in page
+    send(drifted, alert())
+    assert "1 of 2 personas has a firing alert" in browser.get("/").text
+    assert "not heard of since" not in browser.get(link).text
 
 
 def test_a_result_can_be_kept_from_reloading(drifted: Service, browser: Browser) -> None:

@@ -94,6 +94,17 @@ def test_pages_are_limited_too(start: Start) -> None:
     browser.close()
 
 
+def test_a_result_counts_once(start: Start) -> None:
+    service = start(rate_limit_user="5/minute")
+    service.publish()
+    service.publish()
+    assert service.roll_back(expected_version=2).status_code == 200
+    browser = service.browser()
+    path = "/rollback/concierge?result=3"
+    assert [browser.get(path).status_code for _ in range(3)] == [200, 200, 429]
+    browser.close()
+
+
 def test_delivery_is_never_limited(start: Start) -> None:
     service = start(rate_limit_user="1/minute", rate_limit_role="1/minute", rate_limit_global="1/minute")
     service.publish()

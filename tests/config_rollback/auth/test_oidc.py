@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import jwt
 import pytest
@@ -108,11 +108,17 @@ def browser(service: Service) -> Iterator[Browser]:
     browser.close()
 
 
-def begin(browser: Browser) -> str:
+def begin(browser: Browser, next_path: str = LINK) -> str:
     """Starts a login; returns the provider's address."""
-    answer = browser.get("/auth/start", params={"next": LINK})
+    answer = browser.get("/auth/start", params={"next": next_path})
     assert answer.status_code == 303, answer.text
     return answer.headers["Location"]
+
+
+def logins(browser: Browser) -> list[str]:
+    """The cookies of logins in progress, by name."""
+    prefix = f"{browser.service.cookie_name}_login_"
+    return [cookie.name for cookie in browser.session.cookies if cookie.name.startswith(prefix)]
 
 
 def refusal(browser: Browser, path: str) -> tuple[int, str]:
@@ -132,6 +138,42 @@ def test_a_login_leads_back_to_the_same_link(service: Service, provider: Provide
     shown = browser.get(LINK).text
     assert 'id="rollback-button"' in shown
     assert "Recorded as ann." in shown
+
+
+def test_two_tabs_log_in_side_by_side(provider: Provider, browser: Browser) -> None:
+    tabs = {path: begin(browser, path) for path in (LINK, "/rollback/coach?from=5")}
+    for path, to in tabs.items():
+        answer = browser.get(provider.log_in(to))
+        assert (answer.status_code, answer.headers["Location"]) == (303, path)
+    assert logins(browser) == []
+
+
+def test_of_many_logins_in_progress_the_oldest_are_forgotten(provider: Provider, browser: Browser) -> None:
+    begun = [begin(browser) for _ in range(10)]
+    kept = logins(browser)
+    assert 4 <= len(kept) < 10
+    assert sum(len(browser.session.cookies[name]) for name in kept) <= 4000
+    forgotten, still = begun[: -len(kept)], begun[-len(kept) :]
+    assert refusal(browser, provider.log_in(forgotten[-1])) == (400, "oidc_state_mismatch")
+    assert [browser.get(provider.log_in(to)).status_code for to in still] == [303] * len(kept)
+    long = [begin(browser, "/" + "x" * 1999) for _ in range(3)]
+    assert len(logins(browser)) == 1
+    assert browser.get(provider.log_in(long[-1])).status_code == 303
+
+
+def test_a_login_that_did_not_work_can_be_begun_again_for_the_same_link(
+    service: Service, provider: Provider, browser: Browser
+) -> None:
+    again = f'href="/login?{urlencode({"next": LINK})}"'
+    denied = provider.log_in(begin(browser), error="access_denied").replace("code=the-code&", "")
+    assert again in browser.get(denied).text
+    assert again in browser.get(provider.log_in(begin(browser), iss="https://evil.example")).text
+    service.clock.move(minutes=10)
+    assert again in browser.get(denied).text
+    for name in logins(browser):
+        forged = jwt.encode({"next": LINK}, "another key of at least thirty-two bytes", algorithm="HS256")
+        browser.session.cookies.set(name, forged, domain="127.0.0.1", path="/")
+    assert 'href="/login?next=%2F"' in browser.get(denied).text
 
 
 def test_the_code_is_bound_to_this_login(service: Service, provider: Provider, browser: Browser) -> None:
@@ -170,6 +212,15 @@ def test_28_a_callback_in_another_browser_is_refused(
     stranger.close()
 
 
+def test_an_answer_for_another_login_of_this_browser_is_refused(provider: Provider, browser: Browser) -> None:
+    back = provider.log_in(begin(browser))
+    begin(browser)
+    first, second = logins(browser)
+    cookies = browser.session.cookies
+    cookies.set(first, cookies[second], domain="127.0.0.1", path="/")
+    assert refusal(browser, back) == (400, "oidc_state_mismatch")
+
+
 def test_a_login_that_took_too_long_is_refused(
     service: Service, provider: Provider, browser: Browser
 ) -> None:
@@ -191,14 +242,15 @@ def test_an_answer_given_twice_is_refused(provider: Provider, browser: Browser) 
 def test_the_cookie_of_a_login_is_no_session_and_no_token(
     service: Service, provider: Provider, browser: Browser
 ) -> None:
-    begin(browser)
-    cookie = browser.session.cookies[f"{service.cookie_name}_login"]
+    state = dict(parse_qsl(urlsplit(begin(browser)).query))["state"]
+    (name,) = logins(browser)
+    cookie = browser.session.cookies[name]
     answer = requests.get(service.url, cookies={service.cookie_name: cookie}, timeout=10)
     assert error(answer) == (401, "session_revoked")
     assert error(service.request("GET", "/v1/ops/personas", token=cookie)) == (401, "token_invalid")
     own = service.token()
-    browser.session.cookies.set(f"{service.cookie_name}_login", own, domain="127.0.0.1", path="/")
-    assert refusal(browser, "/auth/callback?code=c&state=") == (400, "oidc_state_mismatch")
+    browser.session.cookies.set(name, own, domain="127.0.0.1", path="/")
+    assert refusal(browser, f"/auth/callback?code=c&state={state}") == (400, "oidc_state_mismatch")
 
 
 def test_the_provider_may_refuse(provider: Provider, browser: Browser) -> None:
