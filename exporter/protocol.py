@@ -52,8 +52,10 @@ class _JoiningTransport:
 
     def close(self) -> None:
         self.flush()
+        # Asked before: of TLS a transport that is closed twice does not know it any more.
+        unread = not self._transport.is_closing() and self._transport.get_write_buffer_size()
         self._transport.close()
-        if self._transport.get_write_buffer_size():
+        if unread:
             asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._transport.abort)
 
 
