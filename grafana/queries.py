@@ -111,28 +111,27 @@ def drift_state(alert: str, kpi_name: str) -> str:
 
 def evidence(limit: int) -> str:
     """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled; the highest `limit`."""
-    return f"topk({limit}, kpi:drift:evidence{{{_CONVERSATION}}})"
+    return f"topk({limit}, {_judged('kpi:drift:evidence')})"
 
 
 def evidence_since() -> str:
     """When that evidence last was zero, in ms since the epoch; absent while it is zero."""
-    drifting = f"kpi:drift:evidence{{{_CONVERSATION}}} > 0"
-    return f"1000 * kpi:drift:since{{{_CONVERSATION}}} and {drifting}"
+    return f"1000 * {_judged('kpi:drift:since')} and {_judged('kpi:drift:evidence')} > 0"
 
 
 def drift_events() -> str:
     """Events (out of scope, errors, slow) of each judged version in the last hour."""
-    return f"kpi:drift:events_1h{{{_CONVERSATION}}}"
+    return _judged("kpi:drift:events_1h")
 
 
 def drift_expected() -> str:
     """Events that the persona's own past would have given for the same messages."""
-    return f"kpi:drift:expected_1h{{{_CONVERSATION}}}"
+    return _judged("kpi:drift:expected_1h")
 
 
 def against_predecessor() -> str:
-    """Standard deviations by which a version is worse than its predecessor."""
-    return f"kpi:version:z{{{_CONVERSATION}}}"
+    """Standard deviations by which a version is worse than its predecessor, whose label it has."""
+    return _judged("kpi:version:z", "predecessor")
 
 
 def firing_alerts() -> str:
@@ -170,6 +169,11 @@ def config_changes() -> str:
     return f"{active_version()} and on (persona) {changes} > 0"
 
 
+def version_kpi(name: str) -> str:
+    """A recorded KPI at the chosen window, on the rows of the version table."""
+    return f"max by (journey,persona,config_version) ({kpi(name, 'version')})"
+
+
 def version_clients() -> str:
     """Processes that report serving each version, on the rows of the version table."""
     clients = f"sum by (persona,config_version) (config_clients{{{_PERSONA}}})"
@@ -187,8 +191,14 @@ def version_active() -> str:
     return f"{_version_rows()} + 1 and on (persona,config_version) {active_version()}"
 
 
+def _judged(series: str, *labels: str) -> str:
+    """A recorded series of judged versions with the labels of a table's row and no name."""
+    kept = ",".join(("journey", "persona", "config_version", "kpi", *labels))
+    return f"max by ({kept}) ({series}{{{_CONVERSATION}}})"
+
+
 def _version_rows() -> str:
-    return f"0 * {kpi('messages_total', 'version')}"
+    return f"0 * {version_kpi('messages_total')}"
 
 
 def traffic_share() -> str:
