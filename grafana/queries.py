@@ -109,9 +109,9 @@ def drift_state(alert: str, kpi_name: str) -> str:
     )
 
 
-def evidence(limit: int) -> str:
-    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled; the highest `limit`."""
-    return f"topk({limit}, {_judged('kpi:drift:evidence')})"
+def evidence() -> str:
+    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled."""
+    return _judged("kpi:drift:evidence")
 
 
 def evidence_since() -> str:

@@ -161,7 +161,7 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
         f"{queries.REGRESSION_ENDS}. The persona opens its versions side by side, the version its rollback "
         "page.",
         exprs=[
-            queries.evidence(20),
+            queries.evidence(),
             queries.evidence_since(),
             queries.drift_events(),
             queries.drift_expected(),

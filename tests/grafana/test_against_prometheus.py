@@ -131,6 +131,15 @@ def test_version_table_has_one_row_per_journey_and_version(prometheus: live.Prom
     }
 
 
+def test_every_judged_version_shows_its_evidence(prometheus: live.Prometheus) -> None:
+    recorded = prometheus.query("kpi:drift:evidence")
+    rows = _rows(prometheus, "Drifting personas", ALL)
+    names = ("kpi", "journey", "persona", "config_version")
+    shown = {tuple(row[name] for name in names): row["Value #A"] for row in rows if "Value #A" in row}
+    assert shown.keys() == {tuple(sample["metric"][name] for name in names) for sample in recorded}
+    assert {row["predecessor"] for row in rows if "Value #E" in row} == {"1"}
+
+
 def test_active_versions_table_counts_processes_on_and_off_the_active_version(
     prometheus: live.Prometheus,
 ) -> None:
