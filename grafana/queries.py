@@ -86,7 +86,7 @@ def conversation_state() -> str:
     return (
         f"3 * (count({_STALE_RULES}) > bool 0)\n"
         f"or 2 * (count({_firing('ExporterDown')}) > bool 0)\n"
-        f"or (count({_firing('ConversationSilence', _JOURNEY)}) > bool 0)\n"
+        f"or (count({_firing('ConversationSilence', _CONVERSATION)}) > bool 0)\n"
         f"or ({messages()} > bool 0) - 1"
     )
 
@@ -135,8 +135,9 @@ def against_predecessor() -> str:
 
 
 def firing_alerts() -> str:
-    """Alerts that someone must act on; those without a persona are shown whatever is chosen."""
-    return 'ALERTS{alertstate="firing",severity=~"page|ticket",persona=~`${persona:regex}|`}'
+    """Alerts that someone must act on; those without journey and persona are shown whatever is chosen."""
+    chosen = "journey=~`${journey:regex}|`,persona=~`${persona:regex}|`"
+    return f'ALERTS{{alertstate="firing",severity=~"page|ticket",{chosen}}}'
 
 
 def active_version() -> str:
