@@ -30,6 +30,15 @@ _STALE_RULES = 'time() - timestamp(kpi:messages_total{scope="total",window="1h"}
 _FAILING_RULES = 'increase(prometheus_rule_evaluation_failures_total{rule_group=~".*;(kpi|drift)"}[5m]) > 0'
 
 
+def _firing(alert: str, labels: str = "") -> str:
+    extra = f",{labels}" if labels else ""
+    return f'ALERTS{{alertname="{alert}",alertstate="firing"{extra}}}'
+
+
+_NO_EXPORTER = f'({_firing("ExporterDown")} unless on () max(up{{job="exporter"}}) > 0)'
+"""The alert fires for every exporter that is down; the others still say how the conversation is."""
+
+
 def kpi(name: str, scope: Scope, *, previous: bool = False) -> str:
     """Selector of a recorded KPI at the chosen window, or at the equally long one before it."""
     return f'kpi:{name}{{scope="{scope}",window="$window",{_CONVERSATION}}}{_offset(previous)}'
@@ -82,11 +91,12 @@ def llm_errors_by_reason() -> str:
 
 
 def conversation_state() -> str:
-    """3 rules not evaluated, 2 exporter down, 1 silent, 0 receiving, -1 no message in the window."""
+    """3 rules not evaluated, 2 no exporter, 1 silent, 4 some exporter down, 0 receiving, -1 no message."""
     return (
         f"3 * (count({_STALE_RULES}) > bool 0)\n"
-        f"or 2 * (count({_firing('ExporterDown')}) > bool 0)\n"
+        f"or 2 * (count({_NO_EXPORTER}) > bool 0)\n"
         f"or (count({_firing('ConversationSilence', _CONVERSATION)}) > bool 0)\n"
+        f"or 4 * (count({_firing('ExporterDown')}) > bool 0)\n"
         f"or ({messages()} > bool 0) - 1"
     )
 
@@ -95,13 +105,13 @@ def drift_state(alert: str, kpi_name: str) -> str:
     """3 unknown, 2 worse than its predecessor, 1 drifting, 0 healthy, -1 too few messages, -2 no reference.
 
     The state is that of the alerts, so that a tile and a page never disagree. It is healthy only where an
-    alert could fire: the exporter is scraped, the rules are evaluated, and there is a past or a predecessor.
+    alert could fire: an exporter is scraped, the rules are evaluated, and there is a past or a predecessor.
     """
     regression = _firing("ConfigVersionRegression", f'kpi="{kpi_name}",{_CONVERSATION}')
     past = f'kpi:drift:baseline{{kpi="{kpi_name}",{_CONVERSATION}}}'
     predecessor = f'kpi:predecessor:messages{{kpi="{kpi_name}",{_CONVERSATION}}} >= {MINIMUM_SAMPLE}'
     return (
-        f"3 * (count({_firing('ExporterDown')} or {_STALE_RULES} or {_FAILING_RULES}) > bool 0)\n"
+        f"3 * (count({_NO_EXPORTER} or {_STALE_RULES} or {_FAILING_RULES}) > bool 0)\n"
         f"or 2 * (count({regression}) > bool 0)\n"
         f"or (count({_firing(alert, _CONVERSATION)}) > bool 0)\n"
         f"or 0 * count({past} or {predecessor}) and on () {messages()} >= {MINIMUM_SAMPLE}\n"
@@ -219,8 +229,3 @@ def _offset(previous: bool) -> str:
 
 def _by(labels: str) -> str:
     return f" by ({labels})" if labels else ""
-
-
-def _firing(alert: str, labels: str = "") -> str:
-    extra = f",{labels}" if labels else ""
-    return f'ALERTS{{alertname="{alert}",alertstate="firing"{extra}}}'

@@ -11,6 +11,7 @@ _VOLUME_STATES = {
     "0": ("Receiving", "green"),
     "1": ("Silent: messages stopped", "red"),
     "2": ("Exporter down: numbers are old", "red"),
+    "4": ("One exporter down: some numbers old", "orange"),
     "3": ("Rules not evaluated: numbers are old", "red"),
     "-1": ("No messages in this window", "orange"),
 }

@@ -91,7 +91,7 @@ def test_time_series_has_a_legend_from_labels(panel: Json) -> None:
 def test_stat_says_its_state_in_words_for_every_value_of_the_state_query(panel: Json) -> None:
     properties = {item["id"]: item["value"] for item in panel["fieldConfig"]["overrides"][0]["properties"]}
     (mapping,) = properties["mappings"]
-    states = {"-1", "0", "1", "2", "3"} | (set() if panel["title"] == "Messages" else {"-2"})
+    states = {"-1", "0", "1", "2", "3"} | ({"4"} if panel["title"] == "Messages" else {"-2"})
     assert mapping["options"].keys() == states
     assert all(state["text"] and state["color"] for state in mapping["options"].values())
     assert [value for value, state in mapping["options"].items() if state["color"] == "green"] == ["0"]

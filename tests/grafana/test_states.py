@@ -27,7 +27,6 @@ PERSONAS: Series = {
 RULES: Series = {'kpi:messages_total{scope="total",window="1h"}': "300x20"}
 EXPORTER: Series = {'up{job="exporter",instance="a"}': "1x20"}
 HEALTHY = PERSONAS | RULES | EXPORTER
-INTERVAL = 'prometheus_rule_group_interval_seconds{rule_group="/etc/prometheus/rules/recording.yml;kpi"}'
 
 
 def firing(alert: str, **labels: str) -> Series:
@@ -95,3 +94,28 @@ def test_marks_are_those_of_the_chosen_journey_and_persona(states: States) -> No
     states.ask(mark, alerts, ALL | {"journey": "guidance", "persona": "other"}, [down, drift])
     states.ask(mark, alerts, ALL | {"journey": "chat"}, [down])
     states.ask(mark, alerts, ALL | {"persona": "calm"}, [down])
+
+
+SECOND_EXPORTER: Series = {'up{job="exporter",instance="b"}': "0x20"} | firing("ExporterDown", instance="b")
+NO_EXPORTER: Series = (
+    {f'up{{job="exporter",instance="{name}"}}': "0x20" for name in "ab"}
+    | firing("ExporterDown", instance="a")
+    | firing("ExporterDown", instance="b")
+)
+UNKNOWN_EXPORTER: Series = {'up{job="exporter",instance="a"}': "1 _x20"} | firing("ExporterDown")
+"""Nothing of the job is scraped any more: the alert has no instance, and there is no `up`."""
+
+
+@tiles
+def test_one_of_two_exporters_away_does_not_hide_what_the_alerts_say(states: States, title: str) -> None:
+    states.tile(title, HEALTHY | SECOND_EXPORTER, ALL, 0)
+    states.tile(title, HEALTHY | NO_EXPORTER, ALL, 3)
+    states.tile(title, HEALTHY | UNKNOWN_EXPORTER, ALL, 3)
+
+
+def test_messages_says_whether_one_exporter_is_away_or_all(states: States) -> None:
+    states.tile("Messages", HEALTHY | SECOND_EXPORTER, ALL, 4)
+    states.tile("Messages", HEALTHY | NO_EXPORTER, ALL, 2)
+    states.tile("Messages", HEALTHY | UNKNOWN_EXPORTER, ALL, 2)
+    silent = firing("ConversationSilence", journey="chat", persona="calm")
+    states.tile("Messages", HEALTHY | SECOND_EXPORTER | silent, ALL, 1)
