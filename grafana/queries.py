@@ -24,8 +24,13 @@ _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"
 _CONVERSATION = f"{_JOURNEY},{_PERSONA}"
 
-_STALE_RULES = 'time() - timestamp(kpi:messages_total{scope="total",window="1h"}) > 180'
-"""Three evaluations missed. After five minutes Prometheus shows no KPI and no alert any more."""
+_KPI_INTERVAL = 'max(prometheus_rule_group_interval_seconds{rule_group=~".*;kpi"})'
+_STALE_SECONDS = f"scalar(clamp_min(3 * {_KPI_INTERVAL}, 180) or vector(180))"
+_STALE_RULES = f'time() - timestamp(kpi:messages_total{{scope="total",window="1h"}}) > {_STALE_SECONDS}'
+"""Three evaluations missed, and three minutes, which stand where the interval is not known.
+
+After five minutes Prometheus shows no KPI and no alert any more.
+"""
 
 _FAILING_RULES = 'increase(prometheus_rule_evaluation_failures_total{rule_group=~".*;(kpi|drift)"}[5m]) > 0'
 

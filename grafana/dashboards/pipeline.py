@@ -207,8 +207,8 @@ def _rule_age(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Age of the last rule evaluation",
-        "Time since each rule group was evaluated. Up to the evaluation interval (1m) is normal; above "
-        "3m the dashboards call the state unknown.",
+        "Time since each rule group was evaluated. Up to the evaluation interval is normal; above three of "
+        "them, and 3m, the dashboards call the state unknown.",
         expr=queries.rule_age(),
         legend="{{group}}",
         unit="s",

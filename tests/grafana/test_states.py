@@ -27,6 +27,7 @@ PERSONAS: Series = {
 RULES: Series = {'kpi:messages_total{scope="total",window="1h"}': "300x20"}
 EXPORTER: Series = {'up{job="exporter",instance="a"}': "1x20"}
 HEALTHY = PERSONAS | RULES | EXPORTER
+INTERVAL = 'prometheus_rule_group_interval_seconds{rule_group="/etc/prometheus/rules/recording.yml;kpi"}'
 
 
 def firing(alert: str, **labels: str) -> Series:
@@ -119,3 +120,20 @@ def test_messages_says_whether_one_exporter_is_away_or_all(states: States) -> No
     states.tile("Messages", HEALTHY | UNKNOWN_EXPORTER, ALL, 2)
     silent = firing("ConversationSilence", journey="chat", persona="calm")
     states.tile("Messages", HEALTHY | SECOND_EXPORTER | silent, ALL, 1)
+
+
+@pytest.mark.parametrize("title", ["Messages", *TILES])
+def test_rules_are_not_evaluated_after_three_intervals_and_at_least_three_minutes(
+    states: States, title: str
+) -> None:
+    for minutes, interval, expected in (
+        (3, "", 0),
+        (4, "", 3),
+        (3, "15", 0),
+        (4, "15", 3),
+        (4, "60", 3),
+        (4, "120", 0),
+    ):
+        age: Series = {next(iter(RULES)): f"300x{10 - minutes} _x20"}
+        own = {INTERVAL: f"{interval}x20"} if interval else {}
+        states.tile(title, HEALTHY | age | own, ALL, expected)
