@@ -1,5 +1,6 @@
 """Identity, layout and dressing of every panel."""
 
+import json
 import re
 from itertools import combinations
 
@@ -95,6 +96,13 @@ def test_stat_says_its_state_in_words_for_every_value_of_the_state_query(panel: 
     assert mapping["options"].keys() == states
     assert all(state["text"] and state["color"] for state in mapping["options"].values())
     assert [value for value, state in mapping["options"].items() if state["color"] == "green"] == ["0"]
+
+
+@_cases([(name, panel) for name, panel in DATA_PANELS if "$__range" in json.dumps(panel["targets"])])
+def test_a_count_over_the_time_range_is_no_alarm(panel: Json) -> None:
+    """What happened hours ago may be over: red says that something is wrong now."""
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert "red" not in {step["color"] for step in steps}
 
 
 def _cells(position: Json) -> set[tuple[int, int]]:
