@@ -3,6 +3,7 @@
 `test_tables` holds this against Grafana's own transformers.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,10 @@ def rows(panel: Json, answers: Mapping[str, Sequence[Json]]) -> list[Row]:
     shown = [name for name in whole.fields if not organize["options"]["excludeByName"].get(name)]
     unlisted = set(shown) - set(columns(panel))
     assert not unlisted, f"{panel['title']}: columns nobody asked for: {sorted(unlisted)}"
-    return [{name: row[name] for name in shown if name in row} for row in whole.rows]
+    visible = [{name: row[name] for name in shown if name in row} for row in whole.rows]
+    (order,) = panel["options"]["sortBy"]
+    (field,) = [name for name in columns(panel) if _title(panel, name) == order["displayName"]]
+    return sorted(visible, key=lambda row: _rank(row.get(field)), reverse=order["desc"])
 
 
 def columns(panel: Json) -> list[str]:
@@ -91,3 +95,21 @@ def merged(frames: Sequence[Frame]) -> Frame:
 
 def _agree(one: Row, other: Row) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
+
+
+def _title(panel: Json, field: str) -> str:
+    (override,) = [o for o in panel["fieldConfig"]["overrides"] if o["matcher"]["options"] == field]
+    (title,) = [item["value"] for item in override["properties"] if item["id"] == "displayName"]
+    return str(title)
+
+
+def _rank(value: float | str | None) -> list[tuple[bool, float, str]]:
+    """Sorts numbers inside of texts as numbers, and what is missing before all else."""
+    if value is None:
+        return []
+    parts = [str(value)] if isinstance(value, float) else re.findall(r"\d+|\D+", value)
+    numeric = [isinstance(value, float) or part.isdecimal() for part in parts]
+    return [
+        (not number, float(part) if number else 0, "" if number else part.casefold())
+        for number, part in zip(numeric, parts, strict=True)
+    ]

@@ -127,6 +127,8 @@ def test_every_judged_version_shows_its_evidence(prometheus: live.Prometheus) ->
     names = ("kpi", "journey", "persona", "config_version")
     shown = {tuple(row[name] for name in names): row["Value #A"] for row in rows if "Value #A" in row}
     assert shown.keys() == {tuple(sample["metric"][name] for name in names) for sample in recorded}
+    assert list(shown.values()) == sorted(shown.values(), reverse=True)
+    assert max(shown.values()) > 0
     assert {row["predecessor"] for row in rows if "Value #E" in row} == {"1"}
 
 
