@@ -24,10 +24,24 @@ _JOURNEY = "journey=~`${journey:regex}`"
 _PERSONA = "persona=~`${persona:regex}`"
 _CONVERSATION = f"{_JOURNEY},{_PERSONA}"
 
-_STALE_RULES = 'time() - timestamp(kpi:messages_total{scope="total",window="1h"}) > 180'
-"""Three evaluations missed. After five minutes Prometheus shows no KPI and no alert any more."""
+_KPI_INTERVAL = 'max(prometheus_rule_group_interval_seconds{rule_group=~".*;kpi"})'
+_STALE_SECONDS = f"scalar(clamp_min(3 * {_KPI_INTERVAL}, 180) or vector(180))"
+_STALE_RULES = f'time() - timestamp(kpi:messages_total{{scope="total",window="1h"}}) > {_STALE_SECONDS}'
+"""Three evaluations missed, and three minutes, which stand where the interval is not known.
+
+After five minutes Prometheus shows no KPI and no alert any more.
+"""
 
 _FAILING_RULES = 'increase(prometheus_rule_evaluation_failures_total{rule_group=~".*;(kpi|drift)"}[5m]) > 0'
+
+
+def _firing(alert: str, labels: str = "") -> str:
+    extra = f",{labels}" if labels else ""
+    return f'ALERTS{{alertname="{alert}",alertstate="firing"{extra}}}'
+
+
+_NO_EXPORTER = f'({_firing("ExporterDown")} unless on () max(up{{job="exporter"}}) > 0)'
+"""The alert fires for every exporter that is down; the others still say how the conversation is."""
 
 
 def kpi(name: str, scope: Scope, *, previous: bool = False) -> str:
@@ -82,11 +96,12 @@ def llm_errors_by_reason() -> str:
 
 
 def conversation_state() -> str:
-    """3 rules not evaluated, 2 exporter down, 1 silent, 0 receiving, -1 no message in the window."""
+    """3 rules not evaluated, 2 no exporter, 1 silent, 4 some exporter down, 0 receiving, -1 no message."""
     return (
         f"3 * (count({_STALE_RULES}) > bool 0)\n"
-        f"or 2 * (count({_firing('ExporterDown')}) > bool 0)\n"
-        f"or (count({_firing('ConversationSilence', _JOURNEY)}) > bool 0)\n"
+        f"or 2 * (count({_NO_EXPORTER}) > bool 0)\n"
+        f"or (count({_firing('ConversationSilence', _CONVERSATION)}) > bool 0)\n"
+        f"or 4 * (count({_firing('ExporterDown')}) > bool 0)\n"
         f"or ({messages()} > bool 0) - 1"
     )
 
@@ -95,13 +110,13 @@ def drift_state(alert: str, kpi_name: str) -> str:
     """3 unknown, 2 worse than its predecessor, 1 drifting, 0 healthy, -1 too few messages, -2 no reference.
 
     The state is that of the alerts, so that a tile and a page never disagree. It is healthy only where an
-    alert could fire: the exporter is scraped, the rules are evaluated, and there is a past or a predecessor.
+    alert could fire: an exporter is scraped, the rules are evaluated, and there is a past or a predecessor.
     """
     regression = _firing("ConfigVersionRegression", f'kpi="{kpi_name}",{_CONVERSATION}')
     past = f'kpi:drift:baseline{{kpi="{kpi_name}",{_CONVERSATION}}}'
     predecessor = f'kpi:predecessor:messages{{kpi="{kpi_name}",{_CONVERSATION}}} >= {MINIMUM_SAMPLE}'
     return (
-        f"3 * (count({_firing('ExporterDown')} or {_STALE_RULES} or {_FAILING_RULES}) > bool 0)\n"
+        f"3 * (count({_NO_EXPORTER} or {_STALE_RULES} or {_FAILING_RULES}) > bool 0)\n"
         f"or 2 * (count({regression}) > bool 0)\n"
         f"or (count({_firing(alert, _CONVERSATION)}) > bool 0)\n"
         f"or 0 * count({past} or {predecessor}) and on () {messages()} >= {MINIMUM_SAMPLE}\n"
@@ -109,35 +124,35 @@ def drift_state(alert: str, kpi_name: str) -> str:
     )
 
 
-def evidence(limit: int) -> str:
-    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled; the highest `limit`."""
-    return f"topk({limit}, kpi:drift:evidence{{{_CONVERSATION}}})"
+def evidence() -> str:
+    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled."""
+    return _judged("kpi:drift:evidence")
 
 
 def evidence_since() -> str:
     """When that evidence last was zero, in ms since the epoch; absent while it is zero."""
-    drifting = f"kpi:drift:evidence{{{_CONVERSATION}}} > 0"
-    return f"1000 * kpi:drift:since{{{_CONVERSATION}}} and {drifting}"
+    return f"1000 * {_judged('kpi:drift:since')} and {_judged('kpi:drift:evidence')} > 0"
 
 
 def drift_events() -> str:
     """Events (out of scope, errors, slow) of each judged version in the last hour."""
-    return f"kpi:drift:events_1h{{{_CONVERSATION}}}"
+    return _judged("kpi:drift:events_1h")
 
 
 def drift_expected() -> str:
     """Events that the persona's own past would have given for the same messages."""
-    return f"kpi:drift:expected_1h{{{_CONVERSATION}}}"
+    return _judged("kpi:drift:expected_1h")
 
 
 def against_predecessor() -> str:
-    """Standard deviations by which a version is worse than its predecessor."""
-    return f"kpi:version:z{{{_CONVERSATION}}}"
+    """Standard deviations by which a version is worse than its predecessor, whose label it has."""
+    return _judged("kpi:version:z", "predecessor")
 
 
 def firing_alerts() -> str:
-    """Alerts that someone must act on; those without a persona are shown whatever is chosen."""
-    return 'ALERTS{alertstate="firing",severity=~"page|ticket",persona=~`${persona:regex}|`}'
+    """Alerts that someone must act on; those without journey and persona are shown whatever is chosen."""
+    chosen = "journey=~`${journey:regex}|`,persona=~`${persona:regex}|`"
+    return f'ALERTS{{alertstate="firing",severity=~"page|ticket",{chosen}}}'
 
 
 def active_version() -> str:
@@ -170,6 +185,11 @@ def config_changes() -> str:
     return f"{active_version()} and on (persona) {changes} > 0"
 
 
+def version_kpi(name: str) -> str:
+    """A recorded KPI at the chosen window, on the rows of the version table."""
+    return f"max by (journey,persona,config_version) ({kpi(name, 'version')})"
+
+
 def version_clients() -> str:
     """Processes that report serving each version, on the rows of the version table."""
     clients = f"sum by (persona,config_version) (config_clients{{{_PERSONA}}})"
@@ -187,8 +207,14 @@ def version_active() -> str:
     return f"{_version_rows()} + 1 and on (persona,config_version) {active_version()}"
 
 
+def _judged(series: str, *labels: str) -> str:
+    """A recorded series of judged versions with the labels of a table's row and no name."""
+    kept = ",".join(("journey", "persona", "config_version", "kpi", *labels))
+    return f"max by ({kept}) ({series}{{{_CONVERSATION}}})"
+
+
 def _version_rows() -> str:
-    return f"0 * {kpi('messages_total', 'version')}"
+    return f"0 * {version_kpi('messages_total')}"
 
 
 def traffic_share() -> str:
@@ -208,8 +234,3 @@ def _offset(previous: bool) -> str:
 
 def _by(labels: str) -> str:
     return f" by ({labels})" if labels else ""
-
-
-def _firing(alert: str, labels: str = "") -> str:
-    extra = f",{labels}" if labels else ""
-    return f'ALERTS{{alertname="{alert}",alertstate="firing"{extra}}}'

@@ -55,7 +55,9 @@ def facts_table(
 ) -> Builder[Panel]:
     """Several instant queries as one table; rows with equal labels become one row.
 
-    Query n (from A) gives the field `Value #<letter>`. `sort_by` is the title of a column.
+    Query n (from A) gives the field `Value #<letter>`. `sort_by` is the title of a column. A query must keep
+    no label that is not a column, so none is a bare selector: Grafana makes a column of each, of a series'
+    name too, and joins only rows that agree in all columns they share.
     """
     refs = [chr(ord("A") + n) for n in range(len(exprs))]
     shown = {column.field for column in columns}

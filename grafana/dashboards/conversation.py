@@ -11,6 +11,7 @@ _VOLUME_STATES = {
     "0": ("Receiving", "green"),
     "1": ("Silent: messages stopped", "red"),
     "2": ("Exporter down: numbers are old", "red"),
+    "4": ("One exporter down: some numbers old", "orange"),
     "3": ("Rules not evaluated: numbers are old", "red"),
     "-1": ("No messages in this window", "orange"),
 }
@@ -161,7 +162,7 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
         f"{queries.REGRESSION_ENDS}. The persona opens its versions side by side, the version its rollback "
         "page.",
         exprs=[
-            queries.evidence(20),
+            queries.evidence(),
             queries.evidence_since(),
             queries.drift_events(),
             queries.drift_expected(),

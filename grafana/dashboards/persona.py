@@ -90,10 +90,10 @@ def _versions(panel_id: int) -> Builder[Panel]:
         "Every version with messages in the last days, newest first, and its KPI in the window. The version"
         " opens its rollback page, which changes nothing if that version is no longer active.",
         exprs=[
-            queries.kpi("messages_total", "version"),
-            queries.kpi("out_of_scope_rate", "version"),
-            queries.kpi("llm_error_rate", "version"),
-            queries.kpi("p95_latency_ms", "version"),
+            queries.version_kpi("messages_total"),
+            queries.version_kpi("out_of_scope_rate"),
+            queries.version_kpi("llm_error_rate"),
+            queries.version_kpi("p95_latency_ms"),
             queries.version_active(),
             queries.version_clients(),
             queries.version_predecessor(),

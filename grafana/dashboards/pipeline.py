@@ -126,13 +126,13 @@ def _audit_failures(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Audit failures",
-        "Acts refused in the time range because the audit row could not be written. Above 0 no rollback is "
-        "possible.",
+        "Acts refused in the time range because the audit row could not be written; *Audit log* says whether "
+        "it still fails.",
         expr=queries.audit_failures(),
         legend="refused",
         unit="short",
         decimals=0,
-        steps=((0, "green"), (0.5, "red")),
+        steps=((0, "green"), (0.5, "orange")),
         no_value=_NO_ROLLBACK,
     )
 
@@ -207,8 +207,8 @@ def _rule_age(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Age of the last rule evaluation",
-        "Time since each rule group was evaluated. Up to the evaluation interval (1m) is normal; above "
-        "3m the dashboards call the state unknown.",
+        "Time since each rule group was evaluated. Up to the evaluation interval is normal; above three of "
+        "them, and 3m, the dashboards call the state unknown.",
         expr=queries.rule_age(),
         legend="{{group}}",
         unit="s",

@@ -14,7 +14,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 import plotly.offline  # type: ignore[import-untyped]
 import requests
 
-from tests.grafana import model
+from tests.grafana import model, tables
 from tests.grafana.model import Json
 
 NOTICE = "Preview rendered without Grafana, from the committed dashboard JSON and live query results"
@@ -122,20 +122,13 @@ class Preview:
         return _chart(panel, figure) if bounds else ""
 
     def _table(self, panel: Json) -> str:
-        answers = {t["refId"]: self._ask("query", t["expr"], time=self._end) for t in panel["targets"]}
-        named = [{*sample["metric"]} - {"__name__"} for samples in answers.values() for sample in samples[:1]]
-        shared = sorted(set.intersection(*named)) if named else []
-        rows: dict[tuple[str, ...], dict[str, str]] = {}
-        for ref_id, samples in answers.items():
-            for sample in samples:
-                # Like Grafana's "merge": one row for equal values of the fields that all queries have.
-                row = rows.setdefault(tuple(sample["metric"][name] for name in shared), {})
-                row.update(sample["metric"] | {f"Value #{ref_id}": sample["value"][1]})
+        answers = tables.answers(self._prometheus, panel, self._values, self._end)
+        rows = tables.rows(panel, answers)
         columns = {o["matcher"]["options"]: _properties(o) for o in panel["fieldConfig"]["overrides"]}
         head = "".join(f"<th>{html.escape(column['displayName'])}</th>" for column in columns.values())
         body = "".join(
             f"<tr>{''.join(_cell(row.get(field), column) for field, column in columns.items())}</tr>"
-            for row in rows.values()
+            for row in rows
         )
         return f"<table><tr>{head}</tr>{body}</table>" if rows else ""
 

@@ -1,12 +1,13 @@
 """Every expression of the dashboards, run by a real Prometheus with the real rules."""
 
 import re
+import time
 
 import pytest
 
 from exporter import catalogue
 from grafana.variables import DEFAULT_ROLLBACK_URL
-from tests.grafana import live, model
+from tests.grafana import live, model, tables
 
 ALL = {"window": "1h", "journey": ".*", "persona": ".*"}
 
@@ -81,16 +82,6 @@ def test_nothing_is_healthy_while_rules_are_not_evaluated(prometheus: live.Prome
     assert prometheus.query(state, ahead=400) == [], "shown as: state unknown"
 
 
-@pytest.mark.parametrize("title", ["Out-of-scope rate", "LLM error rate", "p95 latency"])
-def test_nothing_is_healthy_while_the_exporter_is_down(prometheus: live.Prometheus, title: str) -> None:
-    (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
-    state = panel["targets"][1]["expr"]
-    down = state.replace('alertname="ExporterDown"', 'alertname="Watchdog"')
-    assert down != state
-    (sample,) = prometheus.query(model.interpolate(down, ALL))
-    assert sample["value"][1] == "3"
-
-
 @pytest.mark.parametrize("window", ["1h", "7d"])
 def test_error_reasons_add_up_to_the_recorded_errors(prometheus: live.Prometheus, window: str) -> None:
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == "LLM errors by reason"]
@@ -115,35 +106,43 @@ def test_traffic_and_processes_are_split_by_version(prometheus: live.Prometheus)
     assert shown["Processes per version"] == {"1": 1, "2": 3}
 
 
-def test_version_table_joins_into_one_row_per_journey_and_version(prometheus: live.Prometheus) -> None:
-    (panel,) = [panel for _, panel in model.panels() if panel["title"] == "Versions"]
-    rows: dict[tuple[str, str], dict[str, object]] = {}
-    for target in panel["targets"]:
-        for sample in prometheus.query(model.interpolate(target["expr"], ALL | {"persona": "concierge"})):
-            labels = sample["metric"]
-            row = rows.setdefault((labels["journey"], labels["config_version"]), {})
-            row[target["refId"]] = labels.get("predecessor", round(float(sample["value"][1]), 3))
-    assert {key: {ref: row[ref] for ref in row if ref != "D"} for key, row in rows.items()} == {
-        ("chat", "1"): {"A": 100, "B": 0.03, "C": 0.02, "F": 1},
-        ("chat", "2"): {"A": 100, "B": 0.3, "C": 0.02, "E": 1, "F": 3, "G": "1"},
-        ("guidance", "2"): {"A": 100, "C": 0.02, "E": 1, "F": 3, "G": "1"},
+def test_version_table_has_one_row_per_journey_and_version(prometheus: live.Prometheus) -> None:
+    shown = {}
+    for row in _rows(prometheus, "Versions", ALL | {"persona": "concierge"}):
+        assert row["persona"] == "concierge"
+        facts = {name.removeprefix("Value #"): row[name] for name in row if name.startswith("Value")}
+        facts |= {name: row[name] for name in ("predecessor",) if name in row}
+        assert facts.pop("D") > 0, "p95"
+        shown[row["journey"], row["config_version"]] = facts
+    assert shown == {
+        ("chat", "1"): {"A": 100, "B": pytest.approx(0.03), "C": 0.02, "F": 1},
+        ("chat", "2"): {"A": 100, "B": 0.3, "C": 0.02, "E": 1, "F": 3, "predecessor": "1"},
+        ("guidance", "2"): {"A": 100, "C": 0.02, "E": 1, "F": 3, "predecessor": "1"},
     }
+
+
+def test_every_judged_version_shows_its_evidence(prometheus: live.Prometheus) -> None:
+    recorded = prometheus.query("kpi:drift:evidence")
+    rows = _rows(prometheus, "Drifting personas", ALL)
+    names = ("kpi", "journey", "persona", "config_version")
+    shown = {tuple(row[name] for name in names): row["Value #A"] for row in rows if "Value #A" in row}
+    assert shown.keys() == {tuple(sample["metric"][name] for name in names) for sample in recorded}
+    assert list(shown.values()) == sorted(shown.values(), reverse=True)
+    assert max(shown.values()) > 0
+    assert {row["predecessor"] for row in rows if "Value #E" in row} == {"1"}
 
 
 def test_active_versions_table_counts_processes_on_and_off_the_active_version(
     prometheus: live.Prometheus,
 ) -> None:
-    (panel,) = [panel for _, panel in model.panels() if panel["title"] == "Active config versions"]
-    answers = [
-        prometheus.query(model.interpolate(target["expr"], ALL | {"persona": "concierge"}))
-        for target in panel["targets"]
-    ]
-    assert all(len(samples) == 1 for samples in answers)
-    active, predecessor, on_it, on_others = (samples[0] for samples in answers)
-    assert active["metric"]["config_version"] == "2"
-    assert predecessor["metric"]["predecessor"] == "1"
-    assert on_it["value"][1] == "3"
-    assert on_others["value"][1] == "1"
+    (row,) = _rows(prometheus, "Active config versions", ALL | {"persona": "concierge"})
+    assert row == {
+        "persona": "concierge",
+        "config_version": "2",
+        "predecessor": "1",
+        "Value #C": 3,
+        "Value #D": 1,
+    }
 
 
 def test_rollback_links_lead_to_the_address_that_config_rollback_reports(prometheus: live.Prometheus) -> None:
@@ -154,3 +153,9 @@ def test_rollback_links_lead_to_the_address_that_config_rollback_reports(prometh
     assert [sample["metric"] for sample in prometheus.query(silent)] == [
         {"external_url": DEFAULT_ROLLBACK_URL}
     ]
+
+
+def _rows(prometheus: live.Prometheus, title: str, values: dict[str, str]) -> list[tables.Row]:
+    """The rows of a table as Grafana shows them."""
+    (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
+    return tables.rows(panel, tables.answers(prometheus.url, panel, values, time.time()))

@@ -1,5 +1,6 @@
 """Identity, layout and dressing of every panel."""
 
+import json
 import re
 from itertools import combinations
 
@@ -91,10 +92,17 @@ def test_time_series_has_a_legend_from_labels(panel: Json) -> None:
 def test_stat_says_its_state_in_words_for_every_value_of_the_state_query(panel: Json) -> None:
     properties = {item["id"]: item["value"] for item in panel["fieldConfig"]["overrides"][0]["properties"]}
     (mapping,) = properties["mappings"]
-    states = {"-1", "0", "1", "2", "3"} | (set() if panel["title"] == "Messages" else {"-2"})
+    states = {"-1", "0", "1", "2", "3"} | ({"4"} if panel["title"] == "Messages" else {"-2"})
     assert mapping["options"].keys() == states
     assert all(state["text"] and state["color"] for state in mapping["options"].values())
     assert [value for value, state in mapping["options"].items() if state["color"] == "green"] == ["0"]
+
+
+@_cases([(name, panel) for name, panel in DATA_PANELS if "$__range" in json.dumps(panel["targets"])])
+def test_a_count_over_the_time_range_is_no_alarm(panel: Json) -> None:
+    """What happened hours ago may be over: red says that something is wrong now."""
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert "red" not in {step["color"] for step in steps}
 
 
 def _cells(position: Json) -> set[tuple[int, int]]:
