@@ -30,15 +30,23 @@ class PrometheusOptions:
 
 
 def render(
-    layout: Layout, ports: Ports, secret: SecretFiles, assets: Path, options: PrometheusOptions
+    layout: Layout,
+    ports: Ports,
+    secret: SecretFiles,
+    assets: Path,
+    options: PrometheusOptions,
+    grafana: bool,
 ) -> None:
-    """Writes prometheus.yml and alertmanager.yml into the stack's config folder."""
+    """Writes prometheus.yml and alertmanager.yml into the stack's config folder.
+
+    Without Grafana alerts have no link to it.
+    """
     prometheus = _load(assets / "prometheus" / "prometheus.yml")
     prometheus["rule_files"] = [str(assets / "rules" / "*.yml")]
-    prometheus["global"]["external_labels"] |= {
-        "driftback_url": ports.url("config_rollback"),
-        "grafana_url": ports.url("grafana"),
-    }
+    links = {"driftback_url": ports.url("config_rollback")}
+    if grafana:
+        links["grafana_url"] = ports.url("grafana")
+    prometheus["global"]["external_labels"] = links
     if options.scrape_interval:
         interval = options.scrape_interval
         prometheus["global"] |= {"scrape_interval": interval, "scrape_timeout": interval}

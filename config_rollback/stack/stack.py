@@ -60,7 +60,7 @@ class Stack:
         self.ports.require_free([program.name for program in wanted if program.ready_path])
         for program in wanted:
             (self.layout.data / program.name).mkdir(exist_ok=True)
-        render(self.layout, self.ports, secret, assets, self._options.prometheus)
+        render(self.layout, self.ports, secret, assets, self._options.prometheus, self._grafana is not None)
         self._supervisor = Supervisor(self.layout, self.ports, wanted)
         self._supervisor.start()
         self._supervisor.wait_ready(_READY_SECONDS, progress)

@@ -19,7 +19,7 @@ OPTIONS = PrometheusOptions(scrape_interval="5s", remote_write="http://127.0.0.1
 def rendered(tmp_path: Path) -> dict[str, Any]:
     layout = Layout(tmp_path)
     layout.create()
-    render(layout, PORTS, SecretFiles.create(layout.secrets), assets_dir(), OPTIONS)
+    render(layout, PORTS, SecretFiles.create(layout.secrets), assets_dir(), OPTIONS, grafana=False)
     return {
         name: yaml.safe_load((layout.config / f"{name}.yml").read_text())
         for name in ("prometheus", "alertmanager")
@@ -42,7 +42,8 @@ def test_every_target_is_on_loopback_at_the_stacks_ports(rendered: dict[str, Any
 
 
 def test_links_lead_to_the_stacks_own_service(rendered: dict[str, Any]) -> None:
-    assert rendered["prometheus"]["global"]["external_labels"]["driftback_url"] == "http://127.0.0.1:29811"
+    links = rendered["prometheus"]["global"]["external_labels"]
+    assert links == {"driftback_url": "http://127.0.0.1:29811"}, "and to Grafana only where it runs"
 
 
 def test_an_interval_is_overridden_only_where_one_is_given(rendered: dict[str, Any]) -> None:
