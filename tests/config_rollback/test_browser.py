@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import pytest
 import requests
+from pydantic import SecretStr
 
 from tests.config_rollback.running import JSON_TYPE, Browser, Service, fields
 from tests.config_rollback.test_api_ops import error
@@ -192,6 +194,20 @@ def test_a_session_lasts_eight_hours(service: Service, browser: Browser) -> None
     assert browser.get("/").status_code == 200
     service.clock.move(minutes=1)
     answer = browser.get("/", headers={"Accept": "application/json"})
+    assert error(answer) == (401, "session_revoked")
+
+
+def test_a_new_signing_secret_ends_every_session(
+    service: Service, browser: Browser, start: Callable[..., Service]
+) -> None:
+    assert browser.get("/").status_code == 200
+    rotated = start(jwt_secret=SecretStr("another secret of at least thirty-two bytes"))
+    answer = requests.get(
+        rotated.url + "/",
+        cookies={rotated.cookie_name: browser.cookie},
+        headers={"Accept": "application/json"},
+        timeout=10,
+    )
     assert error(answer) == (401, "session_revoked")
 
 
