@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,6 +69,38 @@ def test_36_a_row_that_is_refused_takes_everything_with_it(drifted: Service, tab
     before = drifted.database.content()
     assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
     assert drifted.database.content() == before
+
+
+def test_36_the_log_names_the_cause_and_no_contents(
+    drifted: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    if drifted.database.kind == "sqlite":
+        refuse_inserts(drifted.database, "versions")
+        told = {"cause": "no", "sqlstate": None}
+    else:  # PostgreSQL tells the whole row that a constraint refuses, apart from the message
+        drifted.database.execute("ALTER TABLE versions ADD CONSTRAINT picky CHECK (number < 3) NOT VALID")
+        cause = 'new row for relation "versions" violates check constraint "picky"'
+        told = {"cause": cause, "sqlstate": "23514"}
+    secret = drifted.version(1)["config"] | {"system_prompt": "only for insiders"}
+    path = "/v1/ops/personas/concierge/versions"
+    answer = drifted.request("POST", path, json={"config": secret}, headers={"Idempotency-Key": "p"})
+    assert error(answer) == (503, "audit_unavailable")
+    lines = [json.loads(record.message) for record in caplog.records if "storage_failed" in record.message]
+    assert lines == [{"event": "storage_failed", "request_id": answer.json()["request_id"], **told}]
+    assert "insiders" not in caplog.text
+
+
+def test_36_without_the_end_of_the_chain_nothing_is_done(
+    drifted: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    drifted.database.execute("DELETE FROM audit_head")
+    before = drifted.database.content()
+    assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
+    assert drifted.database.content() == before
+    text = drifted.request("GET", "/metrics").text
+    assert "config_audit_failures_total 1.0" in text
+    assert 'config_rollbacks_total{status="failed"} 1.0' in text
+    assert "audit_head has no row" in caplog.text
 
 
 @contextmanager
@@ -173,6 +206,20 @@ def test_39_a_row_lock_of_a_stranger_is_said_too(
         stranger.execute("SELECT * FROM audit_head FOR UPDATE")
         assert error(service.roll_back(expected_version=2)) == (503, "storage_busy")
     assert service.roll_back(expected_version=2).status_code == 200
+
+
+def test_39_a_lock_timeout_is_known_in_every_language(
+    postgresql: Postgresql, start_on: Callable[..., Service]
+) -> None:
+    service = start_on(postgresql)
+    service.publish()
+    service.publish(temperature=1)
+    postgresql.execute(
+        "CREATE FUNCTION german() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
+        "USING ERRCODE = '55P03', MESSAGE = 'storniere Anfrage wegen Zeitüberschreitung'; END $$"
+    )
+    postgresql.execute("CREATE TRIGGER german BEFORE INSERT ON audit EXECUTE FUNCTION german()")
+    assert error(service.roll_back(expected_version=2)) == (503, "storage_busy")
 
 
 @pytest.fixture
