@@ -55,10 +55,19 @@ def test_36_without_an_audit_table_nothing_is_done(drifted: Service) -> None:
     refused = drifted.request("GET", "/v1/ops/personas", token=drifted.token("support"))
     assert error(refused) == (503, "audit_unavailable")
     assert drifted.active_version() == 2
+    scrape = drifted.request("GET", "/metrics")
+    assert scrape.status_code == 200  # the alerts about this fault read it
+    told = {
+        "config_audit_failures_total 3.0",
+        'config_rollbacks_total{status="failed"} 2.0',
+        'config_active_version{persona="concierge"} 2.0',
+    }
+    assert told | {"config_database_up 0.0"} <= set(scrape.text.splitlines())
+    assert "config_version_predecessor_info{" not in scrape.text
     drifted.database.execute("ALTER TABLE audit_away RENAME TO audit")
     text = drifted.request("GET", "/metrics").text
-    assert "config_audit_failures_total 3.0" in text
-    assert 'config_rollbacks_total{status="failed"} 2.0' in text
+    assert told | {"config_database_up 1.0"} <= set(text.splitlines())
+    assert "config_version_predecessor_info{" in text
     assert drifted.roll_back(expected_version=2).status_code == 200
     browser.close()
 

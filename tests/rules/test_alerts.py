@@ -15,6 +15,7 @@ PIPELINE_ALERTS = {
     "ObservationsRejected",
     "AuditWriteFailing",
     "RollbackFailed",
+    "ConfigRollbackDown",
     "KpiInconsistent",
     "RuleEvaluationFailing",
     "Watchdog",
