@@ -13,8 +13,10 @@ from typing import Any, get_args
 import psycopg
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 
 from config_rollback import database as schema
+from config_rollback import postgres_connection
 from config_rollback.audit import Attempt
 from config_rollback.store import Store
 from tests.config_rollback.databases import Database, Postgresql
@@ -244,13 +246,23 @@ def proxy(postgres: Server) -> Iterator[Proxy]:
 proxy_url: dict[Proxy, str] = {}
 
 
-@pytest.mark.parametrize("cut", get_args(Cut))
-def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
-    postgresql: Postgresql, proxy: Proxy, start_on: Callable[..., Service], cut: Cut
-) -> None:
+def behind(proxy: Proxy, postgresql: Postgresql) -> Postgresql:
+    """The same database, by way of the proxy."""
     through = Postgresql(postgresql.server, postgresql.name)
     through.url = postgresql.url.replace(str(postgresql.server.folder), proxy_url[proxy])
-    service = start_on(through)
+    return through
+
+
+@pytest.mark.parametrize("cut", get_args(Cut))
+def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
+    postgresql: Postgresql,
+    proxy: Proxy,
+    start_on: Callable[..., Service],
+    cut: Cut,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
+    service = start_on(behind(proxy, postgresql))
     service.publish()
     service.publish(temperature=1)
     before = postgresql.content()
@@ -258,13 +270,58 @@ def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
     answer = service.roll_back(key="k", expected_version=2)
     assert error(answer) == (503, "outcome_unknown")
     assert not proxy.armed
-    assert (postgresql.content() == before) == (cut == "request lost")
+    assert (postgresql.content() == before) == cut.startswith("request")
     assert "config_audit_failures_total 0.0" in service.request("GET", "/metrics").text
     again = service.roll_back(key="k", expected_version=2)
     assert again.status_code == 200
     assert service.active_version() == 1
     assert [row["action"] for row in service.audit()] == ["publish", "publish", "rollback"]
     assert again.json()["data"]["audit_id"] == 3
+
+
+def test_40_a_server_that_goes_silent_hangs_nobody(
+    postgresql: Postgresql, proxy: Proxy, start_on: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setitem(postgres_connection.PARAMETERS, "connect_timeout", 2)
+    service = start_on(behind(proxy, postgresql))
+    service.publish()
+    service.publish(temperature=1)
+    before = postgresql.content()
+    proxy.silent = True
+    assert error(service.roll_back(key="k", expected_version=2)) == (503, "audit_unavailable")
+    proxy.silent = False
+    assert postgresql.content() == before
+    assert service.roll_back(key="k", expected_version=2).status_code == 200
+
+
+def test_40_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -> None:
+    engine = schema.connect(postgresql.url)
+    with engine.connect() as connection:
+        shown = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+        }
+    engine.dispose()
+    # The lock's first, which is told apart, then the statement's; the client gives up after both.
+    limits = {"lock_timeout": "5s", "statement_timeout": "8s", "idle_in_transaction_session_timeout": "15s"}
+    assert shown == limits
+    assert postgres_connection.SILENCE_SECONDS > postgres_connection.STATEMENT_SECONDS
+
+
+def test_40_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(postgres_connection, "STATEMENT_SECONDS", 0.5)
+    engine = schema.connect(postgresql.url)
+    slow = "SELECT pg_sleep(1.5)"
+
+    def work(_config: object, _revision: str) -> None:
+        _config.attributes["connection"].exec_driver_sql(slow)  # type: ignore[attr-defined]
+
+    schema._run(engine, work, "head")
+    with engine.connect() as connection, pytest.raises(DBAPIError, match="statement timeout"):
+        connection.exec_driver_sql(slow)
+    engine.dispose()
 
 
 class Fault:
