@@ -99,6 +99,20 @@ def test_4_to_7_a_form_from_elsewhere_is_refused(
     assert drifted.database.content() == before
 
 
+@pytest.mark.parametrize("path", ["/login", "/logout", "/rollback/concierge"])
+def test_an_origin_that_is_no_url_is_another_site(drifted: Service, browser: Browser, path: str) -> None:
+    headers = {"Origin": "http://[", "Sec-Fetch-Site": None, "Accept": "application/json"}
+    assert error(browser.post(path, form(browser), headers)) == (403, "csrf_rejected")
+
+
+def test_a_referer_that_is_no_url_leads_nowhere(drifted: Service, browser: Browser) -> None:
+    sent = form(browser) | {"form_token": "another"}
+    answer = browser.post("/rollback/concierge", sent, {"Referer": "http://[x"})
+    assert answer.status_code == 403
+    assert 'data-code="csrf_rejected"' in answer.text
+    assert "Open the page again" not in answer.text
+
+
 def test_8_a_form_token_of_another_session_is_refused(drifted: Service, browser: Browser) -> None:
     other = drifted.browser(subject="bob")
     sent = form(browser) | {"form_token": form(other)["form_token"]}
