@@ -37,6 +37,7 @@ def page(
             login=login,
             request_id=request_id(request),
             now=here.clock(),
+            alertmanager_url=here.settings.alertmanager_url,
             grafana_url=here.settings.grafana_url,
             **context,
         )
