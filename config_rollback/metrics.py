@@ -118,22 +118,24 @@ class _Versions(Collector):
         for persona, config in self._delivery.active.items():
             active.add_metric([persona], config.version)
         yield active
+        up = GaugeMetricFamily("config_database_up", "1 where the database could be read for this scrape.")
+        try:
+            yield from self._stored()
+        except UnavailableError:  # the store has logged it
+            readable = False
+        else:
+            readable = True
+        up.add_metric([], readable)
+        yield up
         serving = GaugeMetricFamily(
             "config_clients",
             "Processes that reported within the last minute, to this replica last, to serve this version.",
             labels=["persona", "config_version"],
         )
-        for (persona, version), count in self._clients.here().items():
+        # One that failed is not asked again: a silent database would take longer than a scrape may.
+        for (persona, version), count in self._clients.here(ask=readable).items():
             serving.add_metric([persona, str(version)], count)
         yield serving
-        up = GaugeMetricFamily("config_database_up", "1 where the database could be read for this scrape.")
-        try:
-            yield from self._stored()
-        except UnavailableError:  # the store has logged it
-            up.add_metric([], 0)
-        else:
-            up.add_metric([], 1)
-        yield up
 
     def _stored(self) -> list[Metric]:
         predecessor = GaugeMetricFamily(

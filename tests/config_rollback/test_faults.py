@@ -280,7 +280,11 @@ def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
 
 
 def test_40_a_server_that_goes_silent_hangs_nobody(
-    postgresql: Postgresql, proxy: Proxy, start_on: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+    postgresql: Postgresql,
+    proxy: Proxy,
+    start_on: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
     monkeypatch.setitem(postgres_connection.PARAMETERS, "connect_timeout", 2)
@@ -290,6 +294,9 @@ def test_40_a_server_that_goes_silent_hangs_nobody(
     before = postgresql.content()
     proxy.silent = True
     assert error(service.roll_back(key="k", expected_version=2)) == (503, "audit_unavailable")
+    assert "config_database_up 0.0" in service.request("GET", "/metrics").text
+    # A scrape has ten seconds: it asks once.
+    assert "convergence_of_this_replica_only" not in caplog.text
     proxy.silent = False
     assert postgresql.content() == before
     assert service.roll_back(key="k", expected_version=2).status_code == 200

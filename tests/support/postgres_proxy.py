@@ -28,6 +28,7 @@ class Proxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / _SOCKET))
         self._listener.listen(64)
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -41,8 +42,11 @@ class Proxy:
         return self._cut is not None
 
     def close(self) -> None:
-        """Ends the proxy; its clients must be gone."""
+        """Ends the proxy and what is left: psycopg closes what it gave up once it is collected."""
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for client in self._clients:
+            _shut(client)
         for thread in self._threads:
             thread.join()
         self._listener.close()
@@ -53,6 +57,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self._clients.append(client)
             thread = threading.Thread(target=self._serve, args=(client,))
             self._threads.append(thread)
             thread.start()
