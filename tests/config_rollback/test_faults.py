@@ -82,9 +82,7 @@ def test_36_a_row_that_is_refused_takes_everything_with_it(drifted: Service, tab
     assert drifted.database.content() == before
 
 
-def test_36_the_log_names_the_cause_and_no_contents(
-    drifted: Service, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_names_the_cause_and_no_contents(drifted: Service, caplog: pytest.LogCaptureFixture) -> None:
     if drifted.database.kind == "sqlite":
         refuse_inserts(drifted.database, "versions")
         told = {"cause": "no", "sqlstate": None}
@@ -302,7 +300,7 @@ def test_40_a_server_that_goes_silent_hangs_nobody(
     assert service.roll_back(key="k", expected_version=2).status_code == 200
 
 
-def test_40_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -> None:
+def test_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -> None:
     engine = schema.connect(postgresql.url)
     with engine.connect() as connection:
         shown = {
@@ -316,7 +314,7 @@ def test_40_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -
     assert postgres_connection.SILENCE_SECONDS > postgres_connection.STATEMENT_SECONDS
 
 
-def test_40_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 1.0)
     monkeypatch.setattr(postgres_connection, "STATEMENT_SECONDS", 0.5)
     engine = schema.connect(postgresql.url)
