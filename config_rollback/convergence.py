@@ -81,10 +81,13 @@ class Clients:
         """How many processes serve each persona's version. Asks the database."""
         return _count(self._newest(self._recent()))
 
-    def here(self) -> Counter[tuple[str, int]]:
-        """The same without those whose newest report came to another replica: a sum counts each once."""
+    def here(self, ask: bool = True) -> Counter[tuple[str, int]]:
+        """The same without those whose newest report came to another replica: a sum counts each once.
+
+        Without `ask` the database is left alone, and all that came to this replica are counted.
+        """
         ours = self._recent()
-        newest = self._newest(ours)
+        newest = self._newest(ours) if ask else ours
         return _count({client: report for client, report in ours.items() if newest[client] == report})
 
     async def share(self) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+
+from config_rollback import postgres_connection
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a writer waits for another before it answers `storage_busy`."""
@@ -38,13 +41,20 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         event.listen(engine, "checkin", _end_transaction)
         return engine
+    limits = {
+        "lock_timeout": busy_timeout,
+        "statement_timeout": postgres_connection.STATEMENT_SECONDS,
+        "idle_in_transaction_session_timeout": postgres_connection.IDLE_SECONDS,
+    }
+    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}", "connect_timeout": 5},
+        connect_args={**postgres_connection.PARAMETERS, "options": options},
         pool_timeout=busy_timeout,
         pool_pre_ping=True,
         **_POOL,
     )
+    event.listen(engine, "do_connect", _connect_postgresql)
     event.listen(engine, "begin", _begin_postgresql)
     event.listen(engine, "checkin", _end_transaction)
     return engine
@@ -64,6 +74,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # between makes it fail at once, whatever the busy timeout.
     writes = connection.get_execution_options().get("driftback_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _connect_postgresql(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> psycopg.Connection:
+    connection = postgres_connection.Connection.connect(*arguments, **parameters)
+    connection.patience = postgres_connection.SILENCE_SECONDS
+    return connection
 
 
 def _begin_postgresql(connection: Connection) -> None:
@@ -130,6 +146,18 @@ def backup(engine: Engine, file: Path) -> None:
 def _run(engine: Engine, action: Any, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    with engine.connect().execution_options(driftback_write=True) as connection, connection.begin():
-        config.attributes["connection"] = connection
-        action(config, revision)
+    with engine.connect().execution_options(driftback_write=True) as connection:
+        if engine.name == "postgresql":
+            _take_time(connection)
+        with connection.begin():
+            if engine.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            config.attributes["connection"] = connection
+            action(config, revision)
+
+
+def _take_time(connection: Connection) -> None:
+    """A migration takes as long as it takes; its connection is closed afterwards and serves nobody else."""
+    driver: Any = connection.connection.driver_connection
+    driver.patience = None
+    connection.detach()

@@ -214,7 +214,7 @@ class StorageUnavailableError(UnavailableError):
 
 
 class OutcomeUnknownError(UnavailableError):
-    """The connection broke at the commit: done or not, a retry with the same `Idempotency-Key` tells."""
+    """The connection broke or fell silent at the commit: a retry with the same `Idempotency-Key` tells."""
 
     code = "outcome_unknown"
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import structlog
@@ -14,17 +13,10 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Engine
 
 from config_rollback.database import ACTIVATIONS_CHANNEL
+from config_rollback.postgres_connection import PARAMETERS
 
 RETRY_SECONDS = 1.0
 """Pause before the next connection, shortened by a random share up to half."""
-
-_CONNECTION: dict[str, Any] = {
-    "connect_timeout": 5,
-    # A server that went away without a word is noticed after half a minute.
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-}
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +26,7 @@ class Listener:
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
         _, parameters = engine.dialect.create_connect_args(engine.url)
-        self._parameters = {**_CONNECTION, **parameters}
+        self._parameters = {**PARAMETERS, **parameters}
         self._heard = heard
         self.listening = False
         """Whether every activation is told at this moment."""

@@ -111,38 +111,48 @@ class _Versions(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """One family per gauge."""
+        """One family per gauge. A database that fails is told, and hides nothing that is known without it."""
         active = GaugeMetricFamily(
             "config_active_version", "The active version's number.", labels=["persona"]
         )
         for persona, config in self._delivery.active.items():
             active.add_metric([persona], config.version)
         yield active
+        up = GaugeMetricFamily("config_database_up", "1 where the database could be read for this scrape.")
+        try:
+            yield from self._stored()
+        except UnavailableError:  # the store has logged it
+            readable = False
+        else:
+            readable = True
+        up.add_metric([], readable)
+        yield up
+        serving = GaugeMetricFamily(
+            "config_clients",
+            "Processes that reported within the last minute, to this replica last, to serve this version.",
+            labels=["persona", "config_version"],
+        )
+        # One that failed is not asked again: a silent database would take longer than a scrape may.
+        for (persona, version), count in self._clients.here(ask=readable).items():
+            serving.add_metric([persona, str(version)], count)
+        yield serving
+
+    def _stored(self) -> list[Metric]:
         predecessor = GaugeMetricFamily(
             "config_version_predecessor_info",
             "1 for a recent version and the one that a rollback from it restores by default.",
             labels=["persona", "config_version", "predecessor"],
+        )
+        accepted = GaugeMetricFamily(
+            "config_baseline_accepted_timestamp_seconds",
+            "When somebody last accepted what the persona does as normal.",
+            labels=["persona"],
         )
         with self._store.read() as transaction:
             for activation in transaction.recent_activations(self._clock() - PREDECESSOR_WITHIN):
                 target = transaction.default_target(activation)
                 if target is not None:
                     predecessor.add_metric([activation.persona, str(activation.version), str(target)], 1)
-            accepted_baselines = transaction.accepted_baselines()
-        yield predecessor
-        accepted = GaugeMetricFamily(
-            "config_baseline_accepted_timestamp_seconds",
-            "When somebody last accepted what the persona does as normal.",
-            labels=["persona"],
-        )
-        for persona, at in accepted_baselines:
-            accepted.add_metric([persona], at.timestamp())
-        yield accepted
-        serving = GaugeMetricFamily(
-            "config_clients",
-            "Processes that reported within the last minute, to this replica last, to serve this version.",
-            labels=["persona", "config_version"],
-        )
-        for (persona, version), count in self._clients.here().items():
-            serving.add_metric([persona, str(version)], count)
-        yield serving
+            for persona, at in transaction.accepted_baselines():
+                accepted.add_metric([persona], at.timestamp())
+        return [predecessor, accepted]

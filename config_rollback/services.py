@@ -48,7 +48,8 @@ class Services:
 def build(settings: Settings, clock: Clock) -> Services:
     """Wires the objects; opens no connection yet. Raises `SettingsError` for a file that is no schema."""
     store = Store(database.connect(settings.database_url.get_secret_value()))
-    verifier = TokenVerifier(settings.jwt_secret.get_secret_value(), clock)
+    secret = settings.jwt_secret.get_secret_value()
+    verifier = TokenVerifier(secret, clock)
     delivery, clients = Delivery(store), Clients(store, clock)
     metrics = Metrics(store, delivery, clients, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
@@ -61,7 +62,7 @@ def build(settings: Settings, clock: Clock) -> Services:
         attempts=attempts,
         changes=Changes(attempts, validate_config),
         access_tokens=AccessTokens(verifier, settings, clock),
-        sessions=Sessions(store, verifier, clock),
+        sessions=Sessions(store, verifier, secret, clock),
         oidc=oidc.from_settings(settings, clock),
         delivery=delivery,
         clients=clients,

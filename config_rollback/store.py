@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import psycopg
+import structlog
 from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -28,6 +31,8 @@ from config_rollback.models import (
     UsedToken,
     Version,
 )
+
+log = structlog.get_logger(__name__)
 
 
 class Store:
@@ -59,6 +64,7 @@ class Store:
             except DBAPIError as error:
                 # SQLite has no server that may have committed without being able to say so.
                 if error.connection_invalidated:
+                    _log(error)
                     raise OutcomeUnknownError(
                         "the database connection broke at the commit; ask again with the same Idempotency-Key"
                     ) from error
@@ -88,10 +94,26 @@ def _translated() -> Iterator[None]:
     except PoolTimeout as error:
         raise StorageBusyError("all database connections are in use; try again") from error
     except DBAPIError as error:
-        cause = str(error.orig)
-        if "database is locked" in cause or "lock timeout" in cause:
+        if _is_lock_timeout(error.orig):
             raise StorageBusyError("another writer holds the database; try again") from error
+        _log(error)
         raise StorageUnavailableError("the database failed") from error
+
+
+def _is_lock_timeout(cause: BaseException | None) -> bool:
+    if isinstance(cause, psycopg.Error):
+        return cause.sqlstate == "55P03"  # lock_not_available
+    # The low byte is the code, the rest says which kind.
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _log(error: DBAPIError) -> None:
+    """What the driver said, without the parameters: they hold configurations and who logs in."""
+    cause, sqlstate = str(error.orig), None
+    if isinstance(error.orig, psycopg.Error):
+        # A DETAIL that follows the primary message may hold the whole row.
+        cause, sqlstate = error.orig.diag.message_primary or cause, error.orig.sqlstate
+    log.error("storage_failed", cause=cause, sqlstate=sqlstate)
 
 
 class Transaction:
@@ -206,7 +228,10 @@ class Transaction:
 
     def lock_audit_head(self) -> audit.Head:
         """The end of the chain, held until the commit."""
-        row = self._session.scalars(select(AuditHead).with_for_update()).one()
+        row = self._session.scalars(select(AuditHead).with_for_update()).one_or_none()
+        if row is None:
+            log.error("storage_failed", cause="audit_head has no row")
+            raise StorageUnavailableError("the end of the audit chain is missing")
         return audit.Head(row.audit_id, row.hash)
 
     def append_audit(self, attempt: audit.Attempt) -> audit.Head:

@@ -40,11 +40,15 @@ def read_header(token: str) -> dict[str, Any]:
 
 
 def check_times(claims: dict[str, Any], now: datetime) -> datetime:
-    """When the token expires; raises `TokenExpiredError`, or `TokenInvalidError` for more than a day."""
+    """When the token expires; raises `TokenExpiredError`, or `TokenInvalidError` for more than a day.
+
+    Invalid is also one that is issued later than now, or not yet to be used (`nbf`).
+    """
     issued, expires, seconds = claims["iat"], claims["exp"], now.timestamp()
-    if type(issued) is not int or type(expires) is not int:
+    starts = claims.get("nbf", issued)
+    if any(type(moment) is not int for moment in (issued, expires, starts)):
         raise invalid()
-    if issued > seconds + LEEWAY_SECONDS or not 0 < expires - issued <= MAX_LIFETIME_SECONDS:
+    if max(issued, starts) > seconds + LEEWAY_SECONDS or not 0 < expires - issued <= MAX_LIFETIME_SECONDS:
         raise invalid()
     if expires <= seconds:
         raise TokenExpiredError("the token is expired")

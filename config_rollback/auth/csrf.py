@@ -24,7 +24,7 @@ def check_origin(headers: Mapping[str, str], external_url: str) -> None:
     origin = headers.get("origin")
     if origin is None:
         raise CsrfRejectedError("the request does not say which page it comes from")
-    if origin != _origin(external_url) and urlsplit(origin).netloc != headers.get("host"):
+    if origin != _origin(external_url) and not _is_of_host(origin, headers.get("host")):
         raise CsrfRejectedError("this form was sent from another site")
 
 
@@ -37,6 +37,13 @@ def check_form_token(cookie: str, given: str) -> None:
     """Raises `CsrfRejectedError` unless the form was made in this session."""
     if not hmac.compare_digest(form_token(cookie).encode(), given.encode("utf-8", "surrogateescape")):
         raise CsrfRejectedError("this form belongs to another session; open the page again")
+
+
+def _is_of_host(origin: str, host: str | None) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # it is no URL
+        return False
 
 
 def _origin(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,11 +38,13 @@ class Login:
 
 
 class Sessions:
-    """Opens, finds and ends sessions."""
+    """Opens, finds and ends sessions; another `secret` knows none of them."""
 
-    def __init__(self, store: Store, verifier: TokenVerifier, clock: Clock) -> None:
+    def __init__(self, store: Store, verifier: TokenVerifier, secret: str, clock: Clock) -> None:
         self._store = store
         self._verifier = verifier
+        # A key of its own: what it makes of a cookie can never pass as a token's signature.
+        self._key = hmac.new(secret.encode(), b"driftback session", hashlib.sha256).digest()
         self._clock = clock
 
     def open(self, login_token: str) -> Login:
@@ -66,7 +69,7 @@ class Sessions:
         login = Login(actor, secrets.token_urlsafe(32))
         transaction.add_session(
             BrowserSession(
-                cookie_hash=_hash(login.cookie),
+                cookie_hash=self._hash(login.cookie),
                 subject=actor.subject,
                 role=actor.role,
                 created_at=now,
@@ -86,7 +89,7 @@ class Sessions:
     def find(self, cookie: str) -> Login:
         """The session of a cookie. Raises `SessionRevokedError` where there is none, or none any more."""
         with self._store.read() as transaction:
-            found = transaction.session(_hash(cookie))
+            found = transaction.session(self._hash(cookie))
         if found is None or found.revoked_at is not None or found.expires_at <= self._clock():
             raise SessionRevokedError("the session is over; log in again")
         return Login(Actor(found.subject, found.role), cookie)
@@ -94,15 +97,14 @@ class Sessions:
     def end(self, login: Login) -> None:
         """Logs out every copy of the cookie."""
         with self._store.write() as transaction:
-            transaction.revoke_session(_hash(login.cookie), self._clock())
+            transaction.revoke_session(self._hash(login.cookie), self._clock())
         log.info("logged_out", actor=login.actor.subject)
+
+    def _hash(self, cookie: str) -> str:
+        return hmac.new(self._key, cookie.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
 
 
 def cookie_name(external_url: str) -> str:
     """`__Host-` over TLS; else with the port, for all ports of a host share its cookies (RFC 6265)."""
     parts = urlsplit(external_url)
     return "__Host-driftback" if parts.scheme == "https" else f"driftback_{parts.port or 80}"
-
-
-def _hash(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).hexdigest()

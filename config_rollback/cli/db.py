@@ -26,7 +26,8 @@ DatabaseOption = Annotated[
     typer.Option(
         "--database-url",
         envvar="CONFIG_ROLLBACK_DATABASE_URL",
-        help="SQLAlchemy URL; else the database of --state-dir.",
+        help="SQLAlchemy URL, or in the file of $CONFIG_ROLLBACK_DATABASE_URL_FILE; "
+        "else the database of --state-dir.",
     ),
 ]
 
@@ -34,7 +35,7 @@ DatabaseOption = Annotated[
 @app.command()
 def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirOption = None) -> None:
     """Bring the schema up to date; the service does the same when it starts."""
-    with opened(database_url or f"sqlite:///{_default_database(state_dir)}") as engine:
+    with opened(_url(database_url, state_dir)) as engine:
         database.upgrade(engine)
         connection.out.print(f"{_shown(engine)} is up to date.", soft_wrap=True)
 
@@ -48,7 +49,7 @@ def grant(
     """Give existing PostgreSQL roles the least that they need; run as the owner, after each upgrade."""
     if application is None and auditor is None:
         connection.fail("Name a role: --application, --auditor.", connection.USAGE)
-    with opened(database_url or "sqlite://") as engine:
+    with opened(_configured_url(database_url) or "sqlite://") as engine:
         if engine.name != "postgresql":
             connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
         if application is not None:
@@ -67,7 +68,7 @@ def backup(
     """Copy the SQLite database while the service runs, and verify the copy. PostgreSQL has pg_dump."""
     if file.exists():
         connection.fail(f"{file} exists.", connection.USAGE)
-    with opened(database_url or f"sqlite:///{_default_database(state_dir)}") as engine:
+    with opened(_url(database_url, state_dir)) as engine:
         if engine.name != "sqlite":
             connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
         if not Path(str(engine.url.database)).is_file():
@@ -101,6 +102,28 @@ def opened(url: str) -> Iterator[Engine]:
 
 def _shown(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
+
+
+def _url(given: str | None, state_dir: Path | None) -> str:
+    return _configured_url(given) or f"sqlite:///{_default_database(state_dir)}"
+
+
+def _configured_url(given: str | None) -> str | None:
+    """As the service finds it; the option `--database-url` comes before what the environment says."""
+    inline, file = (os.environ.get(f"CONFIG_ROLLBACK_DATABASE_URL{suffix}") for suffix in ("", "_FILE"))
+    if not file or (given and given != inline):
+        return given
+    if inline:
+        connection.fail(
+            "CONFIG_ROLLBACK_DATABASE_URL and CONFIG_ROLLBACK_DATABASE_URL_FILE are both set: give one",
+            connection.USAGE,
+        )
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        connection.fail(
+            f"CONFIG_ROLLBACK_DATABASE_URL_FILE: cannot read {file}: {error.strerror}", connection.USAGE
+        )
 
 
 def _default_database(state_dir: Path | None) -> Path:

@@ -38,6 +38,7 @@ def page(
             login=login,
             request_id=request_id(request),
             now=here.clock(),
+            alertmanager_url=here.settings.alertmanager_url,
             grafana_url=here.settings.grafana_url,
             **context,
         )
@@ -76,12 +77,12 @@ def wants_html(request: Request) -> bool:
 
 def page_that_sent(request: Request) -> str | None:
     """The page of this service whose form was sent, by its Referer: where to go on after a new login."""
-    referer = urlsplit(request.headers.get("referer", ""))
-    if referer.netloc != request.headers.get("host"):
-        return None
     try:
+        referer = urlsplit(request.headers.get("referer", ""))
+        if referer.netloc != request.headers.get("host"):
+            return None
         return check_next(urlunsplit(("", "", referer.path, referer.query, "")))
-    except InvalidRedirectError:
+    except (ValueError, InvalidRedirectError):  # ValueError: it is no URL
         return None
 
 

@@ -61,6 +61,7 @@ class Site:
             Sqlite(folder / "database"),
             self.clock,
             prometheus_url=self.prometheus.url,
+            alertmanager_url="http://127.0.0.1:9093",
             grafana_url="http://127.0.0.1:3000",
             oidc_issuer="https://login.example.com",
             oidc_client_id="driftback",

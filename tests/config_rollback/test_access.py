@@ -9,7 +9,7 @@ import pytest
 from starlette.routing import Route
 
 from tests.config_rollback.auth.test_tokens import INVALID
-from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SERVICE_TOKEN, Service
+from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SERVICE_TOKEN, Browser, Service, fields
 from tests.config_rollback.test_api_ops import error
 
 
@@ -130,3 +130,30 @@ def test_health_and_metrics_need_no_token_and_tell_no_secret(service: Service) -
         answer: Any = service.request("GET", path, token=None)
         assert answer.status_code == 200
         assert SERVICE_TOKEN not in answer.text
+
+
+def test_a_request_that_is_not_valid_is_no_attempt(service: Service, browser: Browser) -> None:
+    """As docs/operations.md and the page say: invalid requests cannot fill the audit."""
+    service.publish()
+    service.publish(temperature=1)
+    form = fields(browser.get("/rollback/concierge?from=2").text.partition("<details>")[0])
+    before = service.audit()
+    path = "/v1/ops/personas/concierge/versions"
+    assert error(service.request("POST", path, json={"config": {}})) == (422, "invalid_request")
+    assert error(service.roll_back(key=None, expected_version=2)) == (400, "idempotency_key_missing")
+    assert browser.post("/rollback/concierge", form | {"form_token": "another"}).status_code == 403
+    assert error(service.roll_back(token="unknown", expected_version=2)) == (401, "token_invalid")
+    assert service.audit() == before
+    refused = {
+        "config_changed_since_alert",
+        "target_not_found",
+        "nothing_to_rollback",
+        "forbidden",
+        "not_found",
+    }
+    service.roll_back(expected_version=1)
+    service.roll_back(expected_version=2, to_version=9)
+    service.roll_back(expected_version=2, to_version=2)
+    service.roll_back(expected_version=2, token=service.token("user"))
+    service.roll_back("nobody", expected_version=1)
+    assert {row["error_code"] for row in service.audit()[len(before) :]} == refused

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import pytest
 import requests
+from pydantic import SecretStr
 
 from tests.config_rollback.running import JSON_TYPE, Browser, Service, fields
 from tests.config_rollback.test_api_ops import error
@@ -95,6 +97,20 @@ def test_4_to_7_a_form_from_elsewhere_is_refused(
     before = drifted.database.content()
     assert post_json_error(browser, sent, **headers) == (403, "csrf_rejected")
     assert drifted.database.content() == before
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", "/rollback/concierge"])
+def test_an_origin_that_is_no_url_is_another_site(drifted: Service, browser: Browser, path: str) -> None:
+    headers = {"Origin": "http://[", "Sec-Fetch-Site": None, "Accept": "application/json"}
+    assert error(browser.post(path, form(browser), headers)) == (403, "csrf_rejected")
+
+
+def test_a_referer_that_is_no_url_leads_nowhere(drifted: Service, browser: Browser) -> None:
+    sent = form(browser) | {"form_token": "another"}
+    answer = browser.post("/rollback/concierge", sent, {"Referer": "http://[x"})
+    assert answer.status_code == 403
+    assert 'data-code="csrf_rejected"' in answer.text
+    assert "Open the page again" not in answer.text
 
 
 def test_8_a_form_token_of_another_session_is_refused(drifted: Service, browser: Browser) -> None:
@@ -192,6 +208,20 @@ def test_a_session_lasts_eight_hours(service: Service, browser: Browser) -> None
     assert browser.get("/").status_code == 200
     service.clock.move(minutes=1)
     answer = browser.get("/", headers={"Accept": "application/json"})
+    assert error(answer) == (401, "session_revoked")
+
+
+def test_a_new_signing_secret_ends_every_session(
+    service: Service, browser: Browser, start: Callable[..., Service]
+) -> None:
+    assert browser.get("/").status_code == 200
+    rotated = start(jwt_secret=SecretStr("another secret of at least thirty-two bytes"))
+    answer = requests.get(
+        rotated.url + "/",
+        cookies={rotated.cookie_name: browser.cookie},
+        headers={"Accept": "application/json"},
+        timeout=10,
+    )
     assert error(answer) == (401, "session_revoked")
 
 

@@ -300,6 +300,27 @@ def test_db_upgrade(tmp_path: Path) -> None:
     assert "unable to open database file" in broken.stderr
 
 
+def test_db_commands_read_the_url_from_the_file_that_the_service_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, database = tmp_path / "url", tmp_path / "real.db"
+    monkeypatch.setenv("CONFIG_ROLLBACK_DATABASE_URL_FILE", str(file))
+    unreadable = run("db", "upgrade")
+    assert unreadable.exit_code == 2
+    assert f"CONFIG_ROLLBACK_DATABASE_URL_FILE: cannot read {file}" in unreadable.stderr
+    file.write_text(f"sqlite:///{database}\n")
+    assert f"{database} is up to date." in run("db", "upgrade").stdout
+    assert run("db", "backup", str(tmp_path / "copy.db")).exit_code == 0
+    assert "Only PostgreSQL has roles" in run("db", "grant", "--auditor", "a").stderr
+    assert not (tmp_path / "xdg").exists()
+    other = run("db", "upgrade", "--database-url", f"sqlite:///{tmp_path / 'other.db'}")
+    assert "other.db is up to date." in other.stdout
+    monkeypatch.setenv("CONFIG_ROLLBACK_DATABASE_URL", f"sqlite:///{database}")
+    both = run("db", "upgrade")
+    assert both.exit_code == 2
+    assert "CONFIG_ROLLBACK_DATABASE_URL and CONFIG_ROLLBACK_DATABASE_URL_FILE are both set" in both.stderr
+
+
 def test_accept_takes_what_is_active_for_normal(service: Service, stack: Path) -> None:
     service.publish()
     assert run("persona", "accept", "concierge", stdin="n\n").exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ from typing import Any, get_args
 import psycopg
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 
 from config_rollback import database as schema
+from config_rollback import postgres_connection
 from config_rollback.audit import Attempt
 from config_rollback.store import Store
 from tests.config_rollback.databases import Database, Postgresql
@@ -54,10 +57,19 @@ def test_36_without_an_audit_table_nothing_is_done(drifted: Service) -> None:
     refused = drifted.request("GET", "/v1/ops/personas", token=drifted.token("support"))
     assert error(refused) == (503, "audit_unavailable")
     assert drifted.active_version() == 2
+    scrape = drifted.request("GET", "/metrics")
+    assert scrape.status_code == 200  # the alerts about this fault read it
+    told = {
+        "config_audit_failures_total 3.0",
+        'config_rollbacks_total{status="failed"} 2.0',
+        'config_active_version{persona="concierge"} 2.0',
+    }
+    assert told | {"config_database_up 0.0"} <= set(scrape.text.splitlines())
+    assert "config_version_predecessor_info{" not in scrape.text
     drifted.database.execute("ALTER TABLE audit_away RENAME TO audit")
     text = drifted.request("GET", "/metrics").text
-    assert "config_audit_failures_total 3.0" in text
-    assert 'config_rollbacks_total{status="failed"} 2.0' in text
+    assert told | {"config_database_up 1.0"} <= set(text.splitlines())
+    assert "config_version_predecessor_info{" in text
     assert drifted.roll_back(expected_version=2).status_code == 200
     browser.close()
 
@@ -68,6 +80,36 @@ def test_36_a_row_that_is_refused_takes_everything_with_it(drifted: Service, tab
     before = drifted.database.content()
     assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
     assert drifted.database.content() == before
+
+
+def test_the_log_names_the_cause_and_no_contents(drifted: Service, caplog: pytest.LogCaptureFixture) -> None:
+    if drifted.database.kind == "sqlite":
+        refuse_inserts(drifted.database, "versions")
+        told = {"cause": "no", "sqlstate": None}
+    else:  # PostgreSQL tells the whole row that a constraint refuses, apart from the message
+        drifted.database.execute("ALTER TABLE versions ADD CONSTRAINT picky CHECK (number < 3) NOT VALID")
+        cause = 'new row for relation "versions" violates check constraint "picky"'
+        told = {"cause": cause, "sqlstate": "23514"}
+    secret = drifted.version(1)["config"] | {"system_prompt": "only for insiders"}
+    path = "/v1/ops/personas/concierge/versions"
+    answer = drifted.request("POST", path, json={"config": secret}, headers={"Idempotency-Key": "p"})
+    assert error(answer) == (503, "audit_unavailable")
+    lines = [json.loads(record.message) for record in caplog.records if "storage_failed" in record.message]
+    assert lines == [{"event": "storage_failed", "request_id": answer.json()["request_id"], **told}]
+    assert "insiders" not in caplog.text
+
+
+def test_36_without_the_end_of_the_chain_nothing_is_done(
+    drifted: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    drifted.database.execute("DELETE FROM audit_head")
+    before = drifted.database.content()
+    assert error(drifted.roll_back(expected_version=2)) == (503, "audit_unavailable")
+    assert drifted.database.content() == before
+    text = drifted.request("GET", "/metrics").text
+    assert "config_audit_failures_total 1.0" in text
+    assert 'config_rollbacks_total{status="failed"} 1.0' in text
+    assert "audit_head has no row" in caplog.text
 
 
 @contextmanager
@@ -175,6 +217,20 @@ def test_39_a_row_lock_of_a_stranger_is_said_too(
     assert service.roll_back(expected_version=2).status_code == 200
 
 
+def test_39_a_lock_timeout_is_known_in_every_language(
+    postgresql: Postgresql, start_on: Callable[..., Service]
+) -> None:
+    service = start_on(postgresql)
+    service.publish()
+    service.publish(temperature=1)
+    postgresql.execute(
+        "CREATE FUNCTION german() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
+        "USING ERRCODE = '55P03', MESSAGE = 'storniere Anfrage wegen Zeitüberschreitung'; END $$"
+    )
+    postgresql.execute("CREATE TRIGGER german BEFORE INSERT ON audit EXECUTE FUNCTION german()")
+    assert error(service.roll_back(expected_version=2)) == (503, "storage_busy")
+
+
 @pytest.fixture
 def proxy(postgres: Server) -> Iterator[Proxy]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
@@ -188,13 +244,23 @@ def proxy(postgres: Server) -> Iterator[Proxy]:
 proxy_url: dict[Proxy, str] = {}
 
 
-@pytest.mark.parametrize("cut", get_args(Cut))
-def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
-    postgresql: Postgresql, proxy: Proxy, start_on: Callable[..., Service], cut: Cut
-) -> None:
+def behind(proxy: Proxy, postgresql: Postgresql) -> Postgresql:
+    """The same database, by way of the proxy."""
     through = Postgresql(postgresql.server, postgresql.name)
     through.url = postgresql.url.replace(str(postgresql.server.folder), proxy_url[proxy])
-    service = start_on(through)
+    return through
+
+
+@pytest.mark.parametrize("cut", get_args(Cut))
+def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
+    postgresql: Postgresql,
+    proxy: Proxy,
+    start_on: Callable[..., Service],
+    cut: Cut,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
+    service = start_on(behind(proxy, postgresql))
     service.publish()
     service.publish(temperature=1)
     before = postgresql.content()
@@ -202,13 +268,65 @@ def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
     answer = service.roll_back(key="k", expected_version=2)
     assert error(answer) == (503, "outcome_unknown")
     assert not proxy.armed
-    assert (postgresql.content() == before) == (cut == "request lost")
+    assert (postgresql.content() == before) == cut.startswith("request")
     assert "config_audit_failures_total 0.0" in service.request("GET", "/metrics").text
     again = service.roll_back(key="k", expected_version=2)
     assert again.status_code == 200
     assert service.active_version() == 1
     assert [row["action"] for row in service.audit()] == ["publish", "publish", "rollback"]
     assert again.json()["data"]["audit_id"] == 3
+
+
+def test_40_a_server_that_goes_silent_hangs_nobody(
+    postgresql: Postgresql,
+    proxy: Proxy,
+    start_on: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setitem(postgres_connection.PARAMETERS, "connect_timeout", 2)
+    service = start_on(behind(proxy, postgresql))
+    service.publish()
+    service.publish(temperature=1)
+    before = postgresql.content()
+    proxy.silent = True
+    assert error(service.roll_back(key="k", expected_version=2)) == (503, "audit_unavailable")
+    assert "config_database_up 0.0" in service.request("GET", "/metrics").text
+    # A scrape has ten seconds: it asks once.
+    assert "convergence_of_this_replica_only" not in caplog.text
+    proxy.silent = False
+    assert postgresql.content() == before
+    assert service.roll_back(key="k", expected_version=2).status_code == 200
+
+
+def test_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -> None:
+    engine = schema.connect(postgresql.url)
+    with engine.connect() as connection:
+        shown = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+        }
+    engine.dispose()
+    # The lock's first, which is told apart, then the statement's; the client gives up after both.
+    limits = {"lock_timeout": "5s", "statement_timeout": "8s", "idle_in_transaction_session_timeout": "15s"}
+    assert shown == limits
+    assert postgres_connection.SILENCE_SECONDS > postgres_connection.STATEMENT_SECONDS
+
+
+def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(postgres_connection, "STATEMENT_SECONDS", 0.5)
+    engine = schema.connect(postgresql.url)
+    slow = "SELECT pg_sleep(1.5)"
+
+    def work(_config: object, _revision: str) -> None:
+        _config.attributes["connection"].exec_driver_sql(slow)  # type: ignore[attr-defined]
+
+    schema._run(engine, work, "head")
+    with engine.connect() as connection, pytest.raises(DBAPIError, match="statement timeout"):
+        connection.exec_driver_sql(slow)
+    engine.dispose()
 
 
 class Fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -242,6 +243,15 @@ def test_after_a_rollback_its_alert_asks_nobody_for_another(drifted: Service, br
     assert "OutOfScopeDrift still fires about version 2, which is not active any more" in page
     assert "No alert is firing about an active version." in page
     assert "alert=OutOfScopeDrift" not in page
+
+
+def test_the_alerts_lead_to_alertmanager_where_that_is_known(
+    service: Service, browser: Browser, start: Callable[..., Service]
+) -> None:
+    assert "silenced in" not in browser.get("/alerts").text
+    known = start(alertmanager_url="https://alertmanager.example/am").browser()
+    assert '<a href="https://alertmanager.example/am" rel="noreferrer">' in known.get("/alerts").text
+    known.close()
 
 
 def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> None:

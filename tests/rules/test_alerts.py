@@ -26,6 +26,7 @@ PIPELINE_ALERTS = {
     "ObservationsRejected",
     "AuditWriteFailing",
     "RollbackFailed",
+    "ConfigRollbackDown",
     "KpiInconsistent",
     "RuleEvaluationFailing",
     "Watchdog",

@@ -54,7 +54,7 @@ def test_rules_find_their_scrape_job() -> None:
     jobs = {job["job_name"] for job in load(CONFIGURATION / "prometheus.yml")["scrape_configs"]}
     assert jobs == {"exporter", "config_rollback", "prometheus", "alertmanager"}
     used = {job for path in RULES.glob("*.yml") for job in re.findall(r'job="(\w+)"', path.read_text())}
-    assert used == {"exporter"}
+    assert used == {"exporter", "config_rollback"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ CONFIG_ROLLBACK_METRICS = {
     "config_audit_failures_total",
     "config_baseline_accepted_timestamp_seconds",
     "config_clients",
+    "config_database_up",
     "config_rollbacks_total",
     "config_version_predecessor_info",
 }

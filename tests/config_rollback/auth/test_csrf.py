@@ -36,6 +36,7 @@ def test_own_forms_pass(headers: dict[str, str]) -> None:
         {"sec-fetch-site": ""},
         {"origin": "null"},
         {"origin": "", "host": "x"},
+        {"origin": "http://[", "host": "driftback.example"},
         {"origin": "null", "host": "null"},
         {"origin": "https://evil.example", "host": "driftback.example"},
         {"origin": "https://driftback.example.evil.example"},

@@ -132,6 +132,7 @@ INVALID = {
     "no sub": token({"sub": None}),
     "sub with a line break": token({"sub": "ann\nroot"}),
     "typ of a logout token": token(typ="logout+jwt"),
+    "not before an hour from now": token({"nbf": NOW + 3600}),
     "issued in an hour": token({"iat": NOW + 3600, "exp": NOW + 7200}),
 }
 

@@ -64,6 +64,11 @@ def test_a_good_token_says_who_calls(verifier: TokenVerifier) -> None:
     assert (identity.subject, identity.role, identity.jti) == ("ann", "ops", "7")
 
 
+@pytest.mark.parametrize("ahead", [-3600, 0, 60], ids=["past", "now", "a clock a minute ahead"])
+def test_a_token_that_is_valid_already_is_good(verifier: TokenVerifier, ahead: int) -> None:
+    assert verifier.verify(signed(CLAIMS | {"nbf": NOW + ahead}), "api").role == "ops"
+
+
 def test_minted_tokens_are_good(verifier: TokenVerifier) -> None:
     token = mint_access_token(SECRET, subject="ann", role="support", now=NOW)
     assert verifier.verify(token, "api").role == "support"
@@ -98,6 +103,9 @@ INVALID = {
     ),
     "no iat": signed(without("iat")),
     "issued an hour from now": signed(CLAIMS | {"iat": NOW + 3600, "exp": NOW + 7200}),
+    "not before an hour from now": signed(CLAIMS | {"nbf": NOW + 3600}),
+    "nbf as text": signed(CLAIMS | {"nbf": str(NOW)}),
+    "nbf as true": signed(CLAIMS | {"nbf": True}),
     "no sub": signed(without("sub")),
     "sub is a number": signed(CLAIMS | {"sub": 7}),
     "sub with a line break": signed(CLAIMS | {"sub": "ann\nroot"}),
