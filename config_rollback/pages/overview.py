@@ -22,33 +22,40 @@ MAX_ALERTS = 200
 class Row:
     """A persona. `clients` processes serve it, `current` of them the active version.
 
-    `firing` are all alerts about it; those about a version that is no longer active need nobody any more, nor
-    do those in `silent`, of which Alertmanager has not told for long.
+    `firing` are all alerts about it; those about a version that is no longer active need nobody any more.
+    `unheard` are those that Alertmanager has not repeated for long, which alarm nobody either.
     """
 
     activation: Activation
     version: Version
     firing: list[Alert]
-    silent: list[Alert]
+    unheard: list[Alert]
     clients: int
     current: int
 
     @property
     def alerts(self) -> list[Alert]:
         """Those about what is active."""
-        return [alert for alert in self.firing if alert.config_version in (None, str(self.version.number))]
+        return self._about_active(self.firing)
 
     @property
     def past(self) -> list[Alert]:
         """Those about another version, which end by themselves once nothing serves it."""
         return [alert for alert in self.firing if alert not in self.alerts]
 
+    @property
+    def silent(self) -> list[Alert]:
+        """Those about what is active that were not repeated."""
+        return self._about_active(self.unheard)
+
+    def _about_active(self, alerts: list[Alert]) -> list[Alert]:
+        return [alert for alert in alerts if alert.config_version in (None, str(self.version.number))]
+
 
 async def show(request: Request) -> Response:
     """The page."""
     login = await require_login(request)
     here = services(request)
-
     now = here.clock()
 
     def read() -> list[Row]:

@@ -278,6 +278,9 @@ def test_an_alert_that_is_not_repeated_alarms_nobody_for_ever(drifted: Service, 
     send(drifted, alert())
     assert "1 of 2 personas has a firing alert" in browser.get("/").text
     assert "not heard of since" not in browser.get(link).text
+    drifted.publish(temperature=1)
+    drifted.clock.move(hours=6)
+    assert "not heard of since" not in drifted.browser().get("/").text, "nor is it about what is active"
 
 
 def test_a_result_can_be_kept_from_reloading(drifted: Service, browser: Browser) -> None:
