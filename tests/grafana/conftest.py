@@ -1,12 +1,15 @@
 """Imports the SDK once, without its warning to prefer dashboards v2, which Grafana before 12 cannot load."""
 
+import time
 import warnings
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from config_rollback.stack.components import ensure
 from tests.grafana import live, model, services
+from tests.grafana.model import Json
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Prefer using dashboardv2.Dashboard", DeprecationWarning)
@@ -41,3 +44,20 @@ def prometheus(
         folder, model.ODD_PERSONAS, alertmanager=alertmanager, rollback_url=rollback.url
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def alerts(prometheus: live.Prometheus, alertmanager: str) -> dict[str, Json]:
+    """The annotations of ConfigVersionRegression as Alertmanager has them, by persona.
+
+    The rule is the committed one: version 2 has ten times the out-of-scope rate of version 1.
+    """
+    query = {"filter": ['alertname="ConfigVersionRegression"', 'kpi="out_of_scope_rate"', 'predecessor!=""']}
+    deadline = time.monotonic() + 30
+    while True:
+        found = requests.get(f"http://{alertmanager}/api/v2/alerts", params=query, timeout=10).json()
+        annotations = {alert["labels"]["persona"]: alert["annotations"] for alert in found}
+        if annotations.keys() >= set(model.ODD_PERSONAS):
+            return annotations
+        assert time.monotonic() < deadline, sorted(annotations)
+        time.sleep(0.2)

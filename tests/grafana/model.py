@@ -21,7 +21,7 @@ ODD_PERSONAS = (
     "o'hara",
     "100% sure?",
     "a/b\\c",
-    "(draft) v1.0 [x] {y} $z ^a|b*+",
+    "(draft) #1 [x] {y} ${window} ^a|b*+",
     "консьерж 礼宾",
 )
 """Names that a careless query or link breaks on."""

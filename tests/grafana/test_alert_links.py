@@ -22,25 +22,6 @@ from tests.support import web
 from tests.support.browser import browser_page
 from tests.support.stacks import wait_for
 
-_DEADLINE_SECONDS = 30
-
-
-@pytest.fixture(scope="module")
-def alerts(prometheus: live.Prometheus, alertmanager: str) -> dict[str, Json]:
-    """The annotations of ConfigVersionRegression as Alertmanager has them, by persona.
-
-    The rule is the committed one: version 2 has ten times the out-of-scope rate of version 1.
-    """
-    query = {"filter": ['alertname="ConfigVersionRegression"', 'kpi="out_of_scope_rate"', 'predecessor!=""']}
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while True:
-        found = requests.get(f"http://{alertmanager}/api/v2/alerts", params=query, timeout=10).json()
-        annotations = {alert["labels"]["persona"]: alert["annotations"] for alert in found}
-        if annotations.keys() >= set(model.ODD_PERSONAS):
-            return annotations
-        assert time.monotonic() < deadline, sorted(annotations)
-        time.sleep(0.2)
-
 
 @pytest.fixture(scope="module")
 def page(rollback: services.Rollback) -> Iterator[Page]:
