@@ -148,14 +148,20 @@ def lagging(service: Service) -> Service:
     return service
 
 
-def test_a_restart_at_a_replica_that_lags_does_not_bring_the_old_version_back(
-    start: Callable[..., Service], follow: Callable[..., ConfigClient]
-) -> None:
+def rolled_back_beside_one_that_lags(start: Callable[..., Service]) -> tuple[Service, Service]:
+    """A replica where version 1 serves again, and one that still serves version 2."""
     service = start()
     service.publish()
     service.publish(temperature=1)
     behind = lagging(start())
     service.roll_back(expected_version=2)
+    return service, behind
+
+
+def test_a_restart_at_a_replica_that_lags_does_not_bring_the_old_version_back(
+    start: Callable[..., Service], follow: Callable[..., ConfigClient]
+) -> None:
+    service, behind = rolled_back_beside_one_that_lags(start)
     first = follow(service.url)
     assert first.wait_ready(10).version == 1
     first.close()
@@ -345,11 +351,7 @@ def test_a_failing_callback_does_not_stop_the_asynchronous_one(service: Service,
 def test_the_asynchronous_one_does_not_go_back_with_a_replica_that_lags_either(
     start: Callable[..., Service], tmp_path: Path
 ) -> None:
-    service = start()
-    service.publish()
-    service.publish(temperature=1)
-    behind = lagging(start())
-    service.roll_back(expected_version=2)
+    service, behind = rolled_back_beside_one_that_lags(start)
     seen: list[int] = []
 
     async def serve() -> None:

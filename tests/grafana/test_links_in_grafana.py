@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from config_rollback.auth.tokens import mint_login_link
-from tests.grafana import live, model, services
+from tests.grafana import live, model, npm, services
 from tests.grafana.model import Json
 from tests.support.browser import browser_page
 
@@ -48,13 +48,9 @@ def bundle(version: str) -> Path:
     """The libraries of a version and our functions on top, as one script."""
     folder = model.ROOT / "build" / "grafana-libraries" / version
     if not (folder / "node_modules").is_dir():
-        assert shutil.which("npm"), "Grafana's libraries are fetched by npm (apt-get install npm)"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
         names = ("data", "e2e-selectors", "i18n", "runtime", "scenes", "schema", "ui")
         packages = [f"@grafana/{name}@{PACKAGES[version] if name == 'scenes' else version}" for name in names]
-        options = ["--loglevel=error", "--no-audit", "--no-fund", "--ignore-scripts"]
-        subprocess.run(["npm", "install", *options, *packages, "esbuild@0.25.5"], cwd=folder, check=True)
+        npm.install(folder, "--ignore-scripts", *packages, "esbuild@0.25.5")
     for manifest in folder.glob("node_modules/@grafana/*/package.json"):
         assert json.loads(manifest.read_text())["license"] in ("Apache-2.0", "MIT"), manifest
     source = shutil.copy(Path(__file__).with_name("links_of_scenes.cjs"), folder)

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.grafana import model
+from tests.grafana import model, npm
 
 VERSIONS = ("10.4.19", "11.6.4", "12.3.0", "13.2.3")
 PANELS = ("stat", "timeseries", "heatmap", "table")
@@ -44,13 +44,7 @@ def schemas(version: str) -> Path:
     """The folder with the JSON Schemas of a version."""
     folder = _FOLDER / version
     if not (folder / "dashboard-Dashboard.json").is_file():
-        assert shutil.which("npm"), "Grafana's schemas are fetched by npm (apt-get install npm)"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        packages = [f"@grafana/schema@{version}", GENERATOR]
-        subprocess.run(
-            ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=folder, check=True
-        )
+        npm.install(folder, f"@grafana/schema@{version}", GENERATOR)
         script = folder / "schema_of_types.mjs"
         shutil.copy(Path(__file__).with_name(script.name), script)
         subprocess.run(["node", script.name, *PANELS], cwd=folder, check=True)

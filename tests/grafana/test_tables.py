@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.grafana import live, model, tables
+from tests.grafana import live, model, npm, tables
 from tests.grafana.model import Json
 from tests.grafana.tables import Frame
 from tests.grafana.test_schemas import VERSIONS
@@ -73,13 +73,7 @@ def transformers(request: pytest.FixtureRequest) -> Path:
     folder = _FOLDER / version
     package = folder / "node_modules" / "@grafana" / "data" / "package.json"
     if not package.is_file() or not (folder / "node_modules" / "jsdom").is_dir():
-        assert shutil.which("npm"), "Grafana's transformers are fetched by npm (apt-get install npm)"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        packages = [f"@grafana/data@{version}", _JSDOM]
-        subprocess.run(
-            ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=folder, check=True
-        )
+        npm.install(folder, f"@grafana/data@{version}", _JSDOM)
     described = json.loads(package.read_text())
     assert (described["version"], described["license"]) == (version, "Apache-2.0")
     return folder
