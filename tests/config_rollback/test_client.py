@@ -181,10 +181,10 @@ def test_the_tag_of_the_same_configuration_activated_again_is_kept(
     first = follow(service.url)
     first.wait_ready(10)
     first.close()
+    (cache,) = (tmp_path / "cache").iterdir()
     service.publish(temperature=1)
     service.roll_back(expected_version=2)
     follow(service.url)
-    (cache,) = (tmp_path / "cache").iterdir()
     wait_until(lambda: json.loads(cache.read_text())["etag"] == service.config().headers["ETag"])
 
 
