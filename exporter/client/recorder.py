@@ -183,6 +183,8 @@ class Recorder:
             self._changed.notify_all()
         if thread is not None:
             thread.join(timeout)
+            # The answer to what was under way may have come since.
+            flushed = flushed or (not thread.is_alive() and self._sender.is_settled())
         if not flushed:
             left = self.counts()
             _log.error(

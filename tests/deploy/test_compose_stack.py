@@ -71,8 +71,11 @@ def ops(checkout: Path) -> dict[str, str]:
 
 
 def _targets() -> list[str]:
-    """The health of everything that Prometheus scrapes."""
-    answer = requests.get(f"{PROMETHEUS}/api/v1/targets?state=active", timeout=10).json()
+    """The health of everything that Prometheus scrapes; of nothing before it answers."""
+    try:
+        answer = requests.get(f"{PROMETHEUS}/api/v1/targets?state=active", timeout=10).json()
+    except requests.RequestException:
+        return []
     return [target["health"] for target in answer["data"]["activeTargets"]]
 
 

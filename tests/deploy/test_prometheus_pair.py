@@ -104,7 +104,7 @@ def _alertmanager(folder: Path, webhook: str) -> Iterator[str]:
         "--cluster.listen-address=",
         log=folder / "alertmanager.log",
     ):
-        wait_for("Alertmanager", 30, lambda: answers(f"{url}/-/ready"), pause=0.1)
+        wait_for("Alertmanager", 60, lambda: answers(f"{url}/-/ready"), pause=0.1)
         yield url
 
 
@@ -134,7 +134,7 @@ def _prometheus(
         f"--web.listen-address={url.removeprefix('http://')}",
         log=folder / f"{replica}.log",
     ) as process:
-        wait_for(f"Prometheus {replica}", 30, lambda: answers(f"{url}/-/ready"), pause=0.1)
+        wait_for(f"Prometheus {replica}", 60, lambda: answers(f"{url}/-/ready"), pause=0.1)
         yield url, process
 
 
@@ -149,14 +149,14 @@ def test_one_notification_comes_of_two_prometheus_and_outlives_one(tmp_path: Pat
         ]
         first, second = (url for url, _ in pair)
         for url in (first, second):
-            wait_for("a scrape", 30, partial(_is, url, "exporter_rejected_total", 0), pause=0.2)
+            wait_for("a scrape", 60, partial(_is, url, "exporter_rejected_total", 0), pause=0.2)
         endpoint.metrics = REFUSED
         for url in (first, second):
-            wait_for("the alert", 30, partial(_is, url, FIRING, 1), pause=0.2)
+            wait_for("the alert", 60, partial(_is, url, FIRING, 1), pause=0.2)
             # Watchdog and this one, more than once.
-            wait_for("the alert sent", 30, partial(_reaches, url, SENT, 4), pause=0.2)
+            wait_for("the alert sent", 60, partial(_reaches, url, SENT, 4), pause=0.2)
 
-        wait_for("a notification", 30, lambda: endpoint.notifications, pause=0.1)
+        wait_for("a notification", 60, lambda: endpoint.notifications, pause=0.1)
         time.sleep(GROUPINGS)
         assert _sum(alertmanager, RECEIVED) >= 8, "both have told Alertmanager"
         (notification,) = endpoint.notifications

@@ -66,7 +66,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             "/tmp/nginx": str(folder / "nginx"),
             "/dev/stdout": str(folder / "access.log"),
             "/dev/stderr": str(folder / "error.log"),
-            "client_header_timeout 10s": "client_header_timeout 1s",
+            "client_header_timeout 10s": "client_header_timeout 4s",
         }
         (folder / "nginx.conf").write_text(_here(CONF, places))
         command = [str(nginx), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]

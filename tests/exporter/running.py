@@ -108,12 +108,12 @@ class Running(Client):
         super().__init__(f"http://127.0.0.1:{port}")
 
     def wait_for_requests(self, count: int) -> None:
-        """Wait until so many requests are being handled, and had the time to be read."""
+        """Wait until so many requests have arrived with their bodies, and are being handled."""
         state = self._server.server_state
 
         def unanswered() -> int:
             cycles = [getattr(connection, "cycle", None) for connection in list(state.connections)]
-            return sum(cycle is not None and not cycle.response_complete for cycle in cycles)
+            return sum(c is not None and not (c.more_body or c.response_complete) for c in cycles)
 
         wait_for(lambda: unanswered() >= count)
         for _ in range(3):

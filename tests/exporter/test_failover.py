@@ -34,11 +34,12 @@ CUT = None
 class Double:
     """Stands for an exporter: keeps every body that it gets, and says `answer`, or CUT for nothing at all."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, answer: tuple[int, Any] | None = ACKNOWLEDGED) -> None:
         self.bodies: list[bytes] = []
+        """What was answered, or is about to be: no other answer will be given to it."""
         self.longest = 1_000_000
         """What is longer is refused as nginx does it."""
-        self.answer: tuple[int, Any] | None = ACKNOWLEDGED
+        self.answer = answer
         self.then: tuple[int, Any] | None = None
         """What it says from the next one on, if anything else."""
         double = self
@@ -47,9 +48,10 @@ class Double:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                double.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                received = self.rfile.read(int(self.headers["Content-Length"]))
                 answer, double.answer = double.answer, double.then or double.answer
-                if len(double.bodies[-1]) > double.longest:
+                double.bodies.append(received)
+                if len(received) > double.longest:
                     answer = (413, b"<h1>413 Request Entity Too Large</h1>")
                 self.close_connection = answer is None
                 if answer is not None:
@@ -87,8 +89,8 @@ def double() -> Iterator[Callable[..., Double]]:
     """Starts doubles; all are stopped at the end."""
     doubles: list[Double] = []
 
-    def start(port: int = 0) -> Double:
-        doubles.append(Double(port))
+    def start(*arguments: Any) -> Double:
+        doubles.append(Double(*arguments))
         return doubles[-1]
 
     yield start
@@ -131,7 +133,7 @@ def record(recorder: Recorder, messages: int) -> None:
 
 
 def come_to(recorder: Recorder, counts: Counts) -> None:
-    """Flush until the counts are these, with something in doubt."""
+    """Flush until the counts are these, with something in doubt: sent, or about to be."""
     assert not recorder.flush(timeout=0.05)
     wait_for(lambda: recorder.counts() == counts)
 
@@ -228,13 +230,13 @@ def test_a_push_in_doubt_waits_for_an_exporter_that_is_down(
     recorder = recorder_for(first.url, exporter.url)
     record(recorder, 3)
     come_to(recorder, Counts(0, 0, 3, 0))
+    wait_for(lambda: first.bodies)
     first.stop()
     # A connection that is refused now says nothing of the attempt before.
     for number in range(1, 4):
         record(recorder, 1)
         come_to(recorder, Counts(number, 0, 3, 0))
-    again = double(port)
-    again.answer = (401, refusal("token_invalid"))
+    again = double(port, (401, refusal("token_invalid")))
     wait_for(lambda: not recorder.flush(timeout=0.05) and again.bodies)
     assert recorder.counts().in_doubt == 3
     again.answer = ACKNOWLEDGED
@@ -302,7 +304,12 @@ def test_what_is_too_large_for_a_proxy_is_split(
 
 @pytest.fixture
 def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Loses the answers to the pushes with these numbers, 1 is the next one. Lists those that were lost."""
+    """Loses the answers to the pushes with these numbers, 1 is the next one. Lists those that were lost.
+
+    What is in doubt then stays so until the test flushes: it is not tried again before.
+    """
+    monkeypatch.setattr(stream, "FIRST_BACK_OFF_SECONDS", 600.0)
+    monkeypatch.setattr(stream, "LONGEST_BACK_OFF_SECONDS", 600.0)
 
     def lose(*numbers: int) -> list[int]:
         lost: list[int] = []
@@ -410,7 +417,7 @@ def test_when_the_answer_to_the_question_for_a_number_is_lost_nobody_can_tell(
     first.stop()
     first = two("1", port=int(first.url.rsplit(":", 1)[1]), **SMALL)
     record(recorder, 1)
-    assert recorder.flush(timeout=20)
+    wait_for(lambda: recorder.flush(timeout=1))
     assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=20, dropped=0)
     assert first.value("conversation_messages_total") == (21 if counted_before else 1)
     assert "20 messages are in doubt for good" in caplog.text
@@ -489,10 +496,12 @@ def test_with_every_exporter_in_doubt_counts_add_up_in_place(
         record(recorder, 2)
         assert not recorder.flush(timeout=0.05)
         wait_for(lambda: recorder.counts().waiting == 0)
+    wait_for(lambda: all(one.bodies for one in doubles))
     for number in range(20):
         record(recorder, 10)
         recorder.flush(timeout=0.01)
-        assert recorder.counts().waiting == 10 * (number + 1)
+        # They are exact between two deliveries, and one may be under way.
+        wait_for(lambda waiting=10 * (number + 1): recorder.counts().waiting == waiting)  # type: ignore[misc]
     assert len(recorder._sender._waiting) <= 1
     assert [len(set(one.bodies)) for one in doubles] == [1, 1]
     for one in doubles:
@@ -559,6 +568,7 @@ def test_a_child_of_a_fork_leaves_the_doubt_to_its_parent(
     recorder = recorder_for(first.url, exporter.url)
     record(recorder, 3)
     come_to(recorder, Counts(0, 0, 3, 0))
+    wait_for(lambda: first.bodies)
     first.answer = (401, refusal("token_invalid"))
     child = os.fork()
     if child == 0:

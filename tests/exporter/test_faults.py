@@ -204,11 +204,16 @@ def test_after_random_kills_every_acknowledged_message_is_counted_once(kills: in
             for _ in range(kills // KILLS_A_ROUND):
                 time.sleep(chance.uniform(0, 0.1))
                 fleet.kill_one(chance.randrange(CLIENTS))
-                # A start takes about 0.1 s: some die while they recover, most under load.
-                time.sleep(chance.choice([chance.uniform(0, 0.05), chance.uniform(0, 0.4)]))
+                # A start takes 0.1 s or longer: half of them die then or soon after, half under load.
+                if chance.random() < 0.5:
+                    time.sleep(chance.uniform(0, 0.05))
+                else:
+                    exporter.wait()
+                    time.sleep(chance.uniform(0, 0.3))
                 exporter.kill()
             exporter.wait()
             time.sleep(2)
+            wait_for(lambda: scraper.scrapes > kills / 2, seconds=60)
         fleet.kill_all()
         sent, acknowledged = fleet.notes()
         assert pushed(acknowledged) <= counted(client) <= pushed(sent)

@@ -334,13 +334,13 @@ def test_of_a_client_that_reads_no_answers_no_more_is_read(exporter: Running) ->
 
 
 def test_a_connection_is_kept_while_it_is_used_and_closed_when_idle(exporter: Running) -> None:
-    exporter.keep_alive(0.5)
+    exporter.keep_alive(2)
     push = f"{HEAD}Content-Length: {len(PUSH_BODY)}\r\n\r\n".encode() + PUSH_BODY
     with connect(exporter) as connection:
-        for _ in range(8):  # longer than the time-out, with pauses that are shorter
+        for _ in range(6):  # longer than the time-out, with pauses that are much shorter
             connection.sendall(push)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(0.1)
+            time.sleep(0.4)
         assert connection.recv(65536) == b""
 
 

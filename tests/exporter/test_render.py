@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -102,7 +102,7 @@ def table_of(deltas: list[SeriesDelta]) -> SeriesTable:
     return table
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(DELTA, max_size=5))
 def test_text_is_what_prometheus_client_writes(deltas: list[SeriesDelta]) -> None:
     table = table_of(deltas)
@@ -110,7 +110,7 @@ def test_text_is_what_prometheus_client_writes(deltas: list[SeriesDelta]) -> Non
     assert ours == generate_latest(same_in_prometheus_client(table)).decode()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(DELTA, max_size=5))
 def test_openmetrics_is_what_prometheus_client_writes(deltas: list[SeriesDelta]) -> None:
     table = table_of(deltas)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import state as kinds
@@ -40,7 +40,7 @@ def saved(state: State) -> tuple[tuple[str, ...], list[SavedLabelSet], Record]:
     return state.table.reasons, state.table.save(), state.snapshot()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(EVENT, st.floats(0, 5 * DAY)), max_size=20))
 def test_a_replay_ends_where_the_live_run_was(
     events: list[tuple[Push | ObservationsBatch | str, float]],

@@ -29,6 +29,9 @@ ALERTS = {
 }
 """Alerts that fire for every persona, with their label `kpi`: real drift would take the test hours."""
 
+_STEADY = "count(min_over_time(up[5s]) == 1)"
+_TARGETS = 4
+
 Sample = dict[str, Any]
 
 
@@ -38,29 +41,40 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    def moment(self) -> float:
+        """Now, once no scrape of the last seconds has failed: one that timed out leaves a gap."""
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while True:
+            now = time.time()
+            steady = self._ask(_STEADY, now)["result"]
+            if [float(sample["value"][1]) for sample in steady] == [_TARGETS]:
+                return now
+            assert time.monotonic() < deadline, f"scrapes fail again and again: {steady}"
+            time.sleep(0.2)
+
     def query(self, expr: str, *, ahead: float = 0) -> list[Sample]:
         """Samples of an instant query, now or so many seconds ahead, everything standing still."""
-        samples: list[Sample] = self._ask(expr, ahead)["result"]
+        samples: list[Sample] = self._ask(expr, self.moment() + ahead)["result"]
         return samples
 
     def samples_read(self, expr: str) -> int:
         """Samples that Prometheus loads to answer an instant query."""
-        return int(self._ask(expr)["stats"]["samples"]["totalQueryableSamples"])
+        return int(self._ask(expr, self.moment())["stats"]["samples"]["totalQueryableSamples"])
 
-    def _ask(self, expr: str, ahead: float = 0) -> Any:
+    def _ask(self, expr: str, at: float) -> Any:
         """Fails with Prometheus' own words where the expression is refused."""
-        data = {"query": expr, "time": time.time() + ahead, "stats": "all"}
+        data = {"query": expr, "time": at, "stats": "all"}
         answer = requests.post(f"{self.url}/api/v1/query", data=data, timeout=30).json()
         assert answer["status"] == "success", f"{answer.get('error')}\n{expr}"
         return answer["data"]
 
     def wait_for(self, expr: str, samples: int) -> list[Sample]:
-        """The samples, once there are that many; a scrape that timed out leaves a gap of a second."""
+        """The samples, once there are that many."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        while len(found := self.query(expr)) < samples:
+        while len(found := self._ask(expr, time.time())["result"]) < samples:
             assert time.monotonic() < deadline, f"{len(found)} of {samples} samples: {expr}"
             time.sleep(0.2)
-        return found
+        return list(found)
 
 
 @contextmanager
@@ -197,6 +211,8 @@ def _process(folder: Path, config: Path, port: int) -> Iterator[str]:
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        # What it told before it had found Alertmanager is told a second later, and not a minute.
+        "--rules.alert.resend-delay=1s",
     ]
     log = folder / "prometheus.log"
     with log.open("w") as output:

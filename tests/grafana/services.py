@@ -82,6 +82,7 @@ def alertmanager(
     *,
     slack_url: str | None = None,
     group_wait: str = "1s",
+    group_interval: str = "1s",
 ) -> Iterator[str]:
     """Host and port of an Alertmanager that tells config_rollback, and whatever stands in for Slack."""
     committed = model.ROOT / "prometheus"
@@ -94,7 +95,7 @@ def alertmanager(
         routes[:] = [
             entry for entry in routes if {entry.get("receiver"), entry.get("name")}.isdisjoint(left_out)
         ]
-    config["route"] |= {"group_wait": group_wait, "group_interval": "1s"}
+    config["route"] |= {"group_wait": group_wait, "group_interval": group_interval}
     for receiver in config["receivers"]:
         for webhook in receiver.get("webhook_configs", []):
             webhook["url"] = f"{rollback_url}/v1/alerts"

@@ -1,7 +1,6 @@
 """Every expression of the dashboards, run by a real Prometheus with the real rules."""
 
 import re
-import time
 
 import pytest
 
@@ -158,4 +157,4 @@ def test_rollback_links_lead_to_the_address_that_config_rollback_reports(prometh
 def _rows(prometheus: live.Prometheus, title: str, values: dict[str, str]) -> list[tables.Row]:
     """The rows of a table as Grafana shows them."""
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
-    return tables.rows(panel, tables.answers(prometheus.url, panel, values, time.time()))
+    return tables.rows(panel, tables.answers(prometheus.url, panel, values, prometheus.moment()))

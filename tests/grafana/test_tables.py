@@ -7,7 +7,6 @@ which npm has under the Apache license (its server comes as no package). They ar
 import json
 import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ def test_each_thing_has_one_row_and_every_listed_column(
     prometheus: live.Prometheus, title: str, values: dict[str, str]
 ) -> None:
     panel = TABLES[title]
-    shown = tables.rows(panel, tables.answers(prometheus.url, panel, values, time.time()))
+    shown = tables.rows(panel, tables.answers(prometheus.url, panel, values, prometheus.moment()))
     things = Counter(tuple(row.get(name) for name in IDENTITIES[title]) for row in shown)
     assert things
     assert {thing: count for thing, count in things.items() if count > 1} == {}
@@ -89,7 +88,7 @@ def test_grafanas_own_transformers_give_these_rows_and_columns(
     merge, organize = panel["transformations"]
     given: list[list[Frame]] = []
     for values in SELECTIONS.values():
-        answers = tables.answers(prometheus.url, panel, values, time.time())
+        answers = tables.answers(prometheus.url, panel, values, prometheus.moment())
         assert all(answers.values())
         whole = [tables.frame(ref_id, samples) for ref_id, samples in answers.items()]
         given.append(whole)

@@ -19,7 +19,7 @@ from exporter import catalogue
 from tests.rules.files import CHECKOUT, RULES, load
 from tests.support import web
 
-_DEADLINE_SECONDS = 30
+_DEADLINE_SECONDS = 60
 _BOUNDS = [*catalogue.LATENCY_BOUNDS, math.inf]
 
 LabelSet = tuple[str, str, str]
@@ -178,7 +178,7 @@ def running(
             yield Prometheus(f"http://{_address(process, folder / 'prometheus.log')}")
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=_DEADLINE_SECONDS)
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

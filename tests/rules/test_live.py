@@ -1,6 +1,7 @@
 """The rules in a real Prometheus, whose scrapes and rule groups do not fall together as promtool's do."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,21 @@ TOTAL = 'kpi:messages_total{scope="total",window="1h"}'
 
 
 def _assert_counts(prometheus: Prometheus, name: str, expected: dict[tuple[str, str, str], int]) -> None:
-    """Holds a counting KPI against the exact counts per version, in every scope and window."""
-    found = prometheus.query(name)
+    """Holds a counting KPI against the exact counts per version, in every scope and window.
+
+    The rules of an evaluation are recorded one after the other, so that this one may be about to come.
+    """
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
     for window in ("1h", "6h", "24h", "7d"):
         for scope, width in (("version", 3), ("persona", 2), ("journey", 1), ("total", 0)):
-            sums: dict[tuple[str, ...], int] = {}
             for label_set, count in expected.items():
-                sums[label_set[:width]] = sums.get(label_set[:width], 0) + count
-            for labels, count in sums.items():
-                kept = dict(zip(("journey", "persona", "config_version"), labels, strict=False))
+                kept = dict(zip(("journey", "persona", "config_version"), label_set[:width], strict=False))
                 key = tuple(sorted({"scope": scope, "window": window, **kept}.items()))
-                assert found.pop(key, None) == count, (name, key)
-    assert found == {}
+                sums[key] = sums.get(key, 0) + count
+    deadline = time.monotonic() + 30
+    while (found := prometheus.query(name)) != sums and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found == sums, name
 
 
 def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_path: Path) -> None:

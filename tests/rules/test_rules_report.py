@@ -49,7 +49,7 @@ def test_no_prometheus_outlives_a_report_that_is_ended(tmp_path: Path, how: sign
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_for("both Prometheus", 60, lambda: len(_servers(tmp_path)) == 2)
+        wait_for("both Prometheus", 120, lambda: len(_servers(tmp_path)) == 2)
     finally:
         report.send_signal(how)
         report.wait(timeout=60)

@@ -67,10 +67,10 @@ def test_a_package_is_unpacked_without_root_and_runs(
         cwd=components.working_directory(found[name]),
     )
     try:
-        wait_for(f"{name}'s {page}", 20, lambda: answers(f"http://127.0.0.1:{port}{page}"))
+        wait_for(f"{name}'s {page}", 60, lambda: answers(f"http://127.0.0.1:{port}{page}"))
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _path_without(tmp_path: Path, *programs: str) -> str:

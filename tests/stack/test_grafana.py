@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 
-from tests.support.stacks import ROOT, answers, stack
+from tests.support.stacks import ROOT, answers, stack, wait_for
 
 # Writes what it is told, then answers its health check.
 STAND_IN = f"""#!{sys.executable}
@@ -42,7 +42,7 @@ def test_grafana_on_the_path_gets_the_committed_files_and_what_they_name(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     with stack(tmp_path / "state", grafana=True) as running:
-        assert answers(f"{running.url('grafana')}/api/health")
+        wait_for("Grafana", 30, lambda: answers(f"{running.url('grafana')}/api/health"))
         told = json.loads((tmp_path / "state" / "data" / "grafana" / "told.json").read_text())
         environment = told["environment"]
         assert told["arguments"][0] == "server"
@@ -51,10 +51,9 @@ def test_grafana_on_the_path_gets_the_committed_files_and_what_they_name(
         provisioning = Path(environment["GF_PATHS_PROVISIONING"])
         assert provisioning == ROOT / "grafana" / "provisioning"
         sources = _read(provisioning / "datasources" / "driftback.yml", environment)["datasources"]
-        assert {source["type"]: answers(f"{source['url']}/-/ready") for source in sources} == {
-            "prometheus": True,
-            "alertmanager": True,
-        }
+        urls = {source["type"]: source["url"] for source in sources}
+        assert urls.keys() == {"prometheus", "alertmanager"}
+        wait_for("both", 30, lambda: all(answers(f"{url}/-/ready") for url in urls.values()))
         (provider,) = _read(provisioning / "dashboards" / "driftback.yml", environment)["providers"]
         found = {path.stem for path in Path(provider["options"]["path"]).glob("*.json")}
         assert found == {"driftback-conversation", "driftback-persona", "driftback-pipeline"}

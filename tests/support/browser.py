@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
+
+expect.set_options(timeout=30_000)  # as long as playwright waits for all else
 
 # No sandbox: Chromium refuses to start one as root. The rest keeps it from calling home.
 ARGUMENTS = [

@@ -8,7 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-START_SECONDS = 10
+from tests.support.stacks import free_port
+
+START_SECONDS = 30
 PASSWORD = "the-password-of-redis"
 
 
@@ -21,9 +23,7 @@ class Redis:
         assert program, "redis is missing: run `make test`, which installs it"
         self._program = folder / "redis-server"
         self._program.symlink_to(program)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

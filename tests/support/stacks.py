@@ -57,11 +57,20 @@ def free_offset() -> int:
     raise AssertionError("no free range of ports")
 
 
+_PORTS = iter(random.SystemRandom().sample(range(10_000, 13_000), 3_000))
+"""Below those of a stack and those that the kernel gives to whoever binds port 0; each once in a process."""
+
+
 def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free now, and that no other test is given before a server is started on it."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
 
 
 def answers(url: str) -> bool:
