@@ -37,13 +37,7 @@ def service(start: Callable[..., Service], prometheus: Prometheus) -> Service:
 
 def by_query(prometheus: Prometheus, choose: Callable[[str], dict[str, float]]) -> None:
     """Answers each query by its text."""
-    original = prometheus.answer
-
-    def answer() -> bytes:
-        prometheus.values = HEALTHY | choose(prometheus.queries[-1])
-        return original()
-
-    prometheus.answer = answer  # type: ignore[method-assign]
+    prometheus.values_of = lambda query: HEALTHY | choose(query)  # type: ignore[method-assign]
 
 
 def test_the_decision_shows_both_versions_with_counts_and_intervals(
@@ -139,9 +133,9 @@ def test_a_prometheus_that_hangs_is_not_waited_for(
     let_go = threading.Event()
     original = prometheus.answer
 
-    def hang() -> bytes:
+    def hang(query: str) -> bytes:
         let_go.wait(30)
-        return original()
+        return original(query)
 
     prometheus.answer = hang  # type: ignore[method-assign]
     try:
