@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from config_rollback import kpis
+from config_rollback.pages import evidence
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Browser, Service
 from tests.config_rollback.test_alerts import alert, send
@@ -24,6 +26,13 @@ COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
 def database(sqlite: Sqlite) -> Sqlite:
     """One kind is enough: nothing here depends on it."""
     return sqlite
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine may be busy: only the test of a Prometheus that hangs is about time."""
+    monkeypatch.setattr(evidence, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(kpis, "TOTAL_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -128,13 +137,14 @@ def test_46_without_prometheus_the_page_says_so_and_the_button_works(
 
 
 def test_a_prometheus_that_hangs_is_not_waited_for(
-    service: Service, browser: Browser, prometheus: Prometheus
+    service: Service, browser: Browser, prometheus: Prometheus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evidence, "WAIT_SECONDS", 0.5)
     let_go = threading.Event()
     original = prometheus.answer
 
     def hang(query: str) -> bytes:
-        let_go.wait(30)
+        let_go.wait(60)
         return original(query)
 
     prometheus.answer = hang  # type: ignore[method-assign]
