@@ -72,11 +72,10 @@ def test_a_listening_connection_that_broke_is_opened_again_and_misses_nothing(
 ) -> None:
     ours, theirs = pair
     ours.publish()
+    listening = f"FROM pg_stat_activity WHERE datname = '{database.name}' AND query LIKE 'LISTEN%'"
+    wait_until(lambda: database.server.execute(f"SELECT count(*) {listening}") == [(2,)])
     wait_until(lambda: version_of(theirs) == 1)
-    ended = database.server.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        f" WHERE datname = '{database.name}' AND query LIKE 'LISTEN%'"
-    )
+    ended = database.server.execute(f"SELECT pg_terminate_backend(pid) {listening}")
     assert len(ended) == 2
     ours.publish(temperature=1)
     wait_until(lambda: version_of(theirs) == 2)
