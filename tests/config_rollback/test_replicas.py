@@ -111,6 +111,7 @@ def test_where_nothing_can_be_heard_replicas_look_by_themselves(
     wait_until(lambda: version_of(theirs) == 1)
 
 
+@pytest.mark.usefixtures("patient_writers")
 def test_of_parallel_rollbacks_at_two_replicas_one_wins(pair: tuple[Service, Service]) -> None:
     pair[0].publish()
     pair[0].publish(temperature=1)

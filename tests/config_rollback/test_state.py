@@ -34,6 +34,7 @@ def test_29_a_second_click_on_the_same_link_changes_nothing(drifted: Service) ->
     assert drifted.active_version() == 1
 
 
+@pytest.mark.usefixtures("patient_writers")
 def test_30_of_64_parallel_rollbacks_one_wins(drifted: Service) -> None:
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda _: drifted.roll_back(expected_version=2), range(64)))
