@@ -228,11 +228,13 @@ class Site:
         try:
             page = context.new_page()
             self._give_cookie(page, state.who)
+            held = False
+            if script:  # from the start: a page that reloads may do so before one has come to forbid it
+                page.route("**/*", lambda route: route.abort("aborted") if held else route.continue_())
             page.goto(self.service.url + state.path)
             if state.then is not None:
                 state.then(page)
-            if script:
-                page.route("**/*", lambda route: route.abort("aborted"))
+            held = True
             yield page
         finally:
             context.close()
