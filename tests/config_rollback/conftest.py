@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from config_rollback import database as schema
+from config_rollback import postgres_connection
 from config_rollback.store import Store
 from tests.config_rollback.databases import Database, Postgresql, Sqlite
 from tests.config_rollback.running import Browser, Clock, Service
@@ -90,6 +91,14 @@ def database(request: pytest.FixtureRequest) -> Database:
     """An empty database of each kind that the service supports."""
     found: Database = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many writers at once, on a slow disk: the last waits for longer than a user would be let wait."""
+    monkeypatch.setattr(schema.connect, "__defaults__", (60.0,))
+    for limit in ("STATEMENT_SECONDS", "SILENCE_SECONDS"):
+        monkeypatch.setattr(postgres_connection, limit, 60.0)
 
 
 @pytest.fixture

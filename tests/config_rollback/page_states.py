@@ -56,7 +56,7 @@ class Site:
         self.prometheus = Prometheus()
         self._thread = threading.Thread(target=self.prometheus.server.serve_forever)
         self._thread.start()
-        self.prometheus.answer = self._answer  # type: ignore[method-assign]
+        self.prometheus.values_of = self._values_of  # type: ignore[method-assign]
         self.service = Service(
             Sqlite(folder / "database"),
             self.clock,
@@ -206,10 +206,9 @@ class Site:
             [{"name": self.service.cookie_name, "value": value, "url": self.service.url}]
         )
 
-    def _answer(self) -> bytes:
-        values = BAD if 'config_version="2"' in self.prometheus.queries[-1] else GOOD
-        self.prometheus.values |= values if self.traffic else dict.fromkeys(values, 0.0)
-        return Prometheus.answer(self.prometheus)
+    def _values_of(self, query: str) -> dict[str, float]:
+        values = BAD if 'config_version="2"' in query else GOOD
+        return self.prometheus.values | (values if self.traffic else dict.fromkeys(values, 0.0))
 
     @contextmanager
     def open(
@@ -229,11 +228,13 @@ class Site:
         try:
             page = context.new_page()
             self._give_cookie(page, state.who)
+            held = False
+            if script:  # from the start: a page that reloads may do so before one has come to forbid it
+                page.route("**/*", lambda route: route.abort("aborted") if held else route.continue_())
             page.goto(self.service.url + state.path)
             if state.then is not None:
                 state.then(page)
-            if script:
-                page.route("**/*", lambda route: route.abort("aborted"))
+            held = True
             yield page
         finally:
             context.close()

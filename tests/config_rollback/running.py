@@ -95,8 +95,9 @@ class Service:
         loop_side: Callable[[], None] = self.app.state.services.delivery.close
         if not self._thread.is_alive():
             return
-        self._server.should_exit = True
+        # In this order: told to exit first, it may have closed its loop by then.
         self._server.servers[0].get_loop().call_soon_threadsafe(loop_side)
+        self._server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive(), "the service did not stop"
         self._socket.close()

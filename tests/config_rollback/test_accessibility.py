@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
+from config_rollback.pages import evidence
 from tests.config_rollback.page_states import Site
 from tests.support.browser import ARGUMENTS
 
@@ -43,6 +44,8 @@ def seen(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """By state: what axe says in each scheme, and the structure on the phone."""
     site = Site(tmp_path_factory.mktemp("site"))
     found: dict[str, Any] = {}
+    busy = pytest.MonkeyPatch()
+    busy.setattr(evidence, "WAIT_SECONDS", 60.0)  # a page that gave up would announce that
     try:
         for state in site.states():
             with site.open(chromium, state, PHONE, "light", script=True) as page:
@@ -51,6 +54,7 @@ def seen(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[st
                 page.emulate_media(color_scheme="dark")
                 found[state.name] |= {"desktop, dark": violations(page)}
     finally:
+        busy.undo()
         site.close()
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pydantic import SecretStr
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Clock, Service
 from tests.support.browser import browser_page
+from tests.support.stacks import free_port
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 USERS = ({"sub": "ann", "role": "ops"}, {"sub": "bob", "role": "support"})
@@ -42,9 +42,7 @@ def clock() -> Clock:
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """oidc-provider-mock, in a process of its own: it switches checks off for the whole process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     users = [word for user in USERS for word in ("--user-claims", json.dumps(user))]
     command = [
         sys.executable,
@@ -88,7 +86,6 @@ def service(start: Callable[..., Service], issuer: str) -> Service:
 @pytest.fixture
 def page() -> Iterator[Page]:
     with browser_page() as page:
-        page.set_default_timeout(10_000)
         yield page
 
 

@@ -20,6 +20,8 @@ def test_42_a_killed_process_leaves_no_activation_without_its_audit_row(
     assert done.returncode == 0, done.stderr
     acknowledged = [int(line) for line in done.stdout.splitlines()]
     assert len(acknowledged) >= kills
+    with store.write() as transaction:  # after the COMMIT of the last child, where PostgreSQL is still at it
+        transaction.lock_audit_head()
     with store.read() as transaction:
         assert transaction.verify_audit().valid
     audited = database.execute(

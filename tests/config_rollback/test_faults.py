@@ -324,6 +324,8 @@ def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest
         _config.attributes["connection"].exec_driver_sql(slow)  # type: ignore[attr-defined]
 
     schema._run(engine, work, "head")
+    # Else a server that is a little late with its word is given up.
+    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 30.0)
     with engine.connect() as connection, pytest.raises(DBAPIError, match="statement timeout"):
         connection.exec_driver_sql(slow)
     engine.dispose()

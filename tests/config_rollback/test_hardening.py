@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
 
 SLOW_CLIENTS = 200
+NEVER = 600.0
 
 
 @pytest.fixture
@@ -25,7 +27,16 @@ def database(sqlite: Sqlite) -> Sqlite:
 
 
 def connect(service: Service) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", service.port), 10)
+    return socket.create_connection(("127.0.0.1", service.port), 30)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    """What comes until the server ends the connection, be it before our last bytes: then it resets it."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := client.recv(65536):
+            answer += chunk
+    return answer
 
 
 def exchange(service: Service, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -57,19 +68,18 @@ def authorised(service: Service) -> bytes:
 @pytest.mark.parametrize(
     "beginning", [b"", b"GET / HTTP/1.1\r\nHost:", b"BODY"], ids=["silent", "half a head", "half a body"]
 )
-def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes) -> None:
+def test_57_slow_clients_keep_nobody_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", NEVER)
+    monkeypatch.setattr(http, "BODY_SECONDS", NEVER)
     if beginning == b"BODY":
         beginning = authorised(service) + b"Content-Length: 1000\r\n\r\n{"
     clients = [connect(service) for _ in range(SLOW_CLIENTS)]
     try:
         for client in clients:
             client.sendall(beginning)
-        seconds = []
-        for _ in range(3):  # the best of three: the machine may be busy with something else
-            started = time.monotonic()
-            assert requests.get(f"{service.url}/-/healthy", timeout=5).status_code == 200
-            seconds.append(time.monotonic() - started)
-        assert min(seconds) < 1
+        assert requests.get(f"{service.url}/-/healthy", timeout=30).status_code == 200
     finally:
         for client in clients:
             client.close()
@@ -78,17 +88,16 @@ def test_57_slow_clients_keep_nobody_waiting(service: Service, beginning: bytes)
 def test_57_a_head_that_does_not_come_ends_the_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
-    for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
-        with connect(service) as client:
-            client.sendall(beginning)
-            assert client.recv(100) == b""
     with connect(service) as client:
         client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
         client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost:")
-        while client.recv(10_000):
-            pass
+        read_to_end(client)
+    for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
+        with connect(service) as client:
+            client.sendall(beginning)
+            assert read_to_end(client) == b""
 
 
 def test_57_a_body_that_does_not_come_is_not_waited_for(
@@ -105,7 +114,7 @@ def test_a_client_that_goes_away_is_no_error(service: Service, caplog: pytest.Lo
     with connect(service) as client:
         client.sendall(authorised(service) + b"Content-Length: 1000\r\n\r\n{")
         time.sleep(0.1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while "client_disconnected" not in caplog.text:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -174,7 +183,7 @@ def test_59_line_breaks_in_ids_stay_in_one_log_line(
     service.request("GET", f"/{forged}", headers={"X-Request-ID": "a b"})
     service.request("GET", "/v1/ops/personas", headers={"X-Request-ID": forged})
     service.roll_back("p", expected_version=1, reason="a\r\nb", alert="x")
-    deadline, events = time.monotonic() + 10, list[str]()
+    deadline, events = time.monotonic() + 30, list[str]()
     while len(events) < 5:  # a request's own line comes after its answer
         assert time.monotonic() < deadline
         events = [record.getMessage() for record in caplog.records if record.name.startswith("config_")]

@@ -49,7 +49,7 @@ HEALTHY = {
 
 
 class Prometheus:
-    """Answers every query with `values`, or with `raw` as it is."""
+    """Answers every query with `values`, or with `raw` as it is. A page asks several at once."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict(HEALTHY)
@@ -60,8 +60,9 @@ class Prometheus:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                outer.queries.append(parse_qs(body)["query"][0])
-                status, content = outer.raw or (200, outer.answer())
+                query = parse_qs(body)["query"][0]
+                outer.queries.append(query)
+                status, content = outer.raw or (200, outer.answer(query))
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(content)
@@ -72,8 +73,15 @@ class Prometheus:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def answer(self) -> bytes:
-        rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in self.values.items()]
+    def values_of(self, query: str) -> dict[str, float]:
+        """For a test that tells queries apart."""
+        return self.values
+
+    def answer(self, query: str) -> bytes:
+        rows = [
+            {"metric": {"kpi": name}, "value": [0, str(value)]}
+            for name, value in self.values_of(query).items()
+        ]
         return json.dumps({"status": "success", "data": {"resultType": "vector", "result": rows}}).encode()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,15 +18,14 @@ import requests
 
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from tests.config_rollback.running import CONFIG, SECRET, SERVICE_TOKEN
+from tests.support.stacks import answers, free_port
 
 
 class Process:
     """`python -m config_rollback` in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "log"
         self.environment = {
@@ -45,21 +43,18 @@ class Process:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "config_rollback"], env=self.environment, stderr=log
             )
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not answers(f"{self.url}/-/ready"):
             assert self.process.poll() is None, self.log.read_text()
-            try:
-                if requests.get(f"{self.url}/-/ready", timeout=5).ok:
-                    return self
-            except requests.ConnectionError:
-                time.sleep(0.05)
-        raise AssertionError("not ready within 30 s")
+            assert time.monotonic() < deadline, "not ready within 60 s"
+            time.sleep(0.05)
+        return self
 
     def end(self, number: signal.Signals) -> int:
         """Sends the signal; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(30)
 
     def records(self) -> list[dict[str, Any]]:
         """The log, a JSON object per line."""
@@ -97,12 +92,12 @@ def test_a_stop_lets_long_polls_answer_and_ends_well(process: Process, number: s
     pollers = [threading.Thread(target=poll) for _ in range(5)]
     for poller in pollers:
         poller.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while "config_long_polls 5.0" not in requests.get(f"{process.url}/metrics", timeout=5).text:
         assert time.monotonic() < deadline
     assert process.end(number) == 0
     for poller in pollers:
-        poller.join(10)
+        poller.join(30)
     assert answers == [304] * 5
 
 

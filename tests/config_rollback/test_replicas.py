@@ -72,11 +72,10 @@ def test_a_listening_connection_that_broke_is_opened_again_and_misses_nothing(
 ) -> None:
     ours, theirs = pair
     ours.publish()
+    listening = f"FROM pg_stat_activity WHERE datname = '{database.name}' AND query LIKE 'LISTEN%'"
+    wait_until(lambda: database.server.execute(f"SELECT count(*) {listening}") == [(2,)])
     wait_until(lambda: version_of(theirs) == 1)
-    ended = database.server.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        f" WHERE datname = '{database.name}' AND query LIKE 'LISTEN%'"
-    )
+    ended = database.server.execute(f"SELECT pg_terminate_backend(pid) {listening}")
     assert len(ended) == 2
     ours.publish(temperature=1)
     wait_until(lambda: version_of(theirs) == 2)
@@ -112,6 +111,7 @@ def test_where_nothing_can_be_heard_replicas_look_by_themselves(
     wait_until(lambda: version_of(theirs) == 1)
 
 
+@pytest.mark.usefixtures("patient_writers")
 def test_of_parallel_rollbacks_at_two_replicas_one_wins(pair: tuple[Service, Service]) -> None:
     pair[0].publish()
     pair[0].publish(temperature=1)

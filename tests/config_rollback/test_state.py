@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from config_rollback import kpis
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.test_delivery import wait_until
 
 
 def test_29_a_stale_version_changes_nothing(drifted: Service) -> None:
@@ -33,6 +34,7 @@ def test_29_a_second_click_on_the_same_link_changes_nothing(drifted: Service) ->
     assert drifted.active_version() == 1
 
 
+@pytest.mark.usefixtures("patient_writers")
 def test_30_of_64_parallel_rollbacks_one_wins(drifted: Service) -> None:
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda _: drifted.roll_back(expected_version=2), range(64)))
@@ -142,32 +144,48 @@ def test_46_a_rollback_needs_no_prometheus(start: Callable[..., Service]) -> Non
 
 
 @pytest.fixture
-def hanging() -> Iterator[str]:
-    """The URL of a Prometheus that takes every question and answers none."""
+def hanging() -> Iterator[tuple[str, threading.Event]]:
+    """The URL of a Prometheus that takes every question and answers none, and what makes it hang up."""
     release = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            release.wait(60)
+            release.wait(120)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}", release
     release.set()
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_46_a_prometheus_that_hangs_holds_up_nobody(start: Callable[..., Service], hanging: str) -> None:
-    service = start(prometheus_url=hanging)
+def waiting(service: Service) -> int:
+    """How many questions to Prometheus wait for a thread."""
+    limiter = service.app.state.services.kpis._limiter
+    return 0 if limiter is None else int(limiter.statistics().tasks_waiting)
+
+
+def test_46_a_prometheus_that_hangs_holds_up_nobody(
+    start: Callable[..., Service],
+    hanging: tuple[str, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, release = hanging
+    service = start(prometheus_url=url)
     service.publish()
     service.publish(temperature=1)
     path = "/v1/ops/monitoring/conversation-kpis?window=1h"
+    monkeypatch.setattr(kpis, "TOTAL_SECONDS", 100.0)
     with ThreadPoolExecutor(60) as pool:
         asked = [pool.submit(service.request, "GET", path) for _ in range(60)]
-        time.sleep(0.5)  # until more questions wait than there are threads
+        wait_until(lambda: waiting(service) == 60 - kpis.MAX_CONCURRENT)
         assert service.roll_back(expected_version=2).status_code == 200
-        assert not any(question.done() for question in asked), "the rollback waited for Prometheus"
+        monkeypatch.setattr(kpis, "TOTAL_SECONDS", 0.2)
+        late = service.request("GET", path)
+        assert not any(question.done() for question in asked), "it waited for Prometheus"
+        release.set()
         assert {error(question.result()) for question in asked} == {(503, "monitoring_unavailable")}
+    assert error(late) == (503, "monitoring_unavailable")
