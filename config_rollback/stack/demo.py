@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class Drama:
             f"Click:           {alert['annotations']['rollback_url']}\n"
             f"Not logged in?   {self.stack.login_link(_path_of(alert['annotations']['rollback_url']))}\n"
             "                 (works once; more with `driftback login-link --state-dir "
-            f"{self.stack.layout.root}`)"
+            f"{shlex.quote(str(self.stack.layout.root))}`)"
         )
         yield from _until(lambda: self._active_version() != bad)
         self.say(

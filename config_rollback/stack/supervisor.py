@@ -121,8 +121,8 @@ class Supervisor:
         head = [
             "[supervisord]",
             "nodaemon = true",
-            # Started by the user's own command, as root or not; without this it warns for root.
-            f"user = {os.getuid()}",
+            # It warns where root says nothing, and knows no user id that has no name, as in a container.
+            *(["user = 0"] if os.getuid() == 0 else []),
             f"logfile = {_escaped(self._log)}",
             "logfile_maxbytes = 10MB",
             "logfile_backups = 1",

@@ -106,3 +106,14 @@ def test_when_its_parent_is_killed_the_supervisor_ends_all(layout: Layout) -> No
         parent.kill()
         parent.wait()
     wait_for("end of all", 30, lambda: processes_of(layout.root) == [])
+
+
+def test_a_user_id_without_a_name_can_run_a_stack(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    ports = Ports().shifted(free_offset())
+    supervisor = Supervisor(layout, ports, [_server(layout, ports)])
+    supervisor.start()
+    try:
+        supervisor.wait_ready(30, lambda _: None)
+    finally:
+        supervisor.stop()
