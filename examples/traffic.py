@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
@@ -54,8 +54,8 @@ def traced(journey: str, path: Path, seed: int) -> Iterator[Message]:
     before: datetime | None = None
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            # Seven digits of a second's fraction: one more than fromisoformat takes.
-            at = datetime.fromisoformat(row["TIMESTAMP"][:26])
+            at = datetime.fromisoformat(row["TIMESTAMP"])
+            at = at.replace(tzinfo=at.tzinfo or UTC)  # Azure's traces are in UTC, some without saying so
             wait = (at - before).total_seconds() if before else 0.0
             before = at
             yield Message(

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +51,7 @@ def read_trace(path: Path) -> list[Arrival]:
     """All arrivals in order of time; raises TraceError before anything is sent."""
     arrivals: list[tuple[datetime, int, int]] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes the mark
             rows = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
@@ -68,10 +68,10 @@ def read_trace(path: Path) -> list[Arrival]:
 
 def _parsed(path: Path, line: int, row: dict[str, str | None]) -> tuple[datetime, int, int]:
     try:
-        # Azure's traces have seven digits of a second's fraction, one more than fromisoformat takes.
-        at = datetime.fromisoformat((row["TIMESTAMP"] or "")[:26])
+        at = datetime.fromisoformat(row["TIMESTAMP"] or "")
     except ValueError:
         raise TraceError(f"{path}: line {line}: TIMESTAMP is not a time: {row['TIMESTAMP']!r}") from None
+    at = at.replace(tzinfo=at.tzinfo or UTC)  # Azure's traces are in UTC, some without saying so
     tokens = []
     for column in COLUMNS[1:]:
         text = row[column] or ""
@@ -170,21 +170,31 @@ def replay(
     try:
         arrivals = read_trace(trace)
     except TraceError as error:
-        notes.print(f"[red]{error}[/red]", soft_wrap=True)
-        raise typer.Exit(2) from None
+        connection.fail(str(error), connection.USAGE)
     if exporter is None or token is None:
         stack = connection.running_stack(state_dir)
         exporter = exporter or stack["urls"]["exporter"]
         token = token or stack["ingest_token"]
     planned = list(messages(arrivals, journey, out_of_scope_rate, error_rate, seed))
-    recorder = Recorder(exporter, token=token)
+    try:
+        recorder = Recorder(exporter, token=token)
+    except ValueError as error:
+        connection.fail(f"--exporter, --token: {error}", connection.USAGE)
     try:
         _send(planned, recorder, journey, persona, str(config_version), speed, notes)
         if not recorder.flush(timeout=_FLUSH_SECONDS):
-            notes.print(f"[red]{exporter} did not acknowledge everything within {_FLUSH_SECONDS:.0f} s[/red]")
-            raise typer.Exit(3)
+            connection.fail(
+                f"{exporter} did not acknowledge everything within {_FLUSH_SECONDS:.0f} s",
+                connection.UNREACHABLE,
+            )
     finally:
         recorder.close()
+    dropped = recorder.counts().dropped
+    if dropped:
+        connection.fail(
+            f"{dropped} of {len(planned)} messages were not taken: see the lines above",
+            connection.REFUSED,
+        )
     result = {
         "trace": str(trace),
         "journey": journey.value,

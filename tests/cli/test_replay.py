@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from config_rollback import cli
 from config_rollback.cli.replay import (
     Journey,
     TraceError,
@@ -26,6 +28,20 @@ def _trace(tmp_path: Path, text: str) -> Path:
 def test_arrivals_are_relative_to_the_first_and_in_order(tmp_path: Path) -> None:
     arrivals = read_trace(_trace(tmp_path, HEAD + "2023-11-16 18:15:48.1805900,1,2\n" + ROW))
     assert [(arrival.at_seconds, arrival.output_tokens) for arrival in arrivals] == [(0.0, 44), (1.5, 2)]
+
+
+def test_times_with_and_without_a_zone_or_a_fraction_go_together(tmp_path: Path) -> None:
+    times = (
+        "00:00:00.009930+00:00",
+        "00:00:01+00:00",
+        "00:00:01.5+00:00",
+        "02:00:02.2599300+02:00",
+        "00:00:03",
+    )
+    rows = "".join(f"2024-05-10 {time},1,2\n" for time in times)
+    mark_of_excel = "\ufeff"
+    arrivals = read_trace(_trace(tmp_path, mark_of_excel + HEAD + rows))
+    assert [round(arrival.at_seconds, 2) for arrival in arrivals] == [0.0, 0.99, 1.49, 2.25, 2.99]
 
 
 @pytest.mark.parametrize(
@@ -72,3 +88,33 @@ def test_the_summary_counts_what_was_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "expected"), [(1, 1000.0), (20, 19_000.0), (100, 95_000.0)])
 def test_p95_is_the_nearest_rank(count: int, expected: float) -> None:
     assert exact_p95_ms([float(value) for value in range(count, 0, -1)]) == expected
+
+
+def _replay(*arguments: str) -> Result:
+    return CliRunner().invoke(cli._app, ["replay", "--journey", "chat", "--token", "t", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("exporter", "message"),
+    [("localhost:9810", "--exporter, --token: url must begin with http://"), ("http://", "name a host")],
+)
+def test_an_exporter_that_is_no_url_is_wrong_usage(tmp_path: Path, exporter: str, message: str) -> None:
+    result = _replay(str(_trace(tmp_path, HEAD + ROW)), "--exporter", exporter)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bad_trace_in_a_folder_that_looks_like_markup_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "a[" / "b]"
+    folder.mkdir(parents=True)
+    result = _replay(str(_trace(folder, "x\n")), "--exporter", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "a[/b]/trace.csv: line 1 lacks the column" in result.stderr
+
+
+def test_messages_that_were_not_taken_are_no_success(tmp_path: Path) -> None:
+    result = _replay(
+        str(_trace(tmp_path, HEAD + ROW)), "--exporter", "http://127.0.0.1:1", "--persona", "x" * 200
+    )
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "1 of 1 messages were not taken" in result.stderr
