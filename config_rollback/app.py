@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from config_rollback import database, errors
+from config_rollback import errors
 from config_rollback.api import alerts, audit, configs, health, openapi, ops
 from config_rollback.api.quick_configs import QuickConfigs
 from config_rollback.clock import Clock, utc_now
@@ -70,7 +70,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await run_sync(database.upgrade, here.store.engine)
+        await run_sync(here.store.upgrade)
         await here.delivery.refresh()
         for persona in here.delivery.active:
             here.metrics.know_persona(persona)

@@ -17,6 +17,7 @@ from config_rollback.clock import Clock
 from config_rollback.config_schema import ConfigSchema
 from config_rollback.convergence import Clients
 from config_rollback.delivery import Delivery
+from config_rollback.errors import SettingsError
 from config_rollback.kpis import Kpis
 from config_rollback.metrics import Metrics
 from config_rollback.rate_limits import RateLimits
@@ -46,8 +47,17 @@ class Services:
 
 
 def build(settings: Settings, clock: Clock) -> Services:
-    """Wires the objects; opens no connection yet. Raises `SettingsError` for a file that is no schema."""
-    store = Store(database.connect(settings.database_url.get_secret_value()))
+    """Wires the objects; opens no connection yet.
+
+    Raises `SettingsError` for a file that is no schema, and for a folder that cannot be made.
+    """
+    try:
+        store = Store(database.connect(settings.database_url.get_secret_value()))
+    except OSError as error:
+        raise SettingsError(
+            "CONFIG_ROLLBACK_STATE_DIR or CONFIG_ROLLBACK_DATABASE_URL: cannot make the folder "
+            f"{error.filename}: {error.strerror}"
+        ) from None
     secret = settings.jwt_secret.get_secret_value()
     verifier = TokenVerifier(secret, clock)
     delivery, clients = Delivery(store), Clients(store, clock)

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import limits
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from config_rollback.errors import SettingsError
 
@@ -152,6 +154,12 @@ class Settings(BaseSettings):
             raise ValueError(f"needs at least {MINIMUM_SECRET_BYTES} bytes")
         return secret
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        check_database_url(url.get_secret_value())
+        return url
+
     @field_validator("rate_limit_user", "rate_limit_role", "rate_limit_global")
     @classmethod
     def _check_rate(cls, rate: str) -> str:
@@ -223,6 +231,16 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value != ""})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def check_database_url(url: str) -> None:
+    """Raises ValueError, which does not hold the URL, where it is none or of another kind of database."""
+    try:
+        backend = make_url(url).get_backend_name()
+    except (ArgumentError, ValueError):
+        backend = ""
+    if backend not in ("sqlite", "postgres", "postgresql"):
+        raise ValueError("must be a URL such as postgresql://user@host/name or sqlite:////folder/name.db")
 
 
 def _variable(name: str) -> str:

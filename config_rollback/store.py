@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
 
-from config_rollback import audit
+from config_rollback import audit, database
 from config_rollback.database import ACTIVATIONS_CHANNEL
 from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
 from config_rollback.models import (
@@ -44,6 +44,11 @@ class Store:
         snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._readers = engine.execution_options(**snapshot if engine.name == "postgresql" else {})
         self._writers = engine.execution_options(driftback_write=True)
+
+    def upgrade(self) -> None:
+        """Brings the schema up to date; what the database says against it is in the log."""
+        with _translated():
+            database.upgrade(self._engine)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

@@ -186,3 +186,39 @@ def test_fetched_configurations_are_logged_only_when_refused(process: Process) -
     assert [(record["status"], record["request_id"]) for record in logged] == [
         (401, refused_call.headers["X-Request-ID"])
     ]
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(process: Process, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = process.environment | {"CONFIG_ROLLBACK_STATE_DIR": str(tmp_path / "file" / "state")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "config_rollback"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        "config_rollback: CONFIG_ROLLBACK_STATE_DIR or CONFIG_ROLLBACK_DATABASE_URL"
+    )
+    assert str(tmp_path / "file") in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_start_without_its_database_says_what_the_database_said(process: Process) -> None:
+    url = "postgresql://driftback_app@127.0.0.1:1/driftback"
+    ended = subprocess.run(
+        [sys.executable, "-m", "config_rollback"],
+        env=process.environment | {"CONFIG_ROLLBACK_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 3
+    (said,) = [
+        record for record in map(json.loads, ended.stderr.splitlines()) if record["event"] == "storage_failed"
+    ]
+    assert "Connection refused" in said["cause"]

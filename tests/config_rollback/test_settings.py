@@ -45,6 +45,8 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     [
         ("PORT", "70000", "less than or equal to 65535"),
         ("PORT", "x", "valid integer"),
+        ("DATABASE_URL", "nonsense", "CONFIG_ROLLBACK_DATABASE_URL: must be a URL such as"),
+        ("DATABASE_URL", "mysql://x/y", "CONFIG_ROLLBACK_DATABASE_URL: must be a URL such as"),
         ("JWT_SECRET", "short", "at least 32 bytes"),
         ("JWT_SECRET_FILE", "/nonexistent", "both set"),
         ("SERVICE_TOKENS", "short", "at least 16 characters"),
