@@ -59,7 +59,10 @@ class NotReadyError(Exception):
 
 
 class ConfigClient:
-    """Keeps `current` up to date. `on_change` is called in the client's thread, before `current` changes."""
+    """Keeps `current` up to date. `on_change` is called in the client's thread, before `current` changes.
+
+    Raises ValueError for a URL or a token that no request can carry.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,10 @@ class ConfigClient:
         on_change: Callable[[Active], None] | None = None,
     ) -> None:
         base = urlsplit(url)
+        if base.scheme not in ("http", "https") or not base.hostname:
+            raise ValueError("url must begin with http:// or https:// and name a host")
+        if not (token.isascii() and token.isprintable() and token == token.strip()):
+            raise ValueError("token holds characters that no header can carry")
         connect = HTTPSConnection if base.scheme == "https" else HTTPConnection
         # Not requests: `close` must be able to end a read that would last as long as the poll.
         self._connection = connect(base.netloc, timeout=CONNECT_SECONDS)
@@ -131,7 +138,7 @@ class ConfigClient:
             except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
                 self._connection.close()
                 if failures == 0 and not self._stopping.is_set():
-                    _log.warning("config_rollback does not answer; serving what is known: %s", error)
+                    _log.warning("no configuration from config_rollback; serving what is known: %s", error)
                 self._pause(failures)
                 failures += 1
                 continue

@@ -366,3 +366,20 @@ def test_the_asynchronous_one_does_not_go_back_with_a_replica_that_lags_either(
     asyncio.run(serve())
     asyncio.run(serve_again())
     assert seen == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("localhost:9811", "a" * 16),
+        ("127.0.0.1:9811", "a" * 16),
+        ("http://", "a" * 16),
+        ("http://127.0.0.1:1", "read from a file\n"),
+        ("http://127.0.0.1:1", "cut off\u2026"),
+    ],
+)
+def test_a_url_or_a_token_that_no_request_can_carry_is_refused_at_once(
+    tmp_path: Path, url: str, token: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^(url must begin with http|token holds characters)"):
+        ConfigClient(url, token=token, persona="p", cache_dir=tmp_path)
