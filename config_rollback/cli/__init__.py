@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+import structlog
 import typer
 
-from config_rollback.cli import audit, db, kpis, persona, replay, token, up
+from config_rollback.cli import audit, connection, db, kpis, persona, replay, token, up
 
 _app = typer.Typer(
     name="driftback",
@@ -24,4 +28,15 @@ _app.add_typer(db.app, name="db")
 
 def main() -> None:
     """Entry point of the `driftback` script."""
-    _app()
+    connection.reach_loopback_directly()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
+    try:
+        try:
+            _app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # a full disk behind a redirection, a folder of somebody else
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        connection.err.print(f"driftback: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(connection.REFUSED)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from config_rollback import exports
 from config_rollback.audit import ACTIONS, STATUSES, Head, Verification
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
-from config_rollback.cli.db import opened
+from config_rollback.cli.db import opened, require_file
 from config_rollback.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
@@ -43,13 +42,13 @@ def list_rows(
         table.add_row(
             str(row["audit_id"]),
             row["at"][:19] + "Z",
-            _plain(row["actor"]),
+            connection.cell(row["actor"]),
             row["action"],
-            _plain(row["persona"]),
-            _plain(row["from_version"]),
-            _plain(row["to_version"]),
+            connection.cell(row["persona"]),
+            connection.cell(row["from_version"]),
+            connection.cell(row["to_version"]),
             row["status"] if row["error_code"] is None else row["error_code"],
-            _plain(row["reason"] or row["alert"]),
+            connection.cell(row["reason"] or row["alert"]),
             style=None if row["status"] == "succeeded" else "yellow",
         )
     connection.print_table(table)
@@ -124,8 +123,10 @@ def verify(
 
 
 def _verify_database(database_url: str, known: Head | None) -> Verification:
-    with opened(database_url) as engine, Store(engine).read() as transaction:
-        return transaction.verify_audit(known)
+    with opened(database_url) as engine:
+        require_file(engine)
+        with Store(engine).read() as transaction:
+            return transaction.verify_audit(known)
 
 
 def _verify_file(file: Path, known: Head | None) -> Verification:
@@ -140,8 +141,3 @@ def _verify_file(file: Path, known: Head | None) -> Verification:
 
 def _head(head: dict[str, object]) -> str:
     return f"{head['audit_id']}:{head['hash']}"
-
-
-def _plain(value: object) -> Text:
-    """A table cell to the letter: a str would be read as rich's markup."""
-    return Text("" if value is None else str(value))

@@ -18,13 +18,15 @@ import requests
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from config_rollback.auth.tokens import mint_access_token
+from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 
-_WIDE = 240
+_WIDE = 100_000
 """Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
 
 TIMEOUT_SECONDS = (3, 30)
@@ -70,9 +72,35 @@ def table(*columns: str) -> Table:
     return made
 
 
+def cell(value: object) -> Text:
+    """A table cell to the letter: a str would be read as rich's markup. In a pipe a line break is a space."""
+    text = "" if value is None else str(value)
+    return Text(" ".join(text.splitlines()) if _in_a_pipe() else text)
+
+
 def print_table(made: Table) -> None:
     """The table on standard output."""
-    Console(width=None if out.is_terminal or "COLUMNS" in os.environ else _WIDE).print(made)
+    Console(width=_WIDE if _in_a_pipe() else None).print(made)
+
+
+def _in_a_pipe() -> bool:
+    return not out.is_terminal and "COLUMNS" not in os.environ
+
+
+def reach_loopback_directly() -> None:
+    """Keeps proxies of the environment out of the way to this machine, also for processes started from here:
+    requests asks them for 127.0.0.1 too, and an ops token would go along."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if given != "*":
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{given},127.0.0.1,localhost,::1".lstrip(",")
+
+
+def user() -> str:
+    """The user of this machine, for audit rows; a container's user id may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def running_stack(state_dir: Path | None = None) -> dict[str, Any]:
@@ -102,13 +130,21 @@ def jwt_secret(state_dir: Path | None) -> str:
     if state_dir is None and inline and file:
         fail("CONFIG_ROLLBACK_JWT_SECRET and CONFIG_ROLLBACK_JWT_SECRET_FILE are both set: give one", USAGE)
     if state_dir is None and inline:
-        return inline
+        return _long_enough(inline, "CONFIG_ROLLBACK_JWT_SECRET")
     folder = state_dir or (None if file else Path(running_stack()["state_dir"]))
     path = Layout(folder).secrets / "jwt_secret" if folder else Path(str(file))
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}", USAGE)
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        fail(f"cannot read {path}: {reason}", USAGE)
+    return _long_enough(secret, str(path))
+
+
+def _long_enough(secret: str, source: str) -> str:
+    if len(secret.encode()) < MINIMUM_SECRET_BYTES:
+        fail(f"{source}: needs at least {MINIMUM_SECRET_BYTES} bytes", USAGE)
+    return secret
 
 
 @dataclass(frozen=True)
@@ -125,8 +161,12 @@ class Connection:
             url = str(running_stack(state_dir)["urls"]["config_rollback"])
         if token is None:
             token = mint_access_token(
-                jwt_secret(state_dir), subject=getpass.getuser(), role="ops", lifetime_seconds=TOKEN_SECONDS
+                jwt_secret(state_dir), subject=user(), role="ops", lifetime_seconds=TOKEN_SECONDS
             )
+        if not url.startswith(("http://", "https://")):
+            fail(f"--url, DRIFTBACK_URL: {url} does not begin with http:// or https://", USAGE)
+        if not (token.isascii() and token.isprintable()):
+            fail("--token, DRIFTBACK_TOKEN: holds characters that no token has", USAGE)
         return cls(url.rstrip("/"), token)
 
     def get(self, path: str, **query: str | int | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config_rollback import database
 from config_rollback.cli import connection
 from config_rollback.errors import UnavailableError
+from config_rollback.settings import check_database_url
 from config_rollback.stack.layout import Layout, default_state_dir
 from config_rollback.store import Store
 
@@ -71,10 +72,13 @@ def backup(
     with opened(_url(database_url, state_dir)) as engine:
         if engine.name != "sqlite":
             connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
-        if not Path(str(engine.url.database)).is_file():
-            connection.fail(f"{_shown(engine)}: there is no database.", connection.REFUSED)
+        require_file(engine)
         partial = file.with_name(f"{file.name}.partial")
-        database.backup(engine, partial)
+        try:
+            database.backup(engine, partial)
+        except sqlite3.Error as error:  # of either side
+            partial.unlink(missing_ok=True)
+            connection.fail(f"cannot copy {_shown(engine)} to {file}: {error}", connection.REFUSED)
     with opened(f"sqlite:///{partial}") as copy, Store(copy).read() as transaction:
         result = transaction.verify_audit()
     if not result.valid:
@@ -91,6 +95,10 @@ def backup(
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
     """The engine of a command; a database that fails ends the command."""
+    try:
+        check_database_url(url)
+    except ValueError as error:
+        connection.fail(f"--database-url, CONFIG_ROLLBACK_DATABASE_URL: {error}", connection.USAGE)
     engine = database.connect(url)
     try:
         yield engine
@@ -98,6 +106,12 @@ def opened(url: str) -> Iterator[Engine]:
         connection.fail(f"{_shown(engine)}: {error}", connection.REFUSED)
     finally:
         engine.dispose()
+
+
+def require_file(engine: Engine) -> None:
+    """Ends the command where the SQLite database is not there; connecting would make an empty one."""
+    if engine.name == "sqlite" and not Path(str(engine.url.database)).is_file():
+        connection.fail(f"{_shown(engine)}: there is no database.", connection.REFUSED)
 
 
 def _shown(engine: Engine) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
 from rich.text import Text
 
 from config_rollback import diff, persona_config
@@ -33,8 +34,14 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     persona: str
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     note: str = ""
+
+    @field_validator("config")
+    @classmethod
+    def _check_numbers(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        persona_config.canonical_json(config)  # ValueError: .nan and .inf, which YAML has and JSON lacks
+        return config
 
 
 @app.command()
@@ -141,7 +148,8 @@ def history(
     for row in rows:
         state = "active" if row["active"] else ""
         created = row["created_at"][:19] + "Z"
-        table.add_row(str(row["version"]), state, created, Text(row["created_by"]), Text(row["note"]))
+        by, note = connection.cell(row["created_by"]), connection.cell(row["note"])
+        table.add_row(str(row["version"]), state, created, by, note)
     connection.print_table(table)
 
 
@@ -224,9 +232,13 @@ def accept(
 
 def _read(file: Path) -> Document:
     try:
-        return Document.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date, not UTF-8
         connection.fail(f"{file}: {error}", connection.USAGE)
+    if not isinstance(content, dict):
+        connection.fail(f"{file}: must hold `persona`, `config` and perhaps `note`", connection.USAGE)
+    try:
+        return Document.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{item['field']}: {item['problem']}" for item in persona_config.describe(error))
         connection.fail(f"{file}: {problems}", connection.USAGE)
@@ -250,7 +262,15 @@ def _config(service: Connection, persona: str, version: int) -> dict[str, Any]:
 
 
 def _confirm(question: str, yes: bool) -> None:
-    if not yes and not typer.confirm(question, err=True):
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        connection.fail("\nNothing was changed: nobody answered. Give --yes to do it.", connection.REFUSED)
+    if not agreed:
         connection.fail("Nothing was changed.", connection.REFUSED)
 
 
@@ -259,8 +279,9 @@ def _print_changes(changes: list[diff.Change]) -> None:
         connection.out.print("The configurations are the same.")
     effort = diff.Effort()
     for change in changes:
-        connection.out.print(Text(change.field, style="bold"))
-        connection.out.print(Text("  ").append_text(_rendered(change, effort)))
+        # A line that was broken here could not be told from one that the prompt breaks.
+        connection.out.print(Text(change.field, style="bold"), soft_wrap=True)
+        connection.out.print(Text("  ").append_text(_rendered(change, effort)), soft_wrap=True)
 
 
 def _rendered(change: diff.Change, effort: diff.Effort) -> Text:

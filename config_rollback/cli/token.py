@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 from typing import Annotated
 
@@ -38,7 +38,7 @@ def mint(
     seconds = _seconds(ttl)
     token = mint_access_token(
         connection.jwt_secret(state_dir),
-        subject=subject or getpass.getuser(),
+        subject=subject or connection.user(),
         role=role,
         lifetime_seconds=seconds,
     )
@@ -56,11 +56,13 @@ def login_link(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Print a link that logs a browser in once, within 15 minutes."""
-    if url is None:
+    if url is None and state_dir is None:
+        url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # beside the service, as in its container
+    if not url:
         url = str(connection.running_stack(state_dir)["urls"]["config_rollback"])
     link = mint_login_link(
         connection.jwt_secret(state_dir),
-        subject=subject or getpass.getuser(),
+        subject=subject or connection.user(),
         external_url=url.rstrip("/"),
         next_path=next_path,
     )

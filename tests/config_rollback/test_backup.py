@@ -149,3 +149,13 @@ def test_a_backup_overwrites_nothing_and_keeps_no_broken_chain(
     nothing = run("db", "backup", str(file), "--database-url", f"sqlite:///{tmp_path / 'none.db'}")
     assert nothing.exit_code == 1
     assert run("db", "backup", str(file), "--database-url", "postgresql://x/y").exit_code == 2
+
+
+def test_a_backup_that_cannot_be_written_names_its_file_and_leaves_none(
+    sqlite: Sqlite, start_on: Callable[..., Service], tmp_path: Path
+) -> None:
+    start_on(sqlite).publish()
+    file = tmp_path / "nowhere" / "copy.db"
+    result = run("db", "backup", str(file), "--database-url", sqlite.url)
+    assert result.exit_code == 1
+    assert f"to {file}: unable to open database file" in result.stderr

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +118,7 @@ def test_what_was_published_since_the_preview_is_not_overwritten(
     ("content", "message"),
     [
         ("persona: [", "while parsing"),
-        ("- a", "valid dictionary"),
+        ("- a", "must hold `persona`, `config`"),
         ("persona: x", "config: Field required"),
         ("persona: x\nconfig: {}\nextra: 1", "extra: Extra inputs"),
     ],
@@ -337,3 +340,153 @@ def test_a_table_cuts_nothing_off(width: int) -> None:
     shown = io.StringIO()
     Console(file=shown, width=width).print(table)
     assert shown.getvalue().count("x") == 100
+
+
+def run_process(*arguments: str, stdout: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `driftback` as a process of its own, its output in the file `stdout`."""
+    script = "from config_rollback.cli import main; main()"
+    with Path(stdout).open("w") as file:
+        return subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | environment,
+        )
+
+
+@pytest.mark.parametrize("arguments", [("persona", "list"), ("persona", "list", "--json"), ("login-link",)])
+def test_a_full_disk_is_told_in_one_line(service: Service, stack: Path, arguments: tuple[str, ...]) -> None:
+    service.publish()
+    result = run_process(*arguments, stdout="/dev/full")
+    assert (result.returncode, result.stderr) == (1, "driftback: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("no_proxy", ["", "other.example"])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    service: Service, stack: Path, tmp_path: Path, no_proxy: str
+) -> None:
+    service.publish()
+    proxy = "http://127.0.0.1:1"
+    out = str(tmp_path / "out")
+    result = run_process("persona", "list", stdout=out, HTTP_PROXY=proxy, http_proxy=proxy, no_proxy=no_proxy)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_user_id_without_a_name_acts_by_its_number(
+    service: Service, stack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    service.publish()
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert run("persona", "accept", "concierge", "--yes").exit_code == 0
+    assert service.audit()[-1]["actor"] == f"uid {os.getuid()}"
+    assert run("token", "mint").exit_code == run("login-link").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--url", "localhost:9811", "--url, DRIFTBACK_URL: localhost:9811 does not begin with http://"),
+        ("--token", "eyJhbG\u2026", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
+        ("--token", "a\nb", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
+    ],
+)
+def test_an_unusable_url_or_token_is_named(option: str, value: str, message: str) -> None:
+    options = {"--url": "http://127.0.0.1:1", "--token": "t"} | {option: value}
+    result = run("persona", "list", *(word for pair in options.items() for word in pair))
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_key_that_no_service_takes_signs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET", "short")
+    result = run("token", "mint")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes" in result.stderr
+    monkeypatch.delenv("CONFIG_ROLLBACK_JWT_SECRET")
+    (tmp_path / "key").write_bytes(b"\xff" * 40)
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET_FILE", str(tmp_path / "key"))
+    assert "key: not UTF-8" in run("token", "mint").stderr
+
+
+def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONFIG_ROLLBACK_EXTERNAL_URL", "https://rollback.example/")
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET", SECRET)
+    result = run("login-link", "--subject", "ann")
+    assert result.stdout.startswith("https://rollback.example/login?token=")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must hold `persona`, `config`"),
+        ("persona: p\nconfig: {since: 2026-01-01}", "config.since: input was not a valid JSON value"),
+        ("persona: p\nconfig: {since: 2026-13-01}", "month must be in 1..12"),
+        ("persona: p\nconfig: {key: !!binary aGk=}", "config.key: input was not a valid JSON value"),
+        ("persona: p\nconfig: {temperature: .nan}", "config: Value error, Out of range float values"),
+    ],
+)
+def test_what_yaml_has_and_json_lacks_is_refused_by_its_field(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "persona.yaml"
+    file.write_text(text)
+    result = run("persona", "publish", str(file), "--url", "http://127.0.0.1:1", "--token", "t", "--yes")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_in_a_pipe_a_row_is_one_line_and_a_prompt_is_not_broken(
+    service: Service, stack: Path, document: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    prompt = "Answer in full sentences, " * 20 + "please."
+    service.publish()
+    run("persona", "publish", document(system_prompt=prompt, note="a\nnote"), "--yes")
+    assert prompt in run("persona", "diff", "concierge", "1", "2").stdout
+    assert len(run("persona", "history", "concierge").stdout.splitlines()) == 3
+    run("persona", "rollback", "concierge", "--yes", "--reason", "first line\n" + "and more words " * 30)
+    assert len(run("audit", "list").stdout.splitlines()) == 4
+
+
+def test_a_question_that_nobody_can_answer_names_the_option(service: Service, stack: Path) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    result = run("persona", "rollback", "concierge", stdin="")
+    assert result.exit_code == 1
+    assert "Nothing was changed: nobody answered. Give --yes to do it." in result.stderr
+    assert service.active_version() == 2
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://ann:secret@host/name"])
+@pytest.mark.parametrize(
+    "command", [("db", "upgrade"), ("db", "grant", "--auditor", "a"), ("audit", "verify")]
+)
+def test_a_url_of_no_database_of_ours_is_named_and_not_shown(command: tuple[str, ...], url: str) -> None:
+    result = run(*command, "--database-url", url)
+    assert result.exit_code == 2
+    assert "--database-url, CONFIG_ROLLBACK_DATABASE_URL: must be a URL such as" in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_verifying_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    result = run("audit", "verify", "--database-url", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert result.exit_code == 1
+    assert "typo.db: there is no database." in result.stderr
+    assert not (tmp_path / "typo.db").exists()
+
+
+def test_what_the_database_says_is_not_among_the_results(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    out = tmp_path / "out"
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    result = run_process("audit", "verify", "--json", "--database-url", url, stdout=str(out))
+    assert (result.returncode, out.read_text()) == (1, "")
+    assert "no such table" in result.stderr
