@@ -102,9 +102,14 @@ def _message(status: str) -> dict[str, Any]:
     return {"receiver": "x", "status": status, "alerts": [alert], "externalURL": "http://127.0.0.1:9093"}
 
 
-def _rendered(amtool: Path, folder: Path, template: str, status: str) -> str:
+def _rendered(
+    amtool: Path, folder: Path, template: str, status: str, ended: dict[str, Any] | None = None
+) -> str:
     data = folder / "data.json"
-    data.write_text(json.dumps(_message(status)), encoding="utf-8")
+    message = _message(status)
+    if ended:
+        message["alerts"].insert(0, ended)
+    data.write_text(json.dumps(message), encoding="utf-8")
     return _run(
         amtool,
         "template",
@@ -148,3 +153,12 @@ def test_a_resolved_alert_offers_no_rollback(amtool: Path, tmp_path: Path, templ
 def test_the_title_counts_what_fires(amtool: Path, tmp_path: Path) -> None:
     assert _rendered(amtool, tmp_path, "title", "firing") == "[FIRING:1] persona a & <b> has drifted"
     assert _rendered(amtool, tmp_path, "title", "resolved") == "[RESOLVED] persona a & <b> has drifted"
+
+
+@pytest.mark.parametrize("template", ["title", "text", "html", "slack"])
+def test_what_fires_comes_before_what_has_ended(amtool: Path, tmp_path: Path, template: str) -> None:
+    (ended,) = _message("resolved")["alerts"]
+    ended["annotations"]["summary"] = "latency had drifted"
+    shown = _rendered(amtool, tmp_path, template, "firing", ended)
+    assert " has drifted" in shown.partition("latency had drifted")[0]
+    assert ("latency had drifted" in shown) == (template != "title")
