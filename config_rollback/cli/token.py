@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from config_rollback.auth.claims import MAX_LIFETIME_SECONDS
+from config_rollback.auth.redirects import check_next
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from config_rollback.cli import connection
+from config_rollback.errors import InvalidRedirectError
 
 app = typer.Typer(no_args_is_help=True, help="Access tokens for the API.")
 
@@ -56,6 +58,10 @@ def login_link(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Print a link that logs a browser in once, within 15 minutes."""
+    try:
+        check_next(next_path)
+    except InvalidRedirectError as error:
+        connection.fail(f"--next: {error.message}", connection.USAGE)
     if url is None and state_dir is None:
         url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # beside the service, as in its container
     if not url:

@@ -421,6 +421,9 @@ def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
     monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET", SECRET)
     result = run("login-link", "--subject", "ann")
     assert result.stdout.startswith("https://rollback.example/login?token=")
+    wrong = run("login-link", "--next", "rollback/concierge")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "--next: the link does not lead to a page of this service" in wrong.stderr
 
 
 @pytest.mark.parametrize(
