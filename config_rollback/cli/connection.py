@@ -103,8 +103,9 @@ def user() -> str:
         return f"uid {os.getuid()}"
 
 
-def running_stack(state_dir: Path | None = None) -> dict[str, Any]:
-    """What `driftback up` said of the running stack; without one the command ends (3).
+def running_stack(state_dir: Path | None = None, instead: str = "give --url and --token") -> dict[str, Any]:
+    """What `driftback up` said of the running stack; without one the command ends (3), and says what to do
+    `instead`.
 
     Without `state_dir` the default folder is looked at, then that of the demo; one where a stack runs comes
     before one whose stack was killed.
@@ -119,19 +120,20 @@ def running_stack(state_dir: Path | None = None) -> dict[str, Any]:
             fail(f"cannot read {layout.stack_file}: {error}", UNREACHABLE)
         return stack
     searched = " or ".join(str(folder) for folder in folders)
-    fail(
-        f"no stack runs in {searched}; start one with `driftback up`, or give --url and --token", UNREACHABLE
-    )
+    fail(f"no stack runs in {searched}; start one with `driftback up`, or {instead}", UNREACHABLE)
 
 
-def jwt_secret(state_dir: Path | None) -> str:
+def jwt_secret(state_dir: Path | None, instead: str = "") -> str:
     """The key that signs tokens: $CONFIG_ROLLBACK_JWT_SECRET or _FILE, else the running stack's."""
     inline, file = (os.environ.get(f"CONFIG_ROLLBACK_JWT_SECRET{suffix}") for suffix in ("", "_FILE"))
     if state_dir is None and inline and file:
         fail("CONFIG_ROLLBACK_JWT_SECRET and CONFIG_ROLLBACK_JWT_SECRET_FILE are both set: give one", USAGE)
     if state_dir is None and inline:
         return _long_enough(inline, "CONFIG_ROLLBACK_JWT_SECRET")
-    folder = state_dir or (None if file else Path(running_stack()["state_dir"]))
+    folder = state_dir
+    if folder is None and not file:
+        instead += "set CONFIG_ROLLBACK_JWT_SECRET_FILE to the file of the service's key"
+        folder = Path(running_stack(instead=instead)["state_dir"])
     path = Layout(folder).secrets / "jwt_secret" if folder else Path(str(file))
     try:
         secret = path.read_text(encoding="utf-8").strip()
@@ -161,7 +163,10 @@ class Connection:
             url = str(running_stack(state_dir)["urls"]["config_rollback"])
         if token is None:
             token = mint_access_token(
-                jwt_secret(state_dir), subject=user(), role="ops", lifetime_seconds=TOKEN_SECONDS
+                jwt_secret(state_dir, "give --token, or "),
+                subject=user(),
+                role="ops",
+                lifetime_seconds=TOKEN_SECONDS,
             )
         if not url.startswith(("http://", "https://")):
             fail(f"--url, DRIFTBACK_URL: {url} does not begin with http:// or https://", USAGE)

@@ -172,7 +172,7 @@ def replay(
     except TraceError as error:
         connection.fail(str(error), connection.USAGE)
     if exporter is None or token is None:
-        stack = connection.running_stack(state_dir)
+        stack = connection.running_stack(state_dir, "give --exporter and --token")
         exporter = exporter or stack["urls"]["exporter"]
         token = token or stack["ingest_token"]
     planned = list(messages(arrivals, journey, out_of_scope_rate, error_rate, seed))

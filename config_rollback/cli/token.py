@@ -65,7 +65,7 @@ def login_link(
     if url is None and state_dir is None:
         url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # beside the service, as in its container
     if not url:
-        url = str(connection.running_stack(state_dir)["urls"]["config_rollback"])
+        url = str(connection.running_stack(state_dir, "give --url")["urls"]["config_rollback"])
     link = mint_login_link(
         connection.jwt_secret(state_dir),
         subject=subject or connection.user(),

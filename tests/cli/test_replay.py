@@ -118,3 +118,13 @@ def test_messages_that_were_not_taken_are_no_success(tmp_path: Path) -> None:
     )
     assert (result.exit_code, result.stdout) == (1, "")
     assert "1 of 1 messages were not taken" in result.stderr
+
+
+def test_without_a_stack_the_hint_names_the_options_of_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DRIFTBACK_STATE_DIR", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    result = _replay(str(_trace(tmp_path, HEAD + ROW)))
+    assert result.exit_code == 3
+    assert "or give --exporter and --token" in result.stderr

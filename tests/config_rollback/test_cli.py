@@ -493,3 +493,21 @@ def test_what_the_database_says_is_not_among_the_results(tmp_path: Path) -> None
     result = run_process("audit", "verify", "--json", "--database-url", url, stdout=str(out))
     assert (result.returncode, out.read_text()) == (1, "")
     assert "no such table" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        (("persona", "list"), "or give --url and --token"),
+        (("persona", "list", "--url", "http://h"), "or give --token, or set CONFIG_ROLLBACK_JWT_SECRET_FILE"),
+        (("token", "mint"), "or set CONFIG_ROLLBACK_JWT_SECRET_FILE to the file of the service's key"),
+        (("login-link",), "or give --url"),
+        (("login-link", "--url", "http://h"), "or set CONFIG_ROLLBACK_JWT_SECRET_FILE to the file"),
+    ],
+)
+def test_without_a_stack_the_hint_is_one_that_the_command_takes(
+    command: tuple[str, ...], instead: str
+) -> None:
+    result = run(*command)
+    assert result.exit_code == 3
+    assert f"start one with `driftback up`, {instead}" in result.stderr
