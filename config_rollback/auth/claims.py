@@ -20,7 +20,7 @@ NO_ROLE = "none"
 """The role of a person whose token names no role, or only roles that mean nothing here."""
 
 _MAX_TOKEN_LENGTH = 8192
-_MAX_TEXT_LENGTH = 200
+MAX_TEXT_LENGTH = 200
 
 
 def invalid(cause: Exception | None = None) -> TokenInvalidError:
@@ -58,7 +58,7 @@ def check_times(claims: dict[str, Any], now: datetime) -> datetime:
 def text(claims: dict[str, Any], name: str) -> str:
     """A claim that goes into logs and audit rows: short, and without control characters."""
     value = claims.get(name)
-    if not isinstance(value, str) or not _is_plain(value):
+    if not isinstance(value, str) or not is_plain(value):
         raise invalid()
     return value
 
@@ -73,12 +73,13 @@ def role(claims: dict[str, Any], name: str) -> str:
         if OPS in value:
             return OPS
         value = next((entry for entry in value if isinstance(entry, str)), None)
-    return value if isinstance(value, str) and _is_plain(value) else NO_ROLE
+    return value if isinstance(value, str) and is_plain(value) else NO_ROLE
 
 
-def _is_plain(value: str) -> bool:
+def is_plain(value: str) -> bool:
+    """Whether a subject or a role may be in a token."""
     controls = any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value)
-    return 1 <= len(value) <= _MAX_TEXT_LENGTH and not controls
+    return 1 <= len(value) <= MAX_TEXT_LENGTH and not controls
 
 
 def _decoded(segment: str) -> dict[str, Any]:

@@ -20,6 +20,13 @@ app = typer.Typer(no_args_is_help=True, help="Persona configurations and their v
 
 PersonaArgument = Annotated[str, typer.Argument(help="The persona's name.")]
 
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode()
+    # Control characters, and those that turn the direction of writing.
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
 # Marks as in `git diff --word-diff`, so that nothing depends on colour.
 _MARKS: dict[diff.Kind, tuple[str, str, str]] = {
     "same": ("", "", ""),
@@ -280,7 +287,7 @@ def _print_changes(changes: list[diff.Change]) -> None:
     effort = diff.Effort()
     for change in changes:
         # A line that was broken here could not be told from one that the prompt breaks.
-        connection.out.print(Text(change.field, style="bold"), soft_wrap=True)
+        connection.out.print(Text(_visible(change.field), style="bold"), soft_wrap=True)
         connection.out.print(Text("  ").append_text(_rendered(change, effort)), soft_wrap=True)
 
 
@@ -292,4 +299,10 @@ def _rendered(change: diff.Change, effort: diff.Effort) -> Text:
 
 def _marked(piece: diff.Piece) -> Text:
     before, after, style = _MARKS[piece.kind]
-    return Text(f"{before}{piece.text}{after}", style=style)
+    return Text(f"{before}{_visible(piece.text)}{after}", style=style)
+
+
+def _visible(text: str) -> str:
+    """What a terminal would obey and not show, as escapes: a prompt may hold it, and one decides by the
+    difference."""
+    return text.translate(_ESCAPES)

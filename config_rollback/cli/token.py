@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from config_rollback.auth.claims import MAX_LIFETIME_SECONDS
+from config_rollback.auth.claims import MAX_LIFETIME_SECONDS, MAX_TEXT_LENGTH, is_plain
 from config_rollback.auth.redirects import check_next
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
 from config_rollback.cli import connection
@@ -18,8 +18,18 @@ app = typer.Typer(no_args_is_help=True, help="Access tokens for the API.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
+
+def _plain(value: str | None) -> str | None:
+    if value is not None and not is_plain(value):
+        raise typer.BadParameter(f"has 1 to {MAX_TEXT_LENGTH} characters, and no control characters")
+    return value
+
+
 SubjectOption = Annotated[
-    str | None, typer.Option(help="Who acts, as audit rows will say; by default the user of this machine.")
+    str | None,
+    typer.Option(
+        help="Who acts, as audit rows will say; by default the user of this machine.", callback=_plain
+    ),
 ]
 
 
@@ -31,7 +41,9 @@ def _group() -> None:
 @app.command()
 def mint(
     subject: SubjectOption = None,
-    role: Annotated[str, typer.Option(help="What the caller may do; only `ops` may do anything.")] = "ops",
+    role: Annotated[
+        str, typer.Option(help="What the caller may do; only `ops` may do anything.", callback=_plain)
+    ] = "ops",
     ttl: Annotated[str, typer.Option(help="How long it is good for: 30m, 8h; at most 24h.")] = "8h",
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,

@@ -511,3 +511,24 @@ def test_without_a_stack_the_hint_is_one_that_the_command_takes(
     result = run(*command)
     assert result.exit_code == 3
     assert f"start one with `driftback up`, {instead}" in result.stderr
+
+
+def test_a_difference_shows_what_a_terminal_would_obey(
+    service: Service, stack: Path, document: Callable[..., str]
+) -> None:
+    service.publish(system_prompt="Answer.\n\tKindly.")
+    hidden = "\x1b[2K\r\x07\u202e"
+    result = run("persona", "publish", document(system_prompt=f"Answer.\n\tKindly.{hidden}"), "--yes")
+    assert r"\x1b[2K\r\x07\u202e" in result.stdout
+    assert not any(character in result.stdout for character in "\x1b\r\x07\u202e")
+    assert "Answer.\n" in result.stdout
+
+
+@pytest.mark.parametrize("subject", ["", "a" * 201, "a\x1b[31m", "a\nb"])
+@pytest.mark.parametrize("command", [("token", "mint"), ("login-link",)])
+def test_a_subject_that_no_service_takes_is_refused(
+    stack: Path, command: tuple[str, ...], subject: str
+) -> None:
+    result = run(*command, "--subject", subject)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'--subject': has 1 to 200 characters" in result.stderr
