@@ -16,7 +16,7 @@ class Settings(BaseSettings):
     """All settings. Tokens come inline or in a file, separated by commas or lines; all are valid."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")

@@ -129,3 +129,14 @@ def test_settings_that_do_not_go_together_are_named(changes: dict[str, str], mes
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(GOOD).port = 1
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HOST", "PORT", "EXTERNAL_URL", "PROMETHEUS_URL", "DATABASE_URL", "CONFIG_SCHEMA_FILE"):
+        monkeypatch.setenv(f"CONFIG_ROLLBACK_{name}", "")
+    settings = load()
+    assert (settings.host, settings.port) == ("127.0.0.1", 9811)
+    assert (settings.external_url, settings.prometheus_url) == ("http://127.0.0.1:9811", None)
+    assert settings.config_schema_file is None

@@ -28,6 +28,14 @@ def test_defaults_listen_on_loopback(tmp_path: Path) -> None:
     assert tokens(settings) == [TOKEN]
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HOST", "PORT", "POLICY_FILE", "INGEST_TOKENS_FILE", "MAX_BODY_BYTES"):
+        monkeypatch.setenv(f"EXPORTER_{name}", "")
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.policy_file) == ("127.0.0.1", 9810, None)
+    assert tokens(settings) == [TOKEN]
+
+
 def test_tokens_from_a_file_keep_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("new-token-0123456789\n\nold-token-0123456789\n")
     monkeypatch.delenv("EXPORTER_INGEST_TOKENS")
@@ -41,12 +49,18 @@ def test_tokens_from_a_file_keep_their_order(monkeypatch: pytest.MonkeyPatch, tm
         ("EXPORTER_PORT", "70000", "EXPORTER_PORT: "),
         ("EXPORTER_PORT", "http", "EXPORTER_PORT: "),
         ("EXPORTER_STATE_DIR", None, "EXPORTER_STATE_DIR: Field required"),
+        ("EXPORTER_STATE_DIR", "", "EXPORTER_STATE_DIR: Field required"),
         ("EXPORTER_MAX_BODY_BYTES", "0", "EXPORTER_MAX_BODY_BYTES: "),
         ("EXPORTER_BODY_TIMEOUT_SECONDS", "0", "EXPORTER_BODY_TIMEOUT_SECONDS: "),
         ("EXPORTER_COMPACT_BYTES", "1", "EXPORTER_COMPACT_BYTES: "),
         (
             "EXPORTER_INGEST_TOKENS",
             None,
+            "exactly one of EXPORTER_INGEST_TOKENS and EXPORTER_INGEST_TOKENS_FILE",
+        ),
+        (
+            "EXPORTER_INGEST_TOKENS",
+            "",
             "exactly one of EXPORTER_INGEST_TOKENS and EXPORTER_INGEST_TOKENS_FILE",
         ),
         (
@@ -69,7 +83,7 @@ def test_an_error_names_the_variable_and_shows_no_secret(
 
 
 @pytest.mark.parametrize(
-    "value", ["", " , ", "short-secret-x", f"{TOKEN},short-secret-x", "sécret-sécret-sécret"]
+    "value", [" , ", "short-secret-x", f"{TOKEN},short-secret-x", "sécret-sécret-sécret"]
 )
 def test_unusable_tokens_are_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("EXPORTER_INGEST_TOKENS", value)
