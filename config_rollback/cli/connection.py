@@ -10,6 +10,8 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
@@ -20,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
@@ -211,17 +214,31 @@ class Connection:
     def _read(self, answer: requests.Response) -> dict[str, Any]:
         try:
             body: dict[str, Any] = answer.json()
-        except ValueError:
+            if answer.ok and "data" in body:
+                return body
+            error, request = body["error"], body["request_id"]
+        except (ValueError, KeyError, TypeError):  # not JSON, or other JSON
             fail(
-                f"{self.url} answered {answer.status_code} without JSON; is it config_rollback?", UNREACHABLE
+                f"{self.url} answered {answer.status_code}, but not as config_rollback does; is it that?",
+                UNREACHABLE,
             )
-        if answer.ok:
-            return body
-        error = body["error"]
         problems = "".join(
             f"\n  {item['field']}: {item['problem']}" for item in error["details"].get("errors", [])
         )
-        fail(f"{error['code']}: {error['message']}{problems}\nrequest {body['request_id']}", REFUSED)
+        clock = _clock_problem(answer) if error["code"] in ("token_invalid", "token_expired") else ""
+        fail(f"{error['code']}: {error['message']}{problems}{clock}\nrequest {request}", REFUSED)
+
+
+def _clock_problem(answer: requests.Response) -> str:
+    """Why a new token may be refused: it says when it was made, by this machine's clock."""
+    try:
+        ahead = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+    except (KeyError, ValueError, TypeError):  # TypeError: a date of no zone
+        return ""
+    if abs(ahead) <= LEEWAY_SECONDS:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"\nThe clock of this machine is {abs(ahead):.0f} s {side} the service's."
 
 
 def persona_path(persona: str) -> str:

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -532,3 +534,37 @@ def test_a_subject_that_no_service_takes_is_refused(
     result = run(*command, "--subject", subject)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "'--subject': has 1 to 200 characters" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3600, "3600 s behind the service's"), (-3600, "3600 s ahead of the service's"), (0, None)],
+)
+def test_a_refused_token_names_a_wrong_clock(requests_mock: Mocker, seconds: int, said: str | None) -> None:
+    there = datetime.now(UTC) + timedelta(seconds=seconds)
+    error = {"code": "token_expired", "message": "the token is expired", "details": {}}
+    requests_mock.get(
+        ANY,
+        status_code=401,
+        headers={"Date": format_datetime(there, usegmt=True)},
+        json={"error": error, "request_id": "1"},
+    )
+    result = run("persona", "list", "--url", "http://h", "--token", "t")
+    assert result.exit_code == 1
+    assert ("clock" in result.stderr) == (said is not None)
+    if said:
+        number = re.search(r"is (\d+) s", result.stderr)
+        assert number is not None
+        assert abs(int(number[1]) - 3600) <= 60
+        assert said.partition(" s ")[2] in result.stderr
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize(
+    "text", ["<html>", "[]", '{"detail": "Not Found"}', '{"status": "error", "error": "x"}']
+)
+def test_the_answer_of_another_service_is_no_traceback(requests_mock: Mocker, status: int, text: str) -> None:
+    requests_mock.get(ANY, status_code=status, text=text)
+    result = run("persona", "list", "--url", "http://h", "--token", "t")
+    assert result.exit_code == 3
+    assert f"http://h answered {status}, but not as config_rollback does" in result.stderr
