@@ -15,6 +15,15 @@ from config_rollback.stack.secrets import SecretFiles
 
 _GRAFANA_HOME = Path("/usr/share/grafana")
 
+# Programs see the environment of whoever starts the stack, which may be meant for another one. What says
+# where state and secrets are is this stack's alone: a demo must not publish to a database that is exported
+# for `driftback db`. An empty variable counts as not set.
+_EXPORTERS_OWN = {"EXPORTER_INGEST_TOKENS": ""}
+_CONFIG_ROLLBACKS_OWN = {
+    f"CONFIG_ROLLBACK_{name}": ""
+    for name in ("DATABASE_URL", "DATABASE_URL_FILE", "JWT_SECRET", "SERVICE_TOKENS", "ALERTMANAGER_TOKENS")
+}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -37,7 +46,8 @@ def core(
         Program(
             "exporter",
             [sys.executable, "-m", "exporter"],
-            {
+            _EXPORTERS_OWN
+            | {
                 "EXPORTER_HOST": LOOPBACK,
                 "EXPORTER_PORT": str(ports.exporter),
                 "EXPORTER_STATE_DIR": str(layout.data / "exporter"),
@@ -48,7 +58,8 @@ def core(
         Program(
             "config_rollback",
             [sys.executable, "-m", "config_rollback"],
-            {
+            _CONFIG_ROLLBACKS_OWN
+            | {
                 "CONFIG_ROLLBACK_HOST": LOOPBACK,
                 "CONFIG_ROLLBACK_PORT": str(ports.config_rollback),
                 "CONFIG_ROLLBACK_STATE_DIR": str(layout.data / "config_rollback"),
@@ -133,6 +144,7 @@ def examples(layout: Layout, ports: Ports, secret: SecretFiles, assets: Path) ->
             [sys.executable, "-m", f"examples.{name}"],
             {
                 "PYTHONPATH": str(assets),
+                "HOST": LOOPBACK,  # a shell may export its machine's name as HOST
                 "PORT": str(getattr(ports, name)),
                 "EXPORTER_URL": ports.url("exporter"),
                 "EXPORTER_TOKEN_FILE": str(secret.ingest_token),

@@ -568,3 +568,18 @@ def test_the_answer_of_another_service_is_no_traceback(requests_mock: Mocker, st
     result = run("persona", "list", "--url", "http://h", "--token", "t")
     assert result.exit_code == 3
     assert f"http://h answered {status}, but not as config_rollback does" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["CONFIG_ROLLBACK_DATABASE_URL", "CONFIG_ROLLBACK_DATABASE_URL_FILE"])
+def test_a_state_folder_that_is_given_comes_before_what_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    exported = tmp_path / "exported.db"
+    (tmp_path / "url").write_text(f"sqlite:///{exported}")
+    monkeypatch.setenv(name, str(tmp_path / "url") if name.endswith("FILE") else f"sqlite:///{exported}")
+    result = run("db", "upgrade", "--state-dir", str(tmp_path / "stack"))
+    assert f"{tmp_path / 'stack' / 'data'}" in result.stdout
+    assert not exported.exists()
+    url = f"sqlite:///{tmp_path / 'named.db'}"
+    both = run("db", "upgrade", "--state-dir", str(tmp_path / "stack"), "--database-url", url)
+    assert "named.db is up to date." in both.stdout

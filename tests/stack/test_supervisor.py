@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from config_rollback.stack import programs
 from config_rollback.stack.errors import StackDiedError
 from config_rollback.stack.layout import Layout
 from config_rollback.stack.ports import Ports
 from config_rollback.stack.programs import Program
+from config_rollback.stack.secrets import SecretFiles
 from config_rollback.stack.supervisor import Supervisor
 from tests.support.stacks import free_offset, processes_of, wait_for
 
@@ -117,3 +119,30 @@ def test_a_user_id_without_a_name_can_run_a_stack(layout: Layout, monkeypatch: p
         supervisor.wait_ready(30, lambda _: None)
     finally:
         supervisor.stop()
+
+
+def test_what_is_exported_for_another_stack_reaches_neither_its_database_nor_its_secrets(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIG_ROLLBACK_DATABASE_URL", f"sqlite:///{tmp_path / 'production.db'}")
+    for name in ("CONFIG_ROLLBACK_JWT_SECRET", "CONFIG_ROLLBACK_SERVICE_TOKENS", "EXPORTER_INGEST_TOKENS"):
+        monkeypatch.setenv(name, "x" * 40)
+    ports = Ports().shifted(free_offset())
+    binaries = dict.fromkeys(("prometheus", "alertmanager"), Path("/usr/bin/none"))
+    wanted = programs.core(layout, ports, SecretFiles.create(layout.secrets), binaries, False)[:2]
+    for program in wanted:
+        (layout.data / program.name).mkdir()
+    supervisor = Supervisor(layout, ports, wanted)
+    supervisor.start()
+    try:
+        supervisor.wait_ready(60, lambda _: None)
+    finally:
+        supervisor.stop()
+    assert (layout.data / "config_rollback" / "config_rollback.db").is_file()
+    assert not (tmp_path / "production.db").exists()
+
+
+def test_the_examples_listen_on_loopback_whatever_the_shell_calls_its_host(layout: Layout) -> None:
+    secret = SecretFiles.create(layout.secrets)
+    chat, guidance, _ = programs.examples(layout, Ports(), secret, Path())
+    assert chat.environment["HOST"] == guidance.environment["HOST"] == "127.0.0.1"
