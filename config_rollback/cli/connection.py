@@ -106,6 +106,14 @@ def user() -> str:
         return f"uid {os.getuid()}"
 
 
+def unless_exported(given: str | None, variable: str, state_dir: Path | None) -> str | None:
+    """What an option gives; None where the environment does and `--state-dir` names a stack.
+
+    What is exported for one stack must not act on another.
+    """
+    return None if state_dir is not None and given == os.environ.get(variable) else given
+
+
 def running_stack(state_dir: Path | None = None, instead: str = "give --url and --token") -> dict[str, Any]:
     """What `driftback up` said of the running stack; without one the command ends (3), and says what to do
     `instead`.
@@ -162,6 +170,8 @@ class Connection:
     @classmethod
     def open(cls, url: str | None, token: str | None, state_dir: Path | None) -> Connection:
         """As given, else of the running stack, then acting as the user of this machine."""
+        url = unless_exported(url, "DRIFTBACK_URL", state_dir)
+        token = unless_exported(token, "DRIFTBACK_TOKEN", state_dir)
         if url is None:
             url = str(running_stack(state_dir)["urls"]["config_rollback"])
         if token is None:

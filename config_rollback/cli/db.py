@@ -119,9 +119,10 @@ def _shown(engine: Engine) -> str:
 
 
 def _url(given: str | None, state_dir: Path | None) -> str:
-    # An option comes before the environment: `given` may be either.
-    by_option = given != os.environ.get("CONFIG_ROLLBACK_DATABASE_URL")
-    configured = _configured_url(given) if state_dir is None or (given and by_option) else None
+    if state_dir is None:
+        configured = _configured_url(given)
+    else:
+        configured = connection.unless_exported(given, "CONFIG_ROLLBACK_DATABASE_URL", state_dir)
     return configured or f"sqlite:///{_default_database(state_dir)}"
 
 

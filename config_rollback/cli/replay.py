@@ -171,6 +171,7 @@ def replay(
         arrivals = read_trace(trace)
     except TraceError as error:
         connection.fail(str(error), connection.USAGE)
+    token = connection.unless_exported(token, "EXPORTER_TOKEN", state_dir)
     if exporter is None or token is None:
         stack = connection.running_stack(state_dir, "give --exporter and --token")
         exporter = exporter or stack["urls"]["exporter"]

@@ -74,6 +74,7 @@ def login_link(
         check_next(next_path)
     except InvalidRedirectError as error:
         connection.fail(f"--next: {error.message}", connection.USAGE)
+    url = connection.unless_exported(url, "DRIFTBACK_URL", state_dir)
     if url is None and state_dir is None:
         url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # beside the service, as in its container
     if not url:

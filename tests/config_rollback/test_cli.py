@@ -583,3 +583,17 @@ def test_a_state_folder_that_is_given_comes_before_what_is_exported(
     url = f"sqlite:///{tmp_path / 'named.db'}"
     both = run("db", "upgrade", "--state-dir", str(tmp_path / "stack"), "--database-url", url)
     assert "named.db is up to date." in both.stdout
+
+
+def test_a_stack_that_is_given_comes_before_a_service_that_is_exported(
+    service: Service, stack: Path, document: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFTBACK_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("DRIFTBACK_TOKEN", "of another service")
+    assert run("persona", "list").exit_code == 3
+    published = run("persona", "publish", document(), "--yes", "--state-dir", str(stack))
+    assert published.exit_code == 0
+    assert service.active_version() == 1
+    assert run("login-link", "--state-dir", str(stack)).stdout.startswith(service.url)
+    elsewhere = run("persona", "list", "--state-dir", str(stack), "--url", "http://127.0.0.1:2")
+    assert "http://127.0.0.1:2 does not answer" in elsewhere.stderr
