@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from config_rollback.auth.tokens import mint_access_token
 from tests.support import tls
-from tests.support.deployment_page import copy_checkout, documented
+from tests.support.deployment_page import Access, access, copy_checkout, documented
 from tests.support.docker import BASE, IMAGE, Engine, engine, stand_ins
 from tests.support.stacks import wait_for
 from tests.support.whole_loop import whole_loop
@@ -54,8 +53,7 @@ def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             for chapter in ("docker compose", "Reached from outside: the profile `tls`", "Exporter replicas"):
                 for command in documented(chapter):
-                    written = command.replace("docker compose", " ".join(COMPOSE))
-                    docker.run("bash", "-euo", "pipefail", "-c", written, cwd=checkout)
+                    _as_written(docker, checkout, command)
             docker.run(*COMPOSE, *PROFILES, "up", "-d", cwd=checkout)
             yield docker
         finally:
@@ -63,11 +61,15 @@ def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             docker.run(*COMPOSE, *PROFILES, "down", "--volumes", "--timeout", "15", cwd=checkout)
 
 
+def _as_written(docker: Engine, checkout: Path, command: str) -> str:
+    """What a command of the page printed, for a project of the test's own."""
+    written = command.replace("docker compose", " ".join(COMPOSE))
+    return docker.run("bash", "-euo", "pipefail", "-c", written, cwd=checkout)
+
+
 @pytest.fixture(scope="module")
-def ops(checkout: Path) -> dict[str, str]:
-    secret = (checkout / "secrets" / "jwt_secret").read_text()
-    token = mint_access_token(secret, subject="compose-test", role="ops")
-    return {"Authorization": f"Bearer {token}"}
+def made(stack: Engine, checkout: Path) -> Access:
+    return access("docker compose", lambda command: _as_written(stack, checkout, command))
 
 
 def _targets() -> list[str]:
@@ -79,9 +81,11 @@ def _targets() -> list[str]:
     return [target["health"] for target in answer["data"]["activeTargets"]]
 
 
-def test_the_whole_loop_runs_in_containers(stack: Engine, ops: dict[str, str]) -> None:
+def test_the_whole_loop_runs_in_containers(made: Access) -> None:
     wait_for("targets up", 180, lambda: _targets() == ["up"] * 5, pause=1)
-    whole_loop(CONFIG_ROLLBACK, ALERTMANAGER, ops)
+    assert made.login_link.startswith(f"{CONFIG_ROLLBACK}/login?")
+    assert "login-button" in requests.get(made.login_link, timeout=10).text
+    whole_loop(CONFIG_ROLLBACK, ALERTMANAGER, made.headers)
 
 
 def _counted_on_the_second(journey: str) -> float:

@@ -19,9 +19,8 @@ import pytest
 import requests
 import yaml
 
-from config_rollback.auth.tokens import mint_access_token
 from tests.support.deployment_page import PAGE as DEPLOYMENT
-from tests.support.deployment_page import copy_checkout, documented
+from tests.support.deployment_page import Access, access, copy_checkout, documented
 from tests.support.docker import BASE, IMAGE, engine, foreign_images, program_image, stand_ins
 from tests.support.kubernetes import programs
 from tests.support.kubernetes.cluster import PAUSE, Cluster
@@ -116,7 +115,7 @@ def cluster(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         _surroundings(started, checkout)
         try:
             for command in documented("Kubernetes"):
-                started.run("bash", "-euo", "pipefail", "-c", command, cwd=checkout)
+                _as_written(started, checkout, command)
             version = json.dumps({"spec": {"version": ALERTMANAGER_VERSION}})
             words = ["patch", "alertmanager", "driftback", "--type=merge", "--patch", version]
             started.kubectl("-n", "monitoring", *words)
@@ -131,6 +130,11 @@ def cluster(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield started
         finally:
             print(started.kubectl("get", "pods", "--all-namespaces", "--output=wide"))
+
+
+def _as_written(cluster: Cluster, checkout: Path, command: str) -> str:
+    """What a command of the page printed."""
+    return cluster.run("bash", "-euo", "pipefail", "-c", command, cwd=checkout)
 
 
 def _all_ready(cluster: Cluster) -> bool:
@@ -164,10 +168,8 @@ def alertmanager(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def ops(checkout: Path) -> dict[str, str]:
-    secret = (checkout / "secrets" / "jwt_secret").read_text()
-    token = mint_access_token(secret, subject="kubernetes-test", role="ops")
-    return {"Authorization": f"Bearer {token}"}
+def made(cluster: Cluster, checkout: Path) -> Access:
+    return access("kubectl", lambda command: _as_written(cluster, checkout, command))
 
 
 def _query(prometheus: str, query: str, label: str = "instance") -> dict[str, float]:
@@ -188,7 +190,7 @@ def personas(config_rollback: str, checkout: Path) -> None:
 
 @pytest.mark.usefixtures("personas")
 def test_the_whole_loop_runs_in_a_cluster(
-    cluster: Cluster, config_rollback: str, prometheus: str, alertmanager: str, ops: dict[str, str]
+    cluster: Cluster, config_rollback: str, prometheus: str, alertmanager: str, made: Access
 ) -> None:
     up = 'up{job=~"exporter|config_rollback"} == 1'
     wait_for("two exporters and two config_rollback", 180, lambda: len(_query(prometheus, up)) == 4, pause=2)
@@ -199,7 +201,11 @@ def test_the_whole_loop_runs_in_a_cluster(
             for pod in cluster.get("pods", *chosen)["items"]
         ]
         assert len(replicas) == 2
-        alert = whole_loop(config_rollback, alertmanager, ops, replicas)
+        alert = whole_loop(config_rollback, alertmanager, made.headers, replicas)
+    link = made.login_link
+    assert link.startswith("https://rollback.example.org/login?")
+    page = requests.get(link.replace("https://rollback.example.org", config_rollback), timeout=10)
+    assert "login-button" in page.text
     assert not {"prometheus_replica", "driftback_url", "grafana_url"} & alert["labels"].keys()
     assert alert["annotations"]["rollback_url"].startswith("https://rollback.example.org/rollback/concierge?")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.support.stacks import ROOT
 
@@ -17,6 +19,20 @@ def documented(chapter: str) -> list[str]:
     commands = re.findall(r"^    (\S(?:.*\\\n)*.*)$|`(docker compose [^`]*)`$", text, re.M)
     assert commands, chapter
     return [block or inline for block, inline in commands]
+
+
+class Access(NamedTuple):
+    """What the container of config_rollback makes for a person."""
+
+    login_link: str
+    headers: dict[str, str]
+
+
+def access(tool: str, run: Callable[[str], str]) -> Access:
+    """A login link and a token, made by the page's commands for `docker compose` or `kubectl`."""
+    commands = [line for line in documented("Log in, and run commands") if line.startswith(f"{tool} ")]
+    link, token = (run(command).strip() for command in commands)
+    return Access(link, {"Authorization": f"Bearer {token}"})
 
 
 def copy_checkout(folder: Path) -> Path:
