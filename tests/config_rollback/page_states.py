@@ -27,7 +27,7 @@ PROMPT = (
 SUMMARY = "The out-of-scope rate of persona concierge has drifted (chat, version 2)"
 DESCRIPTION = (
     "The odds are 600:1 that in chat the out-of-scope rate of persona concierge has grown 3-fold since "
-    "5 Mar 2026, 08:11 UTC. In the last hour 53 messages of version 2 were out of scope; its own "
+    "2026-03-05 08:11 UTC. In the last hour 53 messages of version 2 were out of scope; its own "
     "past week lets expect 7.0."
 )
 _NAMES = ("messages", "chat_messages", "out_of_scope", "llm_errors", "p95_latency_ms", "p95_low", "p95_high")
