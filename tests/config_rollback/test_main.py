@@ -56,6 +56,17 @@ class Process:
         self.process.send_signal(number)
         return self.process.wait(30)
 
+    def fail(self, changes: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """What a start came to that ends by itself."""
+        return subprocess.run(
+            [sys.executable, "-m", "config_rollback"],
+            env=self.environment | changes,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def records(self) -> list[dict[str, Any]]:
         """The log, a JSON object per line."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -190,15 +201,7 @@ def test_fetched_configurations_are_logged_only_when_refused(process: Process) -
 
 def test_a_state_folder_that_cannot_be_made_is_named(process: Process, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    environment = process.environment | {"CONFIG_ROLLBACK_STATE_DIR": str(tmp_path / "file" / "state")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "config_rollback"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = process.fail({"CONFIG_ROLLBACK_STATE_DIR": str(tmp_path / "file" / "state")})
     assert ended.returncode == 2
     assert ended.stderr.startswith(
         "config_rollback: CONFIG_ROLLBACK_STATE_DIR or CONFIG_ROLLBACK_DATABASE_URL"
@@ -209,14 +212,7 @@ def test_a_state_folder_that_cannot_be_made_is_named(process: Process, tmp_path:
 
 def test_a_start_without_its_database_says_what_the_database_said(process: Process) -> None:
     url = "postgresql://driftback_app@127.0.0.1:1/driftback"
-    ended = subprocess.run(
-        [sys.executable, "-m", "config_rollback"],
-        env=process.environment | {"CONFIG_ROLLBACK_DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = process.fail({"CONFIG_ROLLBACK_DATABASE_URL": url})
     assert ended.returncode == 3
     (said,) = [
         record for record in map(json.loads, ended.stderr.splitlines()) if record["event"] == "storage_failed"

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from tests.support import tls
-from tests.support.deployment_page import Access, access, copy_checkout, documented
+from tests.support.deployment_page import Access, access, as_written, copy_checkout, documented
 from tests.support.docker import BASE, IMAGE, Engine, engine, stand_ins
 from tests.support.stacks import wait_for
 from tests.support.whole_loop import whole_loop
@@ -53,7 +53,7 @@ def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             for chapter in ("docker compose", "Reached from outside: the profile `tls`", "Exporter replicas"):
                 for command in documented(chapter):
-                    _as_written(docker, checkout, command)
+                    as_written(_of_the_test(command), docker.run, checkout)
             docker.run(*COMPOSE, *PROFILES, "up", "-d", cwd=checkout)
             yield docker
         finally:
@@ -61,15 +61,14 @@ def stack(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             docker.run(*COMPOSE, *PROFILES, "down", "--volumes", "--timeout", "15", cwd=checkout)
 
 
-def _as_written(docker: Engine, checkout: Path, command: str) -> str:
-    """What a command of the page printed, for a project of the test's own."""
-    written = command.replace("docker compose", " ".join(COMPOSE))
-    return docker.run("bash", "-euo", "pipefail", "-c", written, cwd=checkout)
+def _of_the_test(command: str) -> str:
+    """A command of the page, for a project of the test's own."""
+    return command.replace("docker compose", " ".join(COMPOSE))
 
 
 @pytest.fixture(scope="module")
 def made(stack: Engine, checkout: Path) -> Access:
-    return access("docker compose", lambda command: _as_written(stack, checkout, command))
+    return access("docker compose", lambda command: as_written(_of_the_test(command), stack.run, checkout))
 
 
 def _targets() -> list[str]:

@@ -20,7 +20,7 @@ import requests
 import yaml
 
 from tests.support.deployment_page import PAGE as DEPLOYMENT
-from tests.support.deployment_page import Access, access, copy_checkout, documented
+from tests.support.deployment_page import Access, access, as_written, copy_checkout, documented
 from tests.support.docker import BASE, IMAGE, engine, foreign_images, program_image, stand_ins
 from tests.support.kubernetes import programs
 from tests.support.kubernetes.cluster import PAUSE, Cluster
@@ -115,7 +115,7 @@ def cluster(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         _surroundings(started, checkout)
         try:
             for command in documented("Kubernetes"):
-                _as_written(started, checkout, command)
+                as_written(command, started.run, checkout)
             version = json.dumps({"spec": {"version": ALERTMANAGER_VERSION}})
             words = ["patch", "alertmanager", "driftback", "--type=merge", "--patch", version]
             started.kubectl("-n", "monitoring", *words)
@@ -130,11 +130,6 @@ def cluster(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield started
         finally:
             print(started.kubectl("get", "pods", "--all-namespaces", "--output=wide"))
-
-
-def _as_written(cluster: Cluster, checkout: Path, command: str) -> str:
-    """What a command of the page printed."""
-    return cluster.run("bash", "-euo", "pipefail", "-c", command, cwd=checkout)
 
 
 def _all_ready(cluster: Cluster) -> bool:
@@ -169,7 +164,7 @@ def alertmanager(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def made(cluster: Cluster, checkout: Path) -> Access:
-    return access("kubectl", lambda command: _as_written(cluster, checkout, command))
+    return access("kubectl", lambda command: as_written(command, cluster.run, checkout))
 
 
 def _query(prometheus: str, query: str, label: str = "instance") -> dict[str, float]:

@@ -451,9 +451,9 @@ def test_label_sets_past_the_bound_are_counted_under_other(
     assert exporter.value("exporter_series") == MAX_LABEL_SETS + 1
 
 
-def test_record_returns_while_a_push_is_stuck(
-    exporter: Running, recorder: Recorder, monkeypatch: Any
-) -> None:
+@pytest.fixture
+def release(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """One message's push is stuck until this is set."""
     stuck, release = threading.Event(), threading.Event()
     post = Transport._post
 
@@ -465,6 +465,12 @@ def test_record_returns_while_a_push_is_stuck(
     monkeypatch.setattr(Transport, "_post", slow)
     recorder.record(**LABELS, latency_ms=5)
     assert stuck.wait(10)
+    return release
+
+
+def test_record_returns_while_a_push_is_stuck(
+    exporter: Running, recorder: Recorder, release: threading.Event
+) -> None:
     for number in range(100):
         recorder.record(**{**LABELS, "config_version": number}, latency_ms=5)
         recorder.declare(**{**LABELS, "persona": str(number)})
@@ -491,23 +497,16 @@ def test_after_close_messages_are_dropped_without_a_word_to_the_caller(
 
 
 def test_what_is_acknowledged_only_just_when_a_recorder_is_closed_is_not_said_to_be_left(
-    exporter: Running, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exporter: Running,
+    recorder: Recorder,
+    release: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stuck, release = threading.Event(), threading.Event()
-    post = Transport._post
-
-    def slow(transport: Transport, body: bytes) -> tuple[int, bytes]:
-        stuck.set()
-        release.wait()
-        return post(transport, body)
-
     def give_up(_: float) -> bool:
         release.set()
         return False
 
-    monkeypatch.setattr(Transport, "_post", slow)
-    recorder.record(**LABELS, latency_ms=5)
-    assert stuck.wait(10)
     monkeypatch.setattr(recorder, "flush", give_up)
     assert recorder.close(timeout=20)
     assert exporter.value("conversation_messages_total") == 1

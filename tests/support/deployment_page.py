@@ -28,10 +28,15 @@ class Access(NamedTuple):
     headers: dict[str, str]
 
 
-def access(tool: str, run: Callable[[str], str]) -> Access:
+def as_written(command: str, run: Callable[..., str], checkout: Path) -> str:
+    """What a command of the page printed; `run` is that of an engine or a cluster."""
+    return run("bash", "-euo", "pipefail", "-c", command, cwd=checkout)
+
+
+def access(tool: str, perform: Callable[[str], str]) -> Access:
     """A login link and a token, made by the page's commands for `docker compose` or `kubectl`."""
     commands = [line for line in documented("Log in, and run commands") if line.startswith(f"{tool} ")]
-    link, token = (run(command).strip() for command in commands)
+    link, token = (perform(command).strip() for command in commands)
     return Access(link, {"Authorization": f"Bearer {token}"})
 
 
