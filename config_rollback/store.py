@@ -175,17 +175,18 @@ class Transaction:
         return self._session.scalar(select(Activation).where(Activation.audit_id == audit_id))
 
     def default_target(self, activation: Activation) -> int | None:
-        """What a rollback from this activation's version restores: see DESIGN.md, decision 5.
+        """What a rollback from this activation's version restores.
 
-        The most recently active of the older versions that was not itself rolled back since: undoing a
-        rollback rehabilitates a version, so the end of its latest activation decides. Never a newer version:
-        whoever went from 3 to 1 did not mean 2 to be next.
+        The most recently active of the older versions that was not rolled back since its latest activation.
+        Going on to a newer version, as the undo of a rollback does, says nothing against the one it leaves.
+        Never a newer version: whoever went from 3 to 1 did not mean 2 to be next.
         """
         earlier, left = aliased(Activation), aliased(Activation)
         rolled_back = exists().where(
             left.persona == earlier.persona,
             left.action == "rollback",
             left.from_version == earlier.version,
+            left.version < left.from_version,
             left.activation_id > earlier.activation_id,
             left.activation_id <= activation.activation_id,
         )

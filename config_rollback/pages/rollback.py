@@ -63,8 +63,9 @@ class Situation:
 
     @property
     def done(self) -> bool:
-        """Whether what the link is for was done already."""
-        return self.stale and self.active.action == "rollback" and self.active.from_version == self.leaves
+        """Whether the rollback that the link is for was done already."""
+        last = self.active
+        return last.action == "rollback" and last.from_version == self.leaves and last.version < self.leaves
 
     def compare(self) -> list[tuple[diff.Change, list[diff.Piece]]]:
         """What a rollback changes. It can take a while: not in the event loop."""

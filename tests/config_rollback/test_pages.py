@@ -224,6 +224,19 @@ def test_a_link_whose_rollback_was_done_leads_to_what_came_of_it(drifted: Servic
     assert "version 3 serves now, published" in page
 
 
+def test_the_undo_of_a_rollback_is_not_called_a_rollback(drifted: Service, browser: Browser) -> None:
+    drifted.roll_back(expected_version=2)
+    page = browser.get("/rollback/concierge?from=1&to=2").text
+    assert "<h1>Put version 2 of concierge back?</h1>" in page
+    assert "Move concierge forward from version 1 to 2</button>" in page
+    drifted.roll_back(expected_version=1, to_version=2)
+    page = browser.get("/rollback/concierge?from=1&to=2").text
+    assert "<h1>Nothing to do here any more</h1>" in page
+    assert "went forward again from version 1 to 2" in page
+    page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
+    assert "Roll concierge back from version 2 to 1</button>" in page, "version 1 is still the good one"
+
+
 def test_the_alert_that_led_here_is_shown_after_it_has_ended(drifted: Service, browser: Browser) -> None:
     link = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
     assert "which Alertmanager has not reported here" in browser.get(link).text

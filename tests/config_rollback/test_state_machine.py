@@ -41,10 +41,10 @@ class Persona:
 
     @property
     def last_known_good(self) -> int | None:
-        """DESIGN.md, decision 5, written down as a walk back through the log."""
+        """The newest older version that was good when it was left last, by a walk back through the log."""
         good = {}
-        for (_, leaves), (action, _) in itertools.pairwise(self.log):
-            good[leaves] = action != "rollback"  # the end of its latest activation decides
+        for (_, leaves), (action, follows) in itertools.pairwise(self.log):
+            good[leaves] = action == "publish" or follows > leaves
         for _, version in reversed(self.log[:-1]):
             if version < self.log[-1][1] and good[version]:
                 return version
