@@ -19,7 +19,9 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
     """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
     token = bearer_token(request.headers.get("authorization"))
     identity = await run_sync(services(request).access_tokens.verify, token)
-    return await require_role(request, Actor(identity.subject, identity.role), action, persona)
+    return await require_role(
+        request, Actor(identity.subject, identity.role, identity.issuer), action, persona
+    )
 
 
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
@@ -28,7 +30,7 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
     Counted first: a flood of refused attempts must not fill the audit. Raises also `RateLimitedError` and
     `RateLimiterUnavailableError`.
     """
-    await services(request).rate_limits.check(actor.subject, actor.role)
+    await services(request).rate_limits.check(actor)
     if actor.role == OPS:
         return actor
     call = Call(actor, request_id(request))

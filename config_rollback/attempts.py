@@ -49,10 +49,20 @@ Result = TypeVar("Result", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: the subject of a token or session, and the role it was given."""
+    """Who acts: the subject of a token or session, the role it was given, and who vouches for both.
+
+    The same subject of two issuers is two people. `issuer` is `driftback` where this service's own key
+    signed, else the URL of the other.
+    """
 
     subject: str
     role: str
+    issuer: str
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Issuer and subject: what is one person."""
+        return (self.issuer, self.subject)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Attempts:
         self._store = store
         self._clock = clock
         self._observer = observer
-        self._in_flight: set[tuple[str, str]] = set()
+        self._in_flight: set[tuple[tuple[str, str], str]] = set()
         self._in_flight_lock = threading.Lock()
 
     def begin(self, call: Call, action: str, persona: str | None) -> Attempt:
@@ -93,6 +103,7 @@ class Attempts:
             role=call.actor.role,
             action=action,
             persona=persona,
+            issuer=call.actor.issuer,
         )
 
     def perform(
@@ -113,7 +124,7 @@ class Attempts:
         with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
             transaction.lock_audit_head()
             key = call.idempotency_key
-            earlier = transaction.idempotent(call.actor.subject, key) if key else None
+            earlier = transaction.idempotent(call.actor.identity, key) if key else None
             if earlier and earlier[0] == fingerprint:
                 return _replayed(earlier[1], result_type)
             outcome: Result | RefusalError
@@ -127,6 +138,7 @@ class Attempts:
                 transaction.append_audit(attempt)
             if key and not earlier:
                 record = IdempotencyRecord(
+                    issuer=call.actor.issuer,
                     actor=call.actor.subject,
                     key=key,
                     fingerprint=fingerprint,
@@ -156,7 +168,7 @@ class Attempts:
         if call.idempotency_key is None:
             yield
             return
-        key = (call.actor.subject, call.idempotency_key)
+        key = (call.actor.identity, call.idempotency_key)
         with self._in_flight_lock:
             if key in self._in_flight:
                 raise RequestInProgressError("the first request with this Idempotency-Key has not ended yet")
@@ -187,6 +199,7 @@ class Attempts:
             audit_id=head.audit_id,
             audit_hash=head.hash,
             actor=attempt.actor,
+            issuer=attempt.issuer,
             action=attempt.action,
             persona=attempt.persona,
             status=attempt.status,

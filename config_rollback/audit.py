@@ -22,13 +22,19 @@ ACCEPT_BASELINE = "accept_baseline"
 ACTIONS = ("publish", "rollback", ACCEPT_BASELINE, "read")
 """Everything that a row can tell of; `read` is there only refused."""
 STATUSES = ("succeeded", "failed")
-SCHEME = "1"
-"""Prefix of a hash: how it was made. A later scheme gets another, and old rows stay verifiable."""
+SCHEME = "2"
+"""Prefix of a hash: how it was made. Rows of the scheme before are verified as they were made."""
+_FIRST_SCHEME = "1"
+"""Of rows that hold no issuer, no content hash and one attempt."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What somebody tried, and what came of it. `status` is `succeeded` or `failed`."""
+    """What somebody tried, and what came of it. `status` is `succeeded` or `failed`.
+
+    `issuer` vouched for the actor. `content_hash` is that of the version that serves from then on. A refusal
+    may tell of several `attempts` that were alike.
+    """
 
     at: datetime
     request_id: str
@@ -42,6 +48,9 @@ class Attempt:
     error_code: str | None = None
     reason: str | None = None
     alert: str | None = None
+    issuer: str | None = None
+    content_hash: str | None = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +99,11 @@ class Verification:
     problem: str | None = None
 
 
-def row_hash(audit_id: int, attempt: Attempt, previous_hash: str) -> str:
+def row_hash(audit_id: int, attempt: Attempt, previous_hash: str, scheme: str = SCHEME) -> str:
     """The hash of a row, over a JSON array so that no two contents share a spelling."""
+    later = [] if scheme == _FIRST_SCHEME else [attempt.issuer, attempt.content_hash, attempt.attempts]
     content = [
-        SCHEME,
+        scheme,
         audit_id,
         isoformat(attempt.at),
         attempt.request_id,
@@ -107,9 +117,18 @@ def row_hash(audit_id: int, attempt: Attempt, previous_hash: str) -> str:
         attempt.error_code,
         attempt.reason,
         attempt.alert,
+        *later,
         previous_hash,
     ]
-    return f"{SCHEME}:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+    return f"{scheme}:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def _is_whole(row: RecordedAttempt) -> bool:
+    """Whether the hash of a row is that of its content."""
+    first = row.hash.startswith(f"{_FIRST_SCHEME}:") and not row.previous_hash.startswith(f"{SCHEME}:")
+    if first and (row.issuer, row.content_hash, row.attempts) != (None, None, 1):
+        return False
+    return row.hash == row_hash(row.audit_id, row, row.previous_hash, _FIRST_SCHEME if first else SCHEME)
 
 
 def verify(
@@ -134,7 +153,7 @@ def verify(
             return broken(row.audit_id, f"row {head.audit_id + 1} is missing")
         if row.previous_hash != head.hash:
             return broken(row.audit_id, "it does not follow from the row before")
-        if row.hash != row_hash(row.audit_id, row, row.previous_hash):
+        if not _is_whole(row):
             return broken(row.audit_id, "its content was changed")
         head = Head(row.audit_id, row.hash)
         if known_head is not None and head.audit_id == known_head.audit_id:

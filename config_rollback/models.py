@@ -76,6 +76,7 @@ class Activation(Base):
         Index("ix_activations_persona", "persona", "activation_id"),
         Index("ix_activations_left", "persona", "action", "from_version"),
         Index("ix_activations_at", "activated_at"),
+        Index("ix_activations_audit", "audit_id", unique=True),
     )
 
     activation_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -113,6 +114,9 @@ class AuditRow(Base):
     error_code: Mapped[str | None] = mapped_column(String(64))
     reason: Mapped[str | None]
     alert: Mapped[str | None]
+    issuer: Mapped[str | None]
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(server_default="1")
     previous_hash: Mapped[str] = mapped_column(String(80))
     hash: Mapped[str] = mapped_column(String(80))
 
@@ -132,6 +136,7 @@ class IdempotencyRecord(Base):
 
     __tablename__ = "idempotency"
 
+    issuer: Mapped[str] = mapped_column(primary_key=True)
     actor: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
@@ -155,6 +160,7 @@ class BrowserSession(Base):
     __tablename__ = "sessions"
 
     cookie_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    issuer: Mapped[str]
     subject: Mapped[str]
     role: Mapped[str]
     created_at: Mapped[datetime]

@@ -7,6 +7,7 @@ and Alertmanager's webhook are not limited: they must go on whatever people do.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 
@@ -17,6 +18,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
+from config_rollback.attempts import Actor
 from config_rollback.errors import RateLimitedError, RateLimiterUnavailableError
 from config_rollback.settings import Settings
 
@@ -45,17 +47,17 @@ class RateLimits:
         self._role = parse(settings.rate_limit_role)
         self._global = parse(settings.rate_limit_global)
 
-    async def check(self, subject: str, role: str) -> None:
+    async def check(self, actor: Actor) -> None:
         """Counts a call. Raises `RateLimitedError`, or `RateLimiterUnavailableError` with the store away."""
         if isinstance(self._storage, MemoryStorage):
-            self._count(subject, role)
+            self._count(actor)
         else:
-            await run_sync(self._count, subject, role)
+            await run_sync(self._count, actor)
 
-    def _count(self, subject: str, role: str) -> None:
+    def _count(self, actor: Actor) -> None:
         keys = (
-            ("user", self._user, _slot(subject)),
-            ("role", self._role, role if role in ROLES else "other"),
+            ("user", self._user, _slot(actor)),
+            ("role", self._role, actor.role if actor.role in ROLES else "other"),
             ("global", self._global, "all"),
         )
         try:
@@ -76,6 +78,6 @@ class RateLimits:
         return min(max(math.ceil(reset - time.time()), 1), limit.get_expiry())
 
 
-def _slot(subject: str) -> str:
-    digest = hashlib.sha256(subject.encode("utf-8", "surrogateescape")).digest()
+def _slot(actor: Actor) -> str:
+    digest = hashlib.sha256(json.dumps(actor.identity).encode()).digest()
     return str(int.from_bytes(digest[:8], "big") % USER_SLOTS)

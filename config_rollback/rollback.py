@@ -122,7 +122,7 @@ class Changes:
                 note=wish.note,
             )
             transaction.add_version(version)
-            activation = _activate(transaction, attempt, wish.persona, leaves, version.number)
+            activation = _activate(transaction, attempt, leaves, version)
             return Published(
                 persona=wish.persona,
                 version=version.number,
@@ -152,11 +152,11 @@ class Changes:
         def decide(transaction: Transaction) -> RolledBack:
             active = _expected(transaction, wish.persona, wish.expected_version)
             target = _target(transaction, active, wish.to_version)
-            activation = _activate(transaction, attempt, wish.persona, active.version, target)
+            activation = _activate(transaction, attempt, active.version, target)
             return RolledBack(
                 persona=wish.persona,
                 from_version=active.version,
-                to_version=target,
+                to_version=target.number,
                 activation_id=activation.activation_id,
                 audit_id=activation.audit_id,
                 activated_at=isoformat(activation.activated_at),
@@ -193,26 +193,24 @@ def _expected(transaction: Transaction, persona: str, version: int) -> Activatio
     return active
 
 
-def _target(transaction: Transaction, active: Activation, wanted: int | None) -> int:
-    if wanted is None:
-        target = transaction.default_target(active)
-        if target is None:
-            raise NothingToRollBackError("no earlier version is known to be good; name one with to_version")
-        return target
-    if wanted == active.version:
-        raise NothingToRollBackError(f"version {wanted} is active already")
-    if transaction.version(active.persona, wanted) is None:
-        raise TargetNotFoundError(f"version {wanted} does not exist")
-    return wanted
+def _target(transaction: Transaction, active: Activation, wanted: int | None) -> Version:
+    number = transaction.default_target(active) if wanted is None else wanted
+    if number is None:
+        raise NothingToRollBackError("no earlier version is known to be good; name one with to_version")
+    if number == active.version:
+        raise NothingToRollBackError(f"version {number} is active already")
+    target = transaction.version(active.persona, number)
+    if target is None:
+        raise TargetNotFoundError(f"version {number} does not exist")
+    return target
 
 
-def _activate(
-    transaction: Transaction, attempt: Attempt, persona: str, leaves: int | None, target: int
-) -> Activation:
-    head = transaction.append_audit(replace(attempt, from_version=leaves, to_version=target))
+def _activate(transaction: Transaction, attempt: Attempt, leaves: int | None, target: Version) -> Activation:
+    done = replace(attempt, from_version=leaves, to_version=target.number, content_hash=target.content_hash)
+    head = transaction.append_audit(done)
     activation = Activation(
-        persona=persona,
-        version=target,
+        persona=target.persona,
+        version=target.number,
         from_version=leaves,
         action=attempt.action,
         activated_at=attempt.at,

@@ -20,6 +20,8 @@ from sqlalchemy.exc import ArgumentError
 from config_rollback.errors import SettingsError
 
 PREFIX = "CONFIG_ROLLBACK_"
+OWN_ISSUER = "driftback"
+"""`iss` of the tokens and login links that this service signs itself."""
 MINIMUM_SECRET_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
 MINIMUM_TOKEN_LENGTH = 16
@@ -190,6 +192,10 @@ class Settings(BaseSettings):
         if self.jwks_file and self.jwks_url:
             raise ValueError(f"{_variable('jwks_file')} and {_variable('jwks_url')} are both set: give one")
         keys = self.jwks_file or self.jwks_url
+        if self.jwt_issuer == OWN_ISSUER:
+            raise ValueError(
+                f"{_variable('jwt_issuer')} must not be {OWN_ISSUER}: so this service's own is called"
+            )
         for name in ("jwt_issuer", "jwt_audience"):
             if bool(getattr(self, name)) != bool(keys):
                 needed = f"{_variable('jwks_file')} or {_variable('jwks_url')}"

@@ -303,9 +303,9 @@ class Transaction:
 
     # Idempotency
 
-    def idempotent(self, actor: str, key: str) -> tuple[str, dict[str, Any]] | None:
-        """Fingerprint and outcome of an earlier request with this key."""
-        record = self._session.get(IdempotencyRecord, (actor, key))
+    def idempotent(self, identity: tuple[str, str], key: str) -> tuple[str, dict[str, Any]] | None:
+        """Fingerprint and outcome of an earlier request of this issuer and subject with this key."""
+        record = self._session.get(IdempotencyRecord, (*identity, key))
         return (record.fingerprint, json.loads(record.outcome_json)) if record else None
 
     def remember(self, record: IdempotencyRecord) -> None:

@@ -52,6 +52,7 @@ class AccessTokens:
             role=rules.role(claims, self._role_claim),
             jti="",
             expires_at=expires_at,
+            issuer=claims["iss"],
         )
 
 

@@ -182,7 +182,7 @@ class OidcLogins:
         except AuthenticationError as error:
             log.warning("login_id_token_refused", error=error.code)
             raise LoginFailedError("the provider's ID token does not hold") from error
-        return Actor(subject, rules.role(claims, self._settings.oidc_role_claim))
+        return Actor(subject, rules.role(claims, self._settings.oidc_role_claim), self._issuer)
 
     def _discover(self) -> _Provider:
         known = self._provider

@@ -53,7 +53,7 @@ class Sessions:
         with self._store.write() as transaction:
             if not transaction.use_token(identity.jti, identity.expires_at, self._clock()):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
-            login = self._add(transaction, Actor(identity.subject, identity.role))
+            login = self._add(transaction, Actor(identity.subject, identity.role, identity.issuer))
         log.info("logged_in", actor=identity.subject, role=identity.role, way="link")
         return login
 
@@ -70,6 +70,7 @@ class Sessions:
         transaction.add_session(
             BrowserSession(
                 cookie_hash=self._hash(login.cookie),
+                issuer=actor.issuer,
                 subject=actor.subject,
                 role=actor.role,
                 created_at=now,
@@ -92,7 +93,7 @@ class Sessions:
             found = transaction.session(self._hash(cookie))
         if found is None or found.revoked_at is not None or found.expires_at <= self._clock():
             raise SessionRevokedError("the session is over; log in again")
-        return Login(Actor(found.subject, found.role), cookie)
+        return Login(Actor(found.subject, found.role, found.issuer), cookie)
 
     def end(self, login: Login) -> None:
         """Logs out every copy of the cookie."""

@@ -19,9 +19,9 @@ from config_rollback.auth import claims as rules
 from config_rollback.auth.claims import MAX_LIFETIME_SECONDS
 from config_rollback.clock import Clock
 from config_rollback.errors import TokenScopeMismatchError
+from config_rollback.settings import OWN_ISSUER
 
 ALGORITHM = "HS256"
-ISSUER = "driftback"
 AUDIENCE = "config_rollback"
 LOGIN_LIFETIME_SECONDS = 15 * 60
 
@@ -39,6 +39,7 @@ class Identity:
     role: str
     jti: str
     expires_at: datetime
+    issuer: str
 
 
 class TokenVerifier:
@@ -57,7 +58,7 @@ class TokenVerifier:
                 token,
                 self._secret,
                 algorithms=[ALGORITHM],
-                issuer=ISSUER,
+                issuer=OWN_ISSUER,
                 audience=AUDIENCE,
                 options={
                     "require": _REQUIRED,
@@ -76,7 +77,7 @@ class TokenVerifier:
             raise rules.invalid()
         if claims["scope"] != scope:
             raise TokenScopeMismatchError("this token was made for another purpose")
-        return Identity(subject, role, jti, expires_at)
+        return Identity(subject, role, jti, expires_at, OWN_ISSUER)
 
 
 def mint_access_token(
@@ -106,7 +107,7 @@ def _mint(secret: str, subject: str, role: str, scope: Scope, lifetime: int, now
         raise ValueError(f"a token lives 1 to {MAX_LIFETIME_SECONDS} seconds")
     issued = int(time.time() if now is None else now)
     claims = {
-        "iss": ISSUER,
+        "iss": OWN_ISSUER,
         "aud": AUDIENCE,
         "sub": subject,
         "role": role,

@@ -37,12 +37,15 @@ def list_rows(
     if json_output:
         connection.print_json(rows)
         return
-    table = connection.table("id", "at", "actor", "action", "persona", "from", "to", "status", "reason")
+    table = connection.table(
+        "id", "at", "actor", "known by", "action", "persona", "from", "to", "status", "reason"
+    )
     for row in rows:
         table.add_row(
             str(row["audit_id"]),
             row["at"][:19] + "Z",
             connection.cell(row["actor"]),
+            connection.cell(row["issuer"]),
             row["action"],
             connection.cell(row["persona"]),
             connection.cell(row["from_version"]),

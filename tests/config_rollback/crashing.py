@@ -24,7 +24,7 @@ from config_rollback.store import Store
 from tests.config_rollback.running import CONFIG
 from tests.config_rollback.test_store import Nobody
 
-CALL = Call(Actor("ann", "ops"), "r")
+CALL = Call(Actor("ann", "ops", "driftback"), "r")
 LONGEST_LIFE_SECONDS = 0.06
 
 

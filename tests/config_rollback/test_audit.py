@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from config_rollback.audit import GENESIS, Attempt, Head, row_hash, verify
+from config_rollback.audit import GENESIS, SCHEME, Attempt, Head, row_hash, verify
 from config_rollback.store import Store, Transaction
 from tests.config_rollback.databases import Database
 
@@ -20,11 +20,11 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 class StoredRow:
     """A row that a test can edit as an intruder would."""
 
-    def __init__(self, audit_id: int, attempt: Attempt, previous_hash: str) -> None:
+    def __init__(self, audit_id: int, attempt: Attempt, previous_hash: str, scheme: str = SCHEME) -> None:
         vars(self).update(vars(attempt))
         self.audit_id = audit_id
         self.previous_hash = previous_hash
-        self.hash = row_hash(audit_id, attempt, previous_hash)
+        self.hash = row_hash(audit_id, attempt, previous_hash, scheme)
 
 
 def attempt(number: int) -> Attempt:
@@ -41,11 +41,12 @@ def attempt(number: int) -> Attempt:
     )
 
 
-def chain(length: int = 10) -> list[Any]:
+def chain(length: int = 10, of_the_first_scheme: int = 0) -> list[Any]:
     rows: list[Any] = []
     previous = GENESIS
     for number in range(1, length + 1):
-        rows.append(StoredRow(number, attempt(number), previous))
+        scheme = "1" if number <= of_the_first_scheme else SCHEME
+        rows.append(StoredRow(number, attempt(number), previous, scheme))
         previous = rows[-1].hash
     return rows
 
@@ -74,6 +75,9 @@ EDITS: dict[str, Any] = {
     "error_code": "forbidden",
     "reason": None,
     "alert": "X",
+    "issuer": "https://issuer.example/",
+    "content_hash": "0" * 64,
+    "attempts": 2,
     "hash": "1:" + "0" * 64,
     "previous_hash": GENESIS,
     "audit_id": 77,
@@ -88,6 +92,21 @@ def test_an_edited_field_is_found_at_its_row(field: str) -> None:
     result = verify(rows, head)
     assert not result.valid
     assert result.broken_at == (77 if field == "audit_id" else 5)
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_an_edited_field_of_a_row_of_the_first_scheme_is_found_at_its_row(field: str) -> None:
+    rows = chain(of_the_first_scheme=6)
+    head = head_of(rows)
+    assert verify(rows, head).valid
+    setattr(rows[4], field, EDITS[field])
+    assert verify(rows, head).broken_at == (77 if field == "audit_id" else 5)
+
+
+def test_a_row_cannot_go_back_to_the_first_scheme() -> None:
+    rows = chain(9, of_the_first_scheme=5)
+    rows.append(StoredRow(10, attempt(10), rows[-1].hash, "1"))
+    assert verify(rows, head_of(rows)).broken_at == 10
 
 
 def test_every_field_of_a_row_is_covered() -> None:
@@ -191,6 +210,7 @@ def forge(rng: random.Random, rows: int) -> tuple[str, str]:
         "at": f"'2026-03-01 12:00:00.{rng.randrange(100, 999)}000+00:00'",
         "from_version": str(rng.randrange(100, 999)),
         "to_version": str(rng.randrange(100, 999)),
+        "attempts": str(rng.randrange(100, 999)),
     }
     columns = ", ".join(name for name in EDITS if name not in ("audit_id", "hash", "previous_hash"))
     copied = (

@@ -201,9 +201,10 @@ def test_audit_list_and_verify(service: Service, stack: Path) -> None:
     listed = run("audit", "list")
     assert listed.exit_code == 0
     assert "[bold]first" in listed.stdout
+    assert "driftback" in listed.stdout, "whom the service knew the actor by"
     assert "config_changed_since_alert" in listed.stdout
     assert len(json.loads(run("audit", "list", "--json", "--limit", "1").stdout)) == 1
-    assert "2 rows, unbroken. Head 2:1:" in run("audit", "verify").stdout
+    assert "2 rows, unbroken. Head 2:2:" in run("audit", "verify").stdout
     service.database.disable_triggers()
     service.database.execute("UPDATE audit SET actor = 'x' WHERE audit_id = 1")
     broken = run("audit", "verify")

@@ -432,6 +432,11 @@ ONLY_SQLITE = [
     "INSERT OR REPLACE INTO audit SELECT * FROM audit",
     "REPLACE INTO versions SELECT * FROM versions WHERE number = 1",
     "REPLACE INTO activations SELECT * FROM activations",
+    # Of the same audit row, under a number of its own.
+    (
+        "REPLACE INTO activations SELECT 99, persona, version, NULL, action, activated_at, 'x', audit_id"
+        " FROM activations WHERE activation_id = 2"
+    ),
 ]
 ONLY_POSTGRESQL = [
     "TRUNCATE audit CASCADE",

@@ -394,6 +394,7 @@ def test_the_audit_page_has_pages_and_filters(service: Service, browser: Browser
         service.publish("coach" if number % 11 else "concierge")
     first = browser.get("/audit").text
     assert first.count('data-testid="audit-row"') == 50
+    assert 'ann <span class="soft">by driftback</span>' in first
     older = first.partition('class="button" href="/audit?')[2].partition('"')[0]
     assert browser.get(f"/audit?{html.unescape(older)}").text.count('data-testid="audit-row"') == 5
     assert browser.get("/audit?persona=concierge").text.count('data-testid="audit-row"') == 5

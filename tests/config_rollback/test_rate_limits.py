@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from config_rollback import rate_limits
+from config_rollback.attempts import Actor
 from config_rollback.rate_limits import USER_SLOTS, _slot
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_api_ops import error
@@ -136,6 +137,11 @@ def test_replicas_count_together_in_redis(start: Start, redis: Redis) -> None:
 
 
 def test_made_up_users_share_a_bounded_number_of_keys() -> None:
-    slots = {_slot(f"user {n}") for n in range(3 * USER_SLOTS)}
+    slots = {_slot(Actor(f"user {n}", "ops", "driftback")) for n in range(3 * USER_SLOTS)}
     assert len(slots) <= USER_SLOTS
-    assert _slot("ann") != _slot("bob")
+    assert _slot(Actor("ann", "ops", "driftback")) != _slot(Actor("bob", "ops", "driftback"))
+
+
+def test_the_same_name_of_two_issuers_has_two_limits() -> None:
+    issuers = ("driftback", "https://issuer.example/")
+    assert len({_slot(Actor("ann", "ops", issuer)) for issuer in issuers}) == 2

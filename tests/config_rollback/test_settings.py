@@ -60,6 +60,7 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ("RATE_LIMIT_STORE", "memcached://x", "memory:// or a redis:// URL"),
         ("JWKS_URL", "file:///etc/passwd", "http or https"),
         ("JWT_ISSUER", "https://issuer.example", "goes with CONFIG_ROLLBACK_JWKS_FILE or"),
+        ("JWT_ISSUER", "driftback", "so this service's own is called"),
         ("JWKS_FILE", "keys.json", "CONFIG_ROLLBACK_JWT_ISSUER goes with"),
         ("OIDC_CLIENT_ID", "driftback", "CONFIG_ROLLBACK_OIDC_CLIENT_ID go together"),
         ("OIDC_CLIENT_SECRET", "hush", "goes with CONFIG_ROLLBACK_OIDC_ISSUER"),

@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         return f"{persona}-{self.run}"
 
     def call(self, actor: str, key: str | None) -> Call:
-        return Call(Actor(f"{actor}-{self.run}", "ops"), "r", key)
+        return Call(Actor(f"{actor}-{self.run}", "ops", "driftback"), "r", key)
 
     def attempt(self, call: Call, wish: Publication | Rollback) -> Any:
         """The result, or the code of the refusal."""

@@ -20,7 +20,7 @@ from config_rollback.store import Store
 from tests.config_rollback.databases import Database
 from tests.config_rollback.running import CONFIG, Clock
 
-CALL = Call(Actor("ann", "ops"), "r")
+CALL = Call(Actor("ann", "ops", "driftback"), "r")
 
 
 class Nobody:

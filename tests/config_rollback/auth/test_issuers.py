@@ -172,6 +172,16 @@ def test_the_services_own_tokens_work_too(trusting: Service, issuer: Documents) 
     assert issuer.fetched == []
 
 
+def test_the_same_name_of_two_issuers_is_two_people(trusting: Service) -> None:
+    trusting.publish()
+    trusting.publish(temperature=1)
+    assert trusting.roll_back(key="k", expected_version=2, token=token()).status_code == 200
+    again = trusting.roll_back(key="k", expected_version=2, token=trusting.token(subject="ann@example.org"))
+    assert error(again) == (409, "config_changed_since_alert"), "it got the other one's answer"
+    people = [(row["actor"], row["issuer"]) for row in trusting.audit()[2:]]
+    assert people == [("ann@example.org", ISSUER), ("ann@example.org", "driftback")]
+
+
 def test_15_to_23_an_invalid_token_is_refused(trusting: Service, issuer: Documents) -> None:
     assert call(trusting, token()) == (200, "")
     for name, given in INVALID.items():

@@ -62,6 +62,7 @@ def verifier(clock: Clock) -> TokenVerifier:
 def test_a_good_token_says_who_calls(verifier: TokenVerifier) -> None:
     identity = verifier.verify(signed(CLAIMS), "api")
     assert (identity.subject, identity.role, identity.jti) == ("ann", "ops", "7")
+    assert identity.issuer == "driftback"
 
 
 @pytest.mark.parametrize("ahead", [-3600, 0, 60], ids=["past", "now", "a clock a minute ahead"])
