@@ -30,10 +30,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
+
+from exporter.base_url import authorization, connection_to
 
 _log = logging.getLogger(__name__)
 
@@ -74,16 +76,10 @@ class ConfigClient:
         client_id: str | None = None,
         on_change: Callable[[Active], None] | None = None,
     ) -> None:
-        base = urlsplit(url)
-        if base.scheme not in ("http", "https") or not base.hostname:
-            raise ValueError("url must begin with http:// or https:// and name a host")
-        if not (token.isascii() and token.isprintable() and token == token.strip()):
-            raise ValueError("token holds characters that no header can carry")
-        connect = HTTPSConnection if base.scheme == "https" else HTTPConnection
         # Not requests: `close` must be able to end a read that would last as long as the poll.
-        self._connection = connect(base.netloc, timeout=CONNECT_SECONDS)
-        self._path = f"{base.path.rstrip('/')}/v1/personas/{quote(persona, safe='')}/config"
-        self._token = token
+        self._connection, prefix = connection_to(url, CONNECT_SECONDS)
+        self._path = f"{prefix}/v1/personas/{quote(persona, safe='')}/config"
+        self._authorization = authorization(token)
         self._persona = persona
         self._client_id = client_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._on_change = on_change
@@ -135,7 +131,7 @@ class ConfigClient:
             started = time.monotonic()
             try:
                 changed = self._poll()
-            except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 (a thread that died would serve the same for ever)
                 self._connection.close()
                 if failures == 0 and not self._stopping.is_set():
                     _log.warning("no configuration from config_rollback; serving what is known: %s", error)
@@ -155,7 +151,7 @@ class ConfigClient:
     def _poll(self) -> bool:
         """One request; True where it brought another configuration."""
         query = {"wait": str(WAIT_SECONDS), "client": self._client_id}
-        headers = {"Authorization": f"Bearer {self._token}"}
+        headers = {"Authorization": self._authorization}
         if self._current is not None:
             query["serving"] = str(self._current.version)
         if self._etag is not None:
@@ -207,8 +203,8 @@ class ConfigClient:
             etag = kept.get("etag")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("the cached configuration is unusable: %s", error)
+        except Exception as error:  # noqa: BLE001 (whatever the file holds, the service starts)
+            _log.warning("the cached configuration is unusable: %r", error)
             return
         if active.persona == self._persona:
             self._tell(active)

@@ -74,7 +74,7 @@ class Buffer:
         """What ended threads counted and nobody took."""
         self._most_threads = FEW_THREADS
         self._folding = threading.Lock()  # held for as long as it takes, so `record` never waits for it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come here while its thread holds it
         self._known: set[Key] = set()
         self._undeclared: set[Key] = set()
 

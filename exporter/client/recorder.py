@@ -182,7 +182,8 @@ class Recorder:
             self._stopping = self._poked = True
             self._changed.notify_all()
         if thread is not None:
-            thread.join(timeout)
+            if thread.is_alive():
+                thread.join(timeout)
             # The answer to what was under way may have come since.
             flushed = flushed or (not thread.is_alive() and self._sender.is_settled())
         if not flushed:
@@ -237,20 +238,30 @@ class Recorder:
         self._warn_once("a message was dropped", error)
 
     def _start(self) -> bool:
-        """Start the background thread, if there is none yet. False if none can be started."""
+        """Start the background thread, if there is none yet. False if none can be started.
+
+        It is named before it is started, and ends at once if it is not the one that is named: a signal may
+        come at any moment, and its handler declare, record, close or raise.
+        """
         with self._changed:
             if self._thread is None and not self._stopping:
                 thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
+                self._thread = self._thread or thread
                 try:
                     thread.start()
                 except Exception as error:  # noqa: BLE001 (at a limit of threads, or while Python ends)
                     self._warn_once("the background thread could not be started, will retry", error)
                     return False
-                self._thread = thread
+                finally:
+                    if self._thread is thread and not thread.is_alive():
+                        self._thread = None
             return not self._stopping
 
     def _run(self) -> None:
         """Deliver once per interval, at once when asked, and after failures less and less often."""
+        with self._changed:
+            if self._thread is not threading.current_thread():
+                return
         while True:
             pause = self._sender.pause(self._flush_interval)
             with self._changed:

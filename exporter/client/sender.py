@@ -54,7 +54,7 @@ class Sender:
         self._buffer = buffer
         self._waiting: deque[Parcel] = deque()
         self._journal = ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come here while its thread holds it
         self._unreported = 0
         self._dropped = 0
         self._acknowledged = 0
@@ -81,15 +81,15 @@ class Sender:
     def deliver(self, *, at_once: bool = False) -> bool:
         """Send what waits, then what was counted since. True if all is settled, False to try later.
 
-        Exporters that failed a moment ago are left alone, unless `at_once`.
+        Exporters that failed a moment ago are left alone, unless `at_once`. Whatever is raised, the next
+        delivery waits as after any failure.
         """
-        doubtful = [stream for stream in self._streams if stream.in_doubt is not None]
-        # First what can go elsewhere: an exporter that does not answer takes its time.
-        sent = self._send_all(at_once)
-        settled = [self._settle_doubt(stream) for stream in doubtful if at_once or stream.is_due()]
-        if any(settled):
-            sent = self._send_all(at_once)
-        return sent and not any(stream.in_doubt for stream in self._streams)
+        try:
+            return self._deliver(at_once)
+        except Exception as error:
+            for stream in self._streams:
+                stream.back_off(type(error).__name__)
+            raise
 
     def pause(self, interval: float) -> float:
         """Seconds to the next delivery: `interval`, or less to try again what failed."""
@@ -103,6 +103,15 @@ class Sender:
         """Close the connections."""
         for stream in self._streams:
             stream.close()
+
+    def _deliver(self, at_once: bool) -> bool:
+        doubtful = [stream for stream in self._streams if stream.in_doubt is not None]
+        # First what can go elsewhere: an exporter that does not answer takes its time.
+        sent = self._send_all(at_once)
+        settled = [self._settle_doubt(stream) for stream in doubtful if at_once or stream.is_due()]
+        if any(settled):
+            sent = self._send_all(at_once)
+        return sent and not any(stream.in_doubt for stream in self._streams)
 
     def _send_all(self, at_once: bool) -> bool:
         if not self._send_waiting(at_once):

@@ -63,7 +63,7 @@ class Stream:
         except (TypeError, ValueError) as error:  # now and for ever, at every exporter
             return Answer(Verdict.REFUSED, str(error))
         except Exception as error:  # noqa: BLE001 (the parcel must not get lost, for want of memory or else)
-            self._failed(type(error).__name__)
+            self.back_off(type(error).__name__)
             return Answer(Verdict.NOT_TAKEN, type(error).__name__)
         self._since = time.monotonic()
         self._refusal, self._asked = None, False
@@ -107,6 +107,14 @@ class Stream:
         """Whether enough time has passed since the last failure."""
         return self.due <= time.monotonic()
 
+    def back_off(self, reason: str) -> None:
+        """Wait after a failure. Full jitter, so that clients do not come back as one."""
+        self._failures += 1
+        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16))
+        pause = random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
+        self.due = time.monotonic() + pause
+        self._note_trouble(reason)
+
     def is_too_old(self) -> bool:
         """Whether the parcel in doubt can be sent no more: the exporter may have forgotten its number."""
         return time.monotonic() - self._since > DOUBT_SECONDS
@@ -135,7 +143,7 @@ class Stream:
         if answer.verdict in _REFUSALS and not self._is_final(answer, parcel):
             answer = replace(answer, verdict=Verdict.NOT_TAKEN)
         if answer.verdict in (Verdict.NOT_TAKEN, Verdict.UNKNOWN):
-            self._failed(answer.reason)
+            self.back_off(answer.reason)
         else:
             self._failures, self.due = 0, 0.0
             self._note_trouble("")
@@ -144,14 +152,6 @@ class Stream:
     def _is_final(self, answer: Answer, parcel: Parcel | None) -> bool:
         """Whether a refusal decides: not of a question, and a proxy's only if the push can be divided."""
         return parcel is not None and (answer.is_exporters or len(parcel.items) > 1)
-
-    def _failed(self, reason: str) -> None:
-        """Back off. Full jitter, so that clients do not come back as one."""
-        self._failures += 1
-        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16))
-        pause = random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
-        self.due = time.monotonic() + pause
-        self._note_trouble(reason)
 
     def _note_trouble(self, reason: str) -> None:
         """Say it once when the exporter goes away, and once when it is back."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +127,17 @@ def test_without_service_and_cache_it_says_that_it_is_not_ready(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"persona": "concierge", "version": "x", "config": {}}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"persona": "concierge", "version": "x", "config": {}}',
+        '{"persona": "concierge", "version": Infinity, "config": {}}',
+        "[" * 100_000,
+    ],
+    ids=lambda content: content[:60],
 )
 def test_a_broken_cache_is_passed_over(
     tmp_path: Path, service: Service, follow: Callable[..., ConfigClient], content: str
@@ -255,7 +268,7 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout == "['config_rollback']\n"
+    assert run.stdout == "['config_rollback', 'exporter']\n"
 
 
 def asynchronous(url: str, tmp_path: Path, **changes: Any) -> AsyncConfigClient:
@@ -369,17 +382,104 @@ def test_the_asynchronous_one_does_not_go_back_with_a_replica_that_lags_either(
 
 
 @pytest.mark.parametrize(
-    ("url", "token"),
+    ("url", "token", "named"),
     [
-        ("localhost:9811", "a" * 16),
-        ("127.0.0.1:9811", "a" * 16),
-        ("http://", "a" * 16),
-        ("http://127.0.0.1:1", "read from a file\n"),
-        ("http://127.0.0.1:1", "cut off\u2026"),
+        ("localhost:9811", "a" * 16, "url must begin"),
+        ("127.0.0.1:9811", "a" * 16, "url must begin"),
+        ("http://", "a" * 16, "url must begin"),
+        ("http://[::1", "a" * 16, "url"),
+        ("http://me:secret@127.0.0.1:1", "a" * 16, "url holds a user"),
+        ("http://127.0.0.1:1?a=b", "a" * 16, "url ends with a query"),
+        ("http://127.0.0.1:1", "read from a file\n", "token holds"),
+        ("http://127.0.0.1:1", "cut off\u2026", "token holds"),
+        ("http://127.0.0.1:1", "", "token holds"),
     ],
 )
 def test_a_url_or_a_token_that_no_request_can_carry_is_refused_at_once(
-    tmp_path: Path, url: str, token: str
+    tmp_path: Path, url: str, token: str, named: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"^(url must begin with http|token holds characters)"):
+    with pytest.raises(ValueError, match=f"^{named}"):
         ConfigClient(url, token=token, persona="p", cache_dir=tmp_path)
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Gives the server's answers one after the other, and the last for ever: status, headers, body."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        answers: list[tuple[int, dict[str, str], bytes]] = self.server.answers  # type: ignore[attr-defined]
+        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def answering(*answers: tuple[int, dict[str, str], bytes], host: str = "127.0.0.1") -> Iterator[str]:
+    """A server that answers so; its URL."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    server = Server((host, 0), Scripted)
+    server.answers = list(answers)  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def answer(config: Any, version: Any = 1) -> tuple[int, dict[str, str], bytes]:
+    """The server's, as far as the client reads it."""
+    body = json.dumps({"data": {"persona": "concierge", "version": version, "config": config}}).encode()
+    return 200, {"ETag": f'"{version}-{version}-00000000"'}, body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": {"version": Infinity, "config": {}}}',
+        b"[" * 100_000,
+        b'{"data": 7}',
+        b"\xff",
+    ],
+    ids=["a number without end", "brackets without end", "no object", "no text"],
+)
+def test_an_answer_that_makes_no_sense_does_not_end_it(
+    follow: Callable[..., ConfigClient], body: bytes
+) -> None:
+    with answering((200, {"ETag": '"1"'}, body), answer(CONFIG)) as url:
+        assert follow(url).wait_ready(10) == Active("concierge", 1, CONFIG)
+
+
+def test_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
+    service: Service, follow: Callable[..., ConfigClient], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("default login somebody password something\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    service.publish()
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert follow(service.url).wait_ready(10).version == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_path_of_the_url_and_an_address_of_ipv6_are_served(
+    follow: Callable[..., ConfigClient], host: str
+) -> None:
+    with answering(answer(CONFIG), host=host) as url:
+        assert follow(f"{url}/behind/a/proxy/").wait_ready(10).config == CONFIG

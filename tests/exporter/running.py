@@ -93,6 +93,7 @@ class Running(Client):
         app = create_app(settings, self.registry, clock)
         config = uvicorn.Config(
             app.asgi,
+            host=settings.host,
             port=settings.port,
             http=partial(Connection, app.posts),  # type: ignore[arg-type]
             ws="none",

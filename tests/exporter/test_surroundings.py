@@ -1,0 +1,256 @@
+"""The Recorder under signals, under eventlet, with any URL, with exceptions that nobody thought of."""
+
+import http.client
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.client import Recorder
+from exporter.client.buffer import Buffer
+from exporter.client.sender import Counts, Sender
+from exporter.client.stream import Parcel, Stream
+from exporter.client.transport import Transport, Verdict
+from tests.exporter.running import TOKEN, Running, wait_for
+
+LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}
+
+
+def run(tmp_path: Path, script: str, *arguments: str, warnings: str = "error") -> str:
+    """Run a service in a process of its own; what it printed."""
+    (tmp_path / "service.py").write_text(script)
+    command = [sys.executable, "-W", warnings, "service.py", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+SIGNALS = """
+import itertools, json, signal, sys, threading
+from exporter.client import Recorder
+
+calls, numbers = 0, itertools.count()
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=0.02)
+
+def count(*_):
+    global calls
+    calls += 2
+    labels = {"journey": "chat", "persona": f"p{next(numbers) % 40}", "config_version": 1}
+    recorder.declare(**labels)
+    recorder.record(**labels, latency_ms=5)
+    recorder.record(**labels, latency_ms=-1)
+
+signal.signal(signal.SIGALRM, count)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0002)
+for _ in range(2000):
+    count()
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert recorder.flush(60)
+senders = sum(thread.name == "exporter-client" for thread in threading.enumerate())
+print(json.dumps([calls, list(recorder.counts()), senders]))
+"""
+
+
+def test_messages_counted_in_a_signals_handler_are_counted_once_like_all(
+    exporter: Running, tmp_path: Path
+) -> None:
+    calls, counts, senders = json.loads(run(tmp_path, SIGNALS, exporter.url, TOKEN))
+    assert counts == [calls / 2, 0, 0, calls / 2]
+    assert senders == 1
+    assert exporter.value("conversation_messages_total") == calls / 2
+
+
+@pytest.mark.parametrize("moment", ["__init__", "start"])
+def test_a_declaration_while_the_first_starts_the_thread_starts_no_second_one(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    before = set(threading.enumerate())
+    whole = getattr(threading.Thread, moment)
+
+    def interrupted(thread: threading.Thread, *arguments: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGUSR1)
+        whole(thread, *arguments, **named)
+
+    def declare(*_: object) -> None:
+        recorder.declare(**LABELS)
+
+    handler = signal.signal(signal.SIGUSR1, declare)
+    try:
+        with Recorder(exporter.url, TOKEN, flush_interval=60) as recorder:
+            monkeypatch.setattr(threading.Thread, moment, interrupted)
+            recorder.declare(**LABELS)
+            recorder.record(**LABELS, latency_ms=5)
+            assert recorder.flush()
+            mine = [thread for thread in set(threading.enumerate()) - before if "client" in thread.name]
+            assert len(mine) == 1
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+def test_a_handler_that_raises_while_the_thread_is_started_costs_no_message(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: threading.Thread) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with Recorder(exporter.url, TOKEN, flush_interval=0.02) as recorder:
+        monkeypatch.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.declare(**LABELS)
+        recorder.record(**LABELS, latency_ms=5)
+        wait_for(lambda: recorder.counts().acknowledged == 1)
+
+
+EVENTLET = """
+import eventlet
+eventlet.monkey_patch()
+import sys, time
+from exporter.client import Recorder
+
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=0.05)
+for number in range(1, 6):
+    recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+    while recorder.counts().acknowledged < number:
+        time.sleep(0.01)
+assert recorder.close(60)
+"""
+
+
+def test_it_goes_on_sending_under_eventlet(exporter: Running, tmp_path: Path) -> None:
+    run(tmp_path, EVENTLET, exporter.url, TOKEN, warnings="ignore")
+    assert exporter.value("conversation_messages_total") == 5
+
+
+class UnheardOfError(Exception):
+    """One that no part of the client expects."""
+
+
+def fail(*_: object, **__: object) -> None:
+    raise UnheardOfError
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "in_doubt"),
+    [
+        (selectors, "DefaultSelector", False),
+        (http.client.HTTPConnection, "connect", False),
+        (http.client.HTTPConnection, "request", True),
+        (http.client.HTTPConnection, "getresponse", True),
+        (Transport, "_post", True),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_an_exception_that_nobody_thought_of_is_a_try_that_failed(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, in_doubt: bool
+) -> None:
+    stream = Stream(exporter.url, TOKEN)
+    item = {**LABELS, "messages": 1, "latency": {"sum": 0.1, "buckets": {"1": 1}}}
+    if what == "DefaultSelector":  # asked about a connection that is there
+        assert stream.send(Parcel([])).verdict is Verdict.ACKNOWLEDGED
+    with monkeypatch.context() as broken:
+        broken.setattr(where, what, fail)
+        answer = stream.send(Parcel([item]))
+    assert answer.verdict is (Verdict.UNKNOWN if in_doubt else Verdict.NOT_TAKEN)
+    assert answer.reason == "UnheardOfError"
+    assert (stream.in_doubt is not None) is in_doubt
+    assert not stream.is_due()
+    again = stream.retry() if in_doubt else stream.send(Parcel([item]))
+    assert again.verdict is Verdict.ACKNOWLEDGED
+    assert exporter.value("conversation_messages_total") == 1
+    stream.close()
+
+
+@pytest.mark.parametrize("method", ["_send_all", "_settle_doubt"])
+def test_a_delivery_that_fails_anyhow_is_not_tried_again_at_once(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    buffer = Buffer()
+    sender = Sender([exporter.url], TOKEN, buffer)
+    buffer.make_cell("chat", "p", 1)
+    monkeypatch.setattr(Transport, "_post", fail)
+    assert not sender.deliver()
+    assert sender.counts() == Counts(acknowledged=0, waiting=0, in_doubt=0, dropped=0)
+    for stream in sender._streams:
+        stream.due = 0.0  # the pause is over
+    with monkeypatch.context() as broken:
+        broken.setattr(Sender, method, fail)
+        with pytest.raises(UnheardOfError):
+            sender.deliver()
+    assert sender.pause(60.0) > 0
+    sender.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path"),
+    [
+        ("http://[::1]", "::1", 80, "/v1/push"),
+        ("http://[::1]:9810", "::1", 9810, "/v1/push"),
+        ("https://[::1]/", "::1", 443, "/v1/push"),
+        ("HTTP://Exporter.example:9810/a/b/", "Exporter.example", 9810, "/a/b/v1/push"),
+        ("http://exporter:", "exporter", 80, "/v1/push"),
+    ],
+)
+def test_a_url_is_served_as_it_says(url: str, host: str, port: int, path: str) -> None:
+    transport = Transport(url, TOKEN)
+    assert (transport._connection.host, transport._connection.port) == (host, port)
+    assert transport._path == path
+
+
+def test_it_sends_to_an_exporter_that_listens_on_ipv6(start: Callable[..., Running]) -> None:
+    exporter = start(host="::1")
+    port = exporter.url.rpartition(":")[2]
+    with Recorder(f"http://[::1]:{port}", TOKEN) as recorder:
+        recorder.record(**LABELS, latency_ms=5)
+        assert recorder.flush()
+        assert recorder.counts().acknowledged == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:9810",
+        "http://",
+        "ftp://exporter",
+        "http://[::1",
+        "http://exporter:99999",
+        "http://exporter:0",
+        "http://exporter:x",
+        "http://user:secret@exporter",
+        "http://exporter?a=b",
+        "http://exporter/a?b",
+        "http://exporter/#a",
+        "http://exporter/a b",
+        "http://exporter/ä",
+        "http://ex porter",
+    ],
+)
+def test_a_url_that_cannot_be_served_as_it_says_is_refused_and_no_password_told(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url") as refused:
+        Recorder(url, TOKEN)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("default login somebody password something\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    with monkeypatch.context() as environment:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            environment.setenv(name, "http://127.0.0.1:1")
+        environment.setenv("NETRC", str(tmp_path / ".netrc"))
+        environment.setenv("HOME", str(tmp_path))
+        with Recorder(exporter.url, TOKEN) as recorder:
+            recorder.record(**LABELS, latency_ms=5)
+            assert recorder.flush()
+    assert exporter.value("conversation_messages_total") == 1
