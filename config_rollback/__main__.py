@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from socket import socket
 
 import uvicorn
@@ -14,6 +15,7 @@ from config_rollback.errors import SettingsError
 from config_rollback.server import Protocol
 from config_rollback.services import Services
 from config_rollback.settings import Settings, load
+from exporter import descriptors
 
 STOP_SECONDS = 5
 """How long a stop waits for answers in progress."""
@@ -33,13 +35,17 @@ class Server(uvicorn.Server):
 
 
 def create_server(settings: Settings) -> Server:
-    """The server, not yet started."""
+    """The server, not yet started. Raises SettingsError."""
+    try:
+        descriptors.provide(settings.max_connections)
+    except descriptors.TooFewDescriptorsError as error:
+        raise SettingsError(f"CONFIG_ROLLBACK_MAX_CONNECTIONS: {error}") from None
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=Protocol,
+        http=partial(Protocol, app.state.services),  # type: ignore[arg-type]  # a class for all it does
         ws="none",
         log_config=None,
         access_log=False,  # `RequestContext` logs requests, without their queries

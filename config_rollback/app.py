@@ -53,6 +53,10 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.InvalidRequestError: 422,
     errors.IdempotencyKeyReusedError: 422,
     errors.RateLimitedError: 429,
+    errors.TooManyConnectionsError: 429,
+    errors.TooManyPipelinedError: 429,
+    errors.TooManyRequestsError: 429,
+    errors.TooManyPollsError: 429,
     errors.AuditUnavailableError: 503,
     errors.StorageBusyError: 503,
     errors.StorageUnavailableError: 503,
@@ -88,7 +92,7 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
     calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
-        middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext)],
+        middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext, here)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
     )
@@ -101,6 +105,8 @@ def _refuse(request: Request, error: Exception) -> Response:
         raise error
     if isinstance(error, errors.AuthenticationError):
         services(request).metrics.authentication_failures.labels(error.code).inc()
+    if isinstance(error, errors.OverloadedError):
+        services(request).metrics.refused(error)
     return error_response(request, error)
 
 
@@ -133,6 +139,8 @@ def error_response(request: Request, error: errors.ConfigRollbackError) -> Respo
         response = json_response({"error": content, "request_id": request_id(request)}, status)
     if isinstance(error, errors.RateLimitedError):
         response.headers["Retry-After"] = str(error.details["retry_after"])
+    if isinstance(error, errors.OverloadedError):
+        response.headers["Retry-After"] = "1"
     if isinstance(error, (errors.RequestTimeoutError, errors.BodyTooLargeError)):
         response.headers["Connection"] = "close"  # the rest of the body is not waited for
     if status == 401 and not is_page:

@@ -13,7 +13,7 @@ import anyio.to_thread
 import structlog
 
 from config_rollback.clock import isoformat
-from config_rollback.errors import StorageBusyError, StorageUnavailableError
+from config_rollback.errors import StorageBusyError, StorageUnavailableError, TooManyPollsError
 from config_rollback.listening import Listener
 from config_rollback.store import Store
 
@@ -47,8 +47,9 @@ class ActiveConfig:
 class Delivery:
     """The active configurations in memory, and those who wait for the next one. Lives in one event loop."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, max_waiting: int) -> None:
         self._store = store
+        self._max_waiting = max_waiting
         self._active: Mapping[str, ActiveConfig] = {}
         self._newest_activation: tuple[int, str] | None = None
         self._waiting: dict[str, set[asyncio.Event]] = {}
@@ -113,10 +114,15 @@ class Delivery:
                 await listening
 
     async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
-        """The configuration as soon as its tag differs from `etag`; None where that takes too long."""
+        """The configuration as soon as its tag differs from `etag`; None where that takes too long.
+
+        Raises TooManyPollsError where as many wait already as may.
+        """
         config = self._active.get(persona)
         if (config is not None and config.etag != etag) or seconds <= 0 or self._closing:
             return None if config is not None and config.etag == etag else config
+        if self.waiting >= self._max_waiting:
+            raise TooManyPollsError(f"{self._max_waiting} requests wait for a change: try again later")
         event = asyncio.Event()
         self._waiting.setdefault(persona, set()).add(event)
         try:

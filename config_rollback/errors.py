@@ -157,6 +157,34 @@ class RateLimitedError(RequestError):
     code = "rate_limited"
 
 
+class OverloadedError(ConfigRollbackError):
+    """A bound of the server is reached; repeating the request later can help."""
+
+
+class TooManyConnectionsError(OverloadedError):
+    """As many connections are open as may be: `CONFIG_ROLLBACK_MAX_CONNECTIONS`."""
+
+    code = "too_many_connections"
+
+
+class TooManyPipelinedError(OverloadedError):
+    """A connection sent more requests at once than may wait for their turn on it."""
+
+    code = "too_many_pipelined"
+
+
+class TooManyRequestsError(OverloadedError):
+    """As many requests are being answered as connections may be open."""
+
+    code = "too_many_requests"
+
+
+class TooManyPollsError(OverloadedError):
+    """Three quarters of the connections that may be open wait for a change already."""
+
+    code = "too_many_polls"
+
+
 class RefusalError(ConfigRollbackError):
     """A decision against the act, made inside the transaction and audited there."""
 

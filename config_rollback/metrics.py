@@ -13,7 +13,13 @@ from config_rollback.audit import ACCEPT_BASELINE, Attempt
 from config_rollback.clock import Clock
 from config_rollback.convergence import Clients
 from config_rollback.delivery import Delivery
-from config_rollback.errors import AuditUnavailableError, UnavailableError
+from config_rollback.errors import (
+    AuditUnavailableError,
+    ConfigRollbackError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
 from config_rollback.store import Store
 
 PREDECESSOR_WITHIN = timedelta(days=8)
@@ -62,6 +68,18 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self._refused = Counter(
+            "config_requests_refused",
+            "Connections and requests refused by the server itself: not HTTP, or over a bound.",
+            ["code"],
+            registry=self.registry,
+        )
+        refusals: tuple[type[ConfigRollbackError], ...] = (
+            InvalidRequestError,
+            *OverloadedError.__subclasses__(),
+        )
+        for kind in refusals:
+            self._refused.labels(kind.code)
         Gauge(
             "config_long_polls", "Configuration requests that wait for a change.", registry=self.registry
         ).set_function(lambda: delivery.waiting)
@@ -75,6 +93,10 @@ class Metrics:
         """Exports the persona's counters at 0: a counter that appears at 1 loses its first event."""
         for action in ("publish", "rollback"):
             self.activations.labels(persona, action)
+
+    def refused(self, error: ConfigRollbackError) -> None:
+        """Counts what the server refused before the application judged it."""
+        self._refused.labels(error.code).inc()
 
     def audited(self, attempt: Attempt) -> None:
         """Counts an attempt that has its audit row (`attempts.Observer`)."""

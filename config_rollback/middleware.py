@@ -8,9 +8,12 @@ from urllib.parse import unquote
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
 from config_rollback.http import json_response, new_request_id
+from config_rollback.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +38,11 @@ _QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 class RequestContext:
     """The outermost layer. Answers `internal_error` for what nobody else caught."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
+        self._max_requests = services.settings.max_connections
+        self._metrics = services.metrics
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -50,6 +56,7 @@ class RequestContext:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, status = time.monotonic(), 0
+        self._running += 1
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -61,14 +68,8 @@ class RequestContext:
             await send(message)
 
         try:
-            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-                # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
-                error = {"code": "invalid_request", "message": "the body has two lengths", "details": {}}
-                refusal = json_response({"error": error, "request_id": request_id}, 400)
-                refusal.headers["Connection"] = "close"
-                await refusal(scope, receive, send_with_headers)
-                return
-            await self._app(scope, receive, send_with_headers)
+            refusal = self._refusal(scope, request_id)
+            await (refusal or self._app)(scope, receive, send_with_headers)
         except ClientDisconnect:
             log.info("client_disconnected")  # in the middle of its body: there is nobody to answer
         except Exception:
@@ -79,6 +80,7 @@ class RequestContext:
             response = json_response({"error": error, "request_id": request_id}, 500)
             await response(scope, receive, send_with_headers)
         finally:
+            self._running -= 1
             if scope["path"] not in _QUIET and not (scope.get(QUIET) and status < 400):
                 log.info(
                     "request",
@@ -87,3 +89,20 @@ class RequestContext:
                     status=status,
                     seconds=round(time.monotonic() - started, 4),
                 )
+
+    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
+        """The answer to what the application is not to judge."""
+        error: ConfigRollbackError
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
+            error, status, more = InvalidRequestError("the body has two lengths"), 400, {}
+        elif self._running > self._max_requests:  # of connections that are gone, too
+            error = TooManyRequestsError("too many requests are being answered: try again later")
+            status, more = 429, {"Retry-After": "1"}
+        else:
+            return None
+        self._metrics.refused(error)
+        content = {"code": error.code, "message": error.message, "details": {}}
+        response = json_response({"error": content, "request_id": request_id}, status)
+        response.headers.update({"Connection": "close", **more})
+        return response

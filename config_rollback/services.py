@@ -60,7 +60,9 @@ def build(settings: Settings, clock: Clock) -> Services:
         ) from None
     secret = settings.jwt_secret.get_secret_value()
     verifier = TokenVerifier(secret, clock)
-    delivery, clients = Delivery(store), Clients(store, clock)
+    # The rest of the connections is for people: a fleet of any size leaves room for a rollback.
+    delivery = Delivery(store, max_waiting=settings.max_connections * 3 // 4)
+    clients = Clients(store, clock)
     metrics = Metrics(store, delivery, clients, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
     schema = settings.config_schema_file

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=9811, ge=0, le=65535)
     """TCP port to listen on; 0 takes a free one."""
+    max_connections: int = Field(default=2048, ge=4, le=1_000_000)
+    """Connections that may be open at once; three quarters of them may be polls that wait for a change."""
     state_dir: Path | None = None
     """Folder of the default SQLite database."""
     database_url: SecretStr = SecretStr("")

@@ -16,6 +16,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from structlog.tracebacks import ExceptionDictTransformer
 
+from exporter import descriptors
 from exporter.app import Application, create_app
 from exporter.connection import Connection
 from exporter.errors import SettingsError, StartError
@@ -75,6 +76,10 @@ def main() -> int:
 
 def _listen(settings: Settings) -> socket.socket:
     """A listening socket, taken before the state folder is touched. Raises SettingsError."""
+    try:
+        descriptors.provide(settings.max_connections)
+    except descriptors.TooFewDescriptorsError as error:
+        raise SettingsError(f"EXPORTER_MAX_CONNECTIONS: {error}") from None
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)

@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter import errors
 from exporter.errors import ExporterError, IdempotencyKeyMissingError, StorageError
@@ -45,6 +46,9 @@ STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
     errors.TokenInvalidError: (401, "token_invalid"),
     errors.BodyIncompleteError: (408, "body_incomplete"),
     errors.BodyTooLargeError: (413, "body_too_large"),
+    errors.TooManyConnectionsError: (429, "too_many_connections"),
+    errors.TooManyPipelinedError: (429, "too_many_pipelined"),
+    errors.TooManyScrapesError: (429, "too_many_scrapes"),
     errors.UnsupportedMediaTypeError: (415, "unsupported_media_type"),
     errors.UnsupportedEncodingError: (415, "unsupported_encoding"),
     errors.InvalidRequestError: (422, "invalid_request"),
@@ -59,6 +63,9 @@ STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
 ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 RETRY_AFTER_SECONDS = "1"
+
+MAX_SCRAPES = 8
+"""Scrapes at once: each holds a copy of all counters until its answer is read."""
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -89,7 +96,7 @@ def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[
         routes=[
             Route("/v1/push", _only_post, methods=["POST"]),
             Route("/v1/observations", _only_post, methods=["POST"]),
-            Route("/metrics", reads.metrics),
+            Route("/metrics", reads.metrics, middleware=[Middleware(_Scrapes, monitoring)]),
             Route("/-/healthy", reads.healthy),
             Route("/-/ready", reads.ready),
         ],
@@ -121,6 +128,7 @@ class Posts:
     def __init__(
         self, settings: Settings, tokens: Sequence[SecretStr], service: Service, monitoring: SelfMonitoring
     ) -> None:
+        self.max_connections = settings.max_connections
         self.max_body_bytes = settings.max_body_bytes
         self.body_timeout_seconds = settings.body_timeout_seconds
         self._tokens = [token.get_secret_value().encode() for token in tokens]
@@ -155,9 +163,8 @@ class Posts:
         self._monitoring.pushed("failed" if isinstance(error, StorageError) else "rejected")
         return _refusal(request_id, error)
 
-    def malformed(self, message: str) -> Response:
-        """The answer to what is not HTTP."""
-        error = errors.InvalidHttpError(message)
+    def refuse_connection(self, error: ExporterError) -> Response:
+        """The answer to what is not HTTP, or to one connection or request too many."""
         self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
         request_id = request_id_of({})
         response = _refusal(request_id, error)
@@ -169,6 +176,27 @@ class Posts:
         if not _IDEMPOTENCY_KEY.fullmatch(key):
             raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
         return partial(self._service.ingest.observe, key)
+
+
+class _Scrapes:
+    """Lets only so many scrapes in at once."""
+
+    def __init__(self, app: ASGIApp, monitoring: SelfMonitoring) -> None:
+        self._app = app
+        self._monitoring = monitoring
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._running == MAX_SCRAPES:
+            error = errors.TooManyScrapesError(f"{MAX_SCRAPES} scrapes are being answered: try again later")
+            self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
+            await _refusal(scope["state"]["request_id"], error)(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
 
 
 class _Reads:
@@ -209,7 +237,7 @@ def _refusal(request_id: str, error: ExporterError) -> Response:
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 503:
+    if status in (429, 503):
         headers["retry-after"] = RETRY_AFTER_SECONDS
     return failure(request_id, status, code, error.message, error.details, headers)
 

@@ -6,6 +6,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from exporter.errors import ExporterError
 from exporter.post import Calls, Post, answer
 from exporter.protocol import StrictHttpProtocol
 
@@ -14,7 +15,7 @@ class Connection(StrictHttpProtocol):
     """One connection. Requests on it are answered in their order."""
 
     def __init__(self, calls: Calls, **uvicorns_own: Any) -> None:
-        super().__init__(**uvicorns_own)
+        super().__init__(calls.max_connections, **uvicorns_own)
         self._calls = calls
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -63,11 +64,11 @@ class Connection(StrictHttpProtocol):
         if self.flow.write_paused:
             self.flow.pause_reading()
 
-    def send_400_response(self, msg: str) -> None:
-        """What is not HTTP is refused in the same shape as the rest, and counted."""
+    def send_refusal(self, error: ExporterError) -> None:
+        """What is not HTTP or too much is refused in the same shape as the rest, and counted."""
         if self._in_body and isinstance(self.cycle, Post):
             self.cycle.supersede()
-        response = self._calls.malformed(msg)
+        response = self._calls.refuse_connection(error)
         headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
         self.transport.write(answer(response.status_code, headers, bytes(response.body)))
         self.transport.close()
@@ -75,7 +76,8 @@ class Connection(StrictHttpProtocol):
     def resume_writing(self) -> None:
         """The client has read what was sent."""
         super().resume_writing()
-        self.flow.resume_reading()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start what uvicorn's pipeline has kept back until now."""

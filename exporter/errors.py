@@ -41,6 +41,18 @@ class InvalidHttpError(RequestRefusedError):
     """What came is not HTTP/1.1, or not safely so."""
 
 
+class TooManyConnectionsError(RequestRefusedError):
+    """As many connections are open as may be: `EXPORTER_MAX_CONNECTIONS`."""
+
+
+class TooManyPipelinedError(RequestRefusedError):
+    """A connection sent more requests at once than may wait for their turn on it."""
+
+
+class TooManyScrapesError(RequestRefusedError):
+    """As many scrapes are being answered as may be at once."""
+
+
 class UnauthenticatedError(RequestRefusedError):
     """No bearer token was sent."""
 

@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from exporter.errors import BodyIncompleteError, BodyTooLargeError
+from exporter.errors import BodyIncompleteError, BodyTooLargeError, ExporterError
 from exporter.http import Head, request_id_of
 from exporter.ingest import Outcome
 
@@ -26,6 +26,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode
 class Calls(Protocol):
     """What the application makes of the POSTs."""
 
+    max_connections: int
     max_body_bytes: int
     body_timeout_seconds: float
 
@@ -41,8 +42,8 @@ class Calls(Protocol):
     def refuse(self, request_id: str, error: Exception) -> Response:
         """The answer to a request that `admit` or its `Count` raised on, or that broke off."""
 
-    def malformed(self, message: str) -> Response:
-        """The answer to what is not HTTP."""
+    def refuse_connection(self, error: ExporterError) -> Response:
+        """The answer to what is not HTTP, or to one connection or request too many."""
 
 
 class Post(RequestResponseCycle):

@@ -8,6 +8,9 @@ wish is ignored, as RFC 9110, section 7.8, allows.
 
 What is malformed is refused behind the answers that are due, and nothing is taken behind a request whose
 answer ends the connection (RFC 9112, section 9.6).
+
+Nothing that a peer sends can grow without a bound: connections, the bytes and the lines of a head, and the
+requests that wait on a connection for their turn. While one waits, nothing more is read.
 """
 
 import asyncio
@@ -16,7 +19,18 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from exporter.errors import (
+    ExporterError,
+    InvalidHttpError,
+    TooManyConnectionsError,
+    TooManyPipelinedError,
+)
+
 MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 100
+"""Of a request: each costs several times its bytes."""
+MAX_PIPELINED: Final = 32
+"""Requests of a connection that may wait for the answer to the one before them."""
 HEAD_SECONDS: Final = 10.0
 """Time in which the head of a request must arrive, from its first byte or from the connection's start."""
 DRAIN_SECONDS: Final = 30.0
@@ -60,7 +74,7 @@ class _JoiningTransport:
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """One connection. What is malformed is answered with 400, and the connection is closed."""
+    """One connection. What is malformed, or too much, is refused, and the connection is closed."""
 
     _in_head = True
     _in_body = False
@@ -69,7 +83,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _body_bytes = 0
     _deaf = False
-    _due_refusal: str | None = None
+    _due_refusal: ExporterError | None = None
     _behind_body = 0
     _chunk_began = False
     _answered_at = 0.0
@@ -77,11 +91,23 @@ class StrictHttpProtocol(HttpToolsProtocol):
     _idle: asyncio.TimerHandle | None = None
     _undrained: asyncio.TimerHandle | None = None
 
+    def __init__(self, max_connections: int, **uvicorns_own: Any) -> None:
+        super().__init__(**uvicorns_own)
+        self._max_connections = max_connections
+
+    def send_refusal(self, error: ExporterError) -> None:
+        """Answer what is malformed or too much in the shape of the service, and close the connection."""
+        raise NotImplementedError
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         self._socket = transport
         self._joining = _JoiningTransport(transport)
         super().connection_made(self._joining)  # type: ignore[arg-type]
+        if len(self.connections) > self._max_connections:
+            self._deaf = True
+            self.send_refusal(TooManyConnectionsError("Too many connections are open: try again later"))
+            return
         self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,9 +126,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         try:
             self._parse(data)
-        except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self._refuse("Invalid HTTP request received.")
+        except httptools.HttpParserError as error:
+            ours = error.__context__  # what one of the methods below raised
+            self._refuse(
+                ours if isinstance(ours, ExporterError) else InvalidHttpError("This is not valid HTTP")
+            )
             return
         if not self._in_head:
             self._stop_waiting()
@@ -110,7 +138,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         elif not self._socket.is_closing():
             self._head_bytes += self._of_the_head(data) if self._began else len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse("The head of the request is too long.")
+                self._refuse(InvalidHttpError("The head of the request is too long"))
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
@@ -121,7 +149,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             return
         self._behind_body += received
         if self._behind_body > MAX_HEAD_BYTES:
-            self._refuse("The trailers of the request are too long.")
+            self._refuse(InvalidHttpError("The trailers of the request are too long"))
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -143,8 +171,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
-    def _refuse(self, message: str) -> None:
-        """Answer what is malformed with 400, in its turn, and take no more."""
+    def _refuse(self, error: ExporterError) -> None:
+        """Refuse what is malformed or too much in its turn, and take no more."""
+        self.logger.warning(error.message)
         self._deaf = True
         self._stop_waiting()
         last = self.cycle
@@ -153,15 +182,15 @@ class StrictHttpProtocol(HttpToolsProtocol):
         if self._in_body:  # it is `last` that is malformed
             if self.pipeline:
                 self.pipeline.popleft()
-                self._due_refusal = message
+                self._due_refusal = error
             elif last.response_started or last.response_complete:
                 self.transport.close()
             else:
-                self.send_400_response(message)
+                self.send_refusal(error)
         elif last is None or (last.response_complete and last.keep_alive):
-            self.send_400_response(message)
+            self.send_refusal(error)
         elif last.keep_alive:  # else nobody asks for what comes behind it
-            self._due_refusal = message
+            self._due_refusal = error
 
     def on_message_begin(self) -> None:
         """A request begins. What ASGI wants to know of it waits until its head is known to be sound."""
@@ -174,6 +203,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer behind a chunked body, which is ignored."""
         if self._in_head:
+            if len(self.headers) == MAX_HEADERS:
+                raise InvalidHttpError(f"A request has at most {MAX_HEADERS} headers")
             name = name.lower()
             self.headers.append((name, value))
             if name == b"expect" and value.lower() == b"100-continue":
@@ -183,15 +214,17 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """The head is complete: refuse it, or hand the request over."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError("no tunnels")
+                raise InvalidHttpError("There are no tunnels here")
             self._upgrades = True
             return
         self._in_head = False
         if self._socket.is_closing() or (self.cycle is not None and not self.cycle.keep_alive):
-            raise ValueError("nothing comes behind the last request")
+            raise InvalidHttpError("Nothing comes behind the last request of a connection")
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
-            raise ValueError("a request names one host")  # httptools turns it into its own error: 400
+            raise InvalidHttpError("A request names one host")
+        if len(self.pipeline) == MAX_PIPELINED:
+            raise TooManyPipelinedError(f"At most {MAX_PIPELINED} requests may wait on a connection")
         self._hand_over()
         self._in_body = True
 
@@ -227,11 +260,13 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._answered_at = self.loop.time()
         if self.pipeline or self._socket.is_closing():
             super().on_response_complete()
+            if self.pipeline:
+                self.flow.pause_reading()  # uvicorn has just resumed it
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         if self._due_refusal is not None:
-            self.send_400_response(self._due_refusal)
+            self.send_refusal(self._due_refusal)
         else:
             self._watch_idle()
 

@@ -25,6 +25,12 @@ class Settings(BaseSettings):
     ingest_tokens: SecretStr | None = Field(None, description="Bearer tokens that may push.")
     ingest_tokens_file: Path | None = Field(None, description="File with those tokens, instead.")
     policy_file: Path | None = Field(None, description="Label policy (YAML).")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Connections that may be open at once. A client library keeps one open for each process.",
+    )
     max_body_bytes: int = Field(
         4 * 1024**2, ge=1024, le=64 * 1024**2, description="Longest body taken, in bytes."
     )

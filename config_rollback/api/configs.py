@@ -15,8 +15,8 @@ from config_rollback import access
 from config_rollback.api import shapes
 from config_rollback.api.operation import operation
 from config_rollback.delivery import ActiveConfig
-from config_rollback.errors import InvalidRequestError, NotFoundError
-from config_rollback.http import checked_query, number_of, persona_of, plain_text, request_id
+from config_rollback.errors import InvalidRequestError, NotFoundError, TooManyPollsError
+from config_rollback.http import checked_query, number_of, persona_of, plain_text, request_id, while_connected
 from config_rollback.middleware import QUIET
 from config_rollback.services import services
 
@@ -34,7 +34,7 @@ CACHE_CONTROL = "no-cache"
         "serving": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     },
     headers={"If-None-Match": {"type": "string"}},
-    errors=(NotFoundError,),
+    errors=(NotFoundError, TooManyPollsError),
     other={304: "Nothing newer than If-None-Match"},
 )
 async def get_config(request: Request) -> Response:
@@ -52,7 +52,7 @@ async def get_config(request: Request) -> Response:
         here.clients.report(persona, query.client, query.serving)
     tag = _known_tag(request, here.delivery.active.get(persona))
     await here.delivery.catch_up(tag)
-    config = await here.delivery.wait_for_change(persona, tag, query.wait)
+    config = await while_connected(request, here.delivery.wait_for_change(persona, tag, query.wait))
     if config is not None:
         return Response(
             f'{envelope(config)}"{request_id(request)}"}}',

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -71,7 +72,8 @@ class Service:
             **{f"rate_limit_{name}": "100000/minute" for name in ("user", "role", "global")},
         }
         self.app = create_app(Settings(**(given | settings)), clock)
-        config = uvicorn.Config(self.app, http=Protocol, ws="none", log_config=None, access_log=False)
+        protocol: Any = partial(Protocol, self.app.state.services)
+        config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self.cookie_name = cookie_name(self.url)

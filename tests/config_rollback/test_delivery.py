@@ -87,6 +87,31 @@ def test_a_rollback_answers_every_long_poll_at_once(service: Service) -> None:
     assert metric(service, "config_long_polls 0.0")
 
 
+def test_61_a_poll_too_many_is_refused_and_people_are_not(start: Callable[..., Service]) -> None:
+    service = start(max_connections=8)
+    service.publish()
+    service.publish(temperature=1)
+    known = tag(2, 2, temperature=1)
+    with ThreadPoolExecutor(6) as pool:
+        polls = poll(service, pool, "concierge", known, 6)
+        refused = service.config("concierge", "?wait=30", **{"If-None-Match": known})
+        assert error(refused) == (429, "too_many_polls")
+        assert refused.headers["Retry-After"] == "1"
+        assert service.config("concierge", **{"If-None-Match": known}).status_code == 304
+        assert service.roll_back(expected_version=2).status_code == 200
+        assert {answer.result(10).json()["data"]["version"] for answer in polls} == {1}
+    assert metric(service, 'config_requests_refused_total{code="too_many_polls"} 1.0')
+
+
+def test_61_a_poll_ends_with_its_connection(service: Service) -> None:
+    service.publish()
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    connection.request("GET", "/v1/personas/concierge/config?wait=60", headers=TOKEN | {"If-None-Match": TAG})
+    wait_until(lambda: metric(service, "config_long_polls 1.0"))
+    connection.close()
+    wait_until(lambda: metric(service, "config_long_polls 0.0"))
+
+
 def test_a_change_of_another_persona_wakes_nobody(service: Service) -> None:
     service.publish("concierge")
     service.publish("coach")

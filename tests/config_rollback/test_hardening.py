@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 import requests
+from starlette.types import Message, Receive, Scope, Send
 
 from config_rollback import http
+from config_rollback.middleware import RequestContext
 from exporter import protocol
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
+from tests.exporter.test_connection import ends
 
 SLOW_CLIENTS = 200
 NEVER = 600.0
@@ -191,3 +196,81 @@ def test_59_line_breaks_in_ids_stay_in_one_log_line(
         assert "\n" not in line
         assert "\r" not in line
         assert json.loads(line).get("audit_id") != 99
+
+
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def refused(service: Service, code: str) -> float:
+    """How many requests and connections were refused with this code."""
+    found: float | None = service.app.state.services.metrics.registry.get_sample_value(
+        "config_requests_refused_total", {"code": code}
+    )
+    assert found is not None
+    return found
+
+
+def test_61_a_connection_with_too_many_pipelined_requests_ends(service: Service) -> None:
+    with connect(service) as client:
+        client.sendall(HEALTHY * (protocol.MAX_PIPELINED + 100))
+        answers = read_to_end(client).split(b"HTTP/1.1 ")[1:]
+    assert len(answers) == protocol.MAX_PIPELINED + 2
+    assert answers[-1].startswith(b"429 ")
+    assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_pipelined"
+    assert refused(service, "too_many_pipelined") == 1
+
+
+def test_61_requests_without_end_end_the_connection(service: Service) -> None:
+    with connect(service) as client:
+        assert ends(client, HEALTHY * 1000)
+    assert refused(service, "too_many_pipelined") == 1
+
+
+def test_61_a_connection_too_many_is_refused_and_counted(start: Callable[..., Service]) -> None:
+    service = start(max_connections=4)
+    held = [connect(service) for _ in range(4)]
+    try:
+        for client in held:
+            client.sendall(HEALTHY)
+            assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        answer = exchange(service, b"")
+    finally:
+        for client in held:
+            client.close()
+    assert refusal(answer) == (429, "too_many_connections")
+    assert answer[1]["retry-after"] == "1"
+    assert refused(service, "too_many_connections") == 1
+
+
+def test_61_requests_whose_connections_are_gone_are_bounded_too(start: Callable[..., Service]) -> None:
+    here = start(max_connections=4).app.state.services
+    statuses: list[int] = []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(NEVER)
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def nothing() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        context = RequestContext(slow, here)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        waiting = [asyncio.create_task(context(dict(scope), nothing, answer)) for _ in range(4)]
+        await asyncio.sleep(0)
+        await context(dict(scope), nothing, answer)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+    asyncio.run(run())
+    assert statuses == [429]
+
+
+def test_more_headers_than_may_be_are_refused_and_counted(service: Service) -> None:
+    head = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n" + b"X:\r\n" * 100 + b"\r\n"
+    assert refusal(exchange(service, head)) == (400, "invalid_request")
+    assert refused(service, "invalid_request") == 1

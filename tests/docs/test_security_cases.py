@@ -13,7 +13,6 @@ import pytest
 from tests.config_rollback.conftest import ON_BOTH_DATABASES
 
 TESTS = Path(__file__).resolve().parents[1]
-CASES = range(1, 61)
 
 
 class Row(NamedTuple):
@@ -51,7 +50,8 @@ def default_tests(file: str) -> set[str]:
 
 
 def test_every_case_is_in_the_table_once() -> None:
-    assert [case for row in ROWS for case in row.cases] == list(CASES)
+    cases = [case for row in ROWS for case in row.cases]
+    assert cases == list(range(1, len(cases) + 1))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.cases))

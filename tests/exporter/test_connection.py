@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+import requests
 
-from exporter import protocol
+from exporter import app, protocol
 from tests.exporter.running import TOKEN, Running, series, wait_for
 
 HEAD = (
@@ -119,6 +120,7 @@ BROKEN = f"{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
         (BROKEN.replace(TOKEN.encode(), b"wrong"), [401], None),
         (push(1) + b"GET / HTTP/1.1\r\n\r\n", [200, 400], 1),
         (push(1) + b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, [200, 400], 1),
+        (push(1) + HEALTHY.replace(b"\r\n\r\n", b"\r\nX:" * 100 + b"\r\n\r\n"), [200, 400], 1),
     ],
     ids=[
         "garbage",
@@ -131,6 +133,7 @@ BROKEN = f"{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
         "a broken body that was refused before",
         "no host behind a push",
         "a long head behind a push",
+        "more headers than may be",
     ],
 )
 def test_what_is_malformed_is_refused_behind_the_answers_that_are_due(
@@ -268,3 +271,74 @@ def test_57_who_does_not_read_an_answer_is_let_go(
     finally:
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize("waiting", [HEALTHY, push(1)], ids=["GET", "push"])
+def test_61_a_connection_with_too_many_pipelined_requests_ends(exporter: Running, waiting: bytes) -> None:
+    sent = waiting * (protocol.MAX_PIPELINED + 2) + HEALTHY * 100  # few enough for one read of the server
+    with connect(exporter) as connection:
+        connection.sendall(sent)
+        answers = until_closed(connection).split(b"HTTP/1.1 ")[1:]
+    assert len(answers) == protocol.MAX_PIPELINED + 2
+    assert answers[-1].startswith(b"429 ")
+    assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_pipelined"
+    assert exporter.value("exporter_rejected_total", reason="too_many_pipelined") == 1
+
+
+def ends(connection: socket.socket, piece: bytes) -> bool:
+    """Whether the server ends the connection on which a piece is sent 200 times, its answers being read."""
+    try:
+        for _ in range(200):
+            connection.sendall(piece)
+            while select.select([connection], [], [], 0)[0]:
+                if not connection.recv(65536):
+                    return True
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_61_requests_without_end_end_the_connection(exporter: Running) -> None:
+    with connect(exporter) as connection:
+        assert ends(connection, HEALTHY * 1000)
+    assert exporter.value("exporter_rejected_total", reason="too_many_pipelined") == 1
+
+
+def test_61_a_connection_too_many_is_refused_and_counted(start: Callable[..., Running]) -> None:
+    exporter = start(max_connections=3)
+    held = [connect(exporter) for _ in range(3)]
+    try:
+        wait_for(lambda: exporter.connections() == 3)
+        with connect(exporter) as connection:
+            head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    finally:
+        for connection in held:
+            connection.close()
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: 1" in head
+    assert json.loads(body)["error"]["code"] == "too_many_connections"
+    wait_for(lambda: exporter.connections() == 0)
+    assert exporter.value("exporter_rejected_total", reason="too_many_connections") == 1
+
+
+def test_61_a_scrape_too_many_is_refused_and_counted(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MAX_SCRAPES", 2)
+    exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(600)))
+    host, port = exporter.url.removeprefix("http://").split(":")
+    unread = []
+    try:
+        for _ in range(2):
+            unread.append(socket.socket())
+            unread[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unread[-1].connect((host, int(port)))
+            unread[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: requests.get(f"{exporter.url}/metrics", timeout=20).status_code == 429)
+        refusal = requests.get(f"{exporter.url}/metrics", timeout=20)
+    finally:
+        for connection in unread:
+            connection.close()
+    assert (refusal.json()["error"]["code"], refusal.headers["retry-after"]) == ("too_many_scrapes", "1")
+    wait_for(lambda: requests.get(f"{exporter.url}/metrics", timeout=20).status_code == 200)
+    assert (exporter.value("exporter_rejected_total", reason="too_many_scrapes") or 0) >= 2
