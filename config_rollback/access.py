@@ -18,7 +18,7 @@ from config_rollback.services import services
 async def require_ops(request: Request, action: str, persona: str | None = None) -> Actor:
     """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
     token = bearer_token(request.headers.get("authorization"))
-    identity = await run_sync(services(request).access_tokens.verify, token)
+    identity = await services(request).access_tokens.verify(token)
     return await require_role(
         request, Actor(identity.subject, identity.role, identity.issuer), action, persona
     )
@@ -27,8 +27,7 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
     """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`.
 
-    Counted first: a flood of refused attempts must not fill the audit. Raises also `RateLimitedError` and
-    `RateLimiterUnavailableError`.
+    Counted first: a flood of refused attempts must not fill the audit. Raises also `RateLimitedError`.
     """
     await services(request).rate_limits.check(actor)
     if actor.role == OPS:

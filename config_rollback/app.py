@@ -62,7 +62,6 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.StorageUnavailableError: 503,
     errors.OutcomeUnknownError: 503,
     errors.MonitoringUnavailableError: 503,
-    errors.RateLimiterUnavailableError: 503,
     errors.LoginUnavailableError: 503,
 }
 """The HTTP status of each error; its code is the class's own."""

@@ -253,12 +253,6 @@ class MonitoringUnavailableError(UnavailableError):
     code = "monitoring_unavailable"
 
 
-class RateLimiterUnavailableError(UnavailableError):
-    """The store that counts calls does not answer."""
-
-    code = "rate_limiter_unavailable"
-
-
 class LoginUnavailableError(UnavailableError):
     """The OpenID provider does not answer."""
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-import anyio
-import anyio.to_thread
 import requests
 
+from config_rollback.calls import Calls
 from config_rollback.clock import Clock, isoformat
 from config_rollback.errors import InvalidRequestError, MonitoringUnavailableError
 
@@ -20,7 +19,7 @@ WINDOWS: tuple[str, ...] = get_args(Window)
 CONNECT_SECONDS = 1.0
 TOTAL_SECONDS = 4.0
 MAX_CONCURRENT = 8
-"""Threads that may wait for Prometheus at once: the others stay free for rollbacks."""
+"""Threads that may wait for Prometheus at once."""
 STALE_SECONDS = 180
 """Three evaluations at the shipped interval of a minute."""
 LOW_SAMPLE_RATE = 30
@@ -67,18 +66,15 @@ class Kpis:
     def __init__(self, prometheus_url: str | None, clock: Clock) -> None:
         self._url = prometheus_url
         self._clock = clock
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._calls = Calls(MAX_CONCURRENT)
 
     async def read(self, selection: Selection) -> dict[str, Any]:
         """The `data` of the KPI answer (DESIGN.md). Raises `MonitoringUnavailableError`."""
         if self._url is None:
             raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
-        if self._limiter is None:  # made here: it belongs to the running event loop
-            self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
         ask = partial(_ask, f"{self._url}/api/v1/query", expression(selection))
         try:
-            with anyio.fail_after(TOTAL_SECONDS):
-                values = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._limiter)
+            values = await self._calls.run(ask, TOTAL_SECONDS)
         except TimeoutError as error:
             raise MonitoringUnavailableError("Prometheus does not answer in time") from error
         return {

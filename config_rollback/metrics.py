@@ -20,6 +20,7 @@ from config_rollback.errors import (
     OverloadedError,
     UnavailableError,
 )
+from config_rollback.rate_limits import RateLimits
 from config_rollback.store import Store
 
 PREDECESSOR_WITHIN = timedelta(days=8)
@@ -30,7 +31,13 @@ class Metrics:
     """Counters of this process, and gauges read when they are asked for."""
 
     def __init__(
-        self, store: Store, delivery: Delivery, clients: Clients, clock: Clock, external_url: str
+        self,
+        store: Store,
+        delivery: Delivery,
+        clients: Clients,
+        rate_limits: RateLimits,
+        clock: Clock,
+        external_url: str,
     ) -> None:
         self.registry = CollectorRegistry()
         Gauge(
@@ -83,6 +90,11 @@ class Metrics:
         Gauge(
             "config_long_polls", "Configuration requests that wait for a change.", registry=self.registry
         ).set_function(lambda: delivery.waiting)
+        Gauge(
+            "config_rate_limit_store_up",
+            "1 while calls are counted in the store of the settings, 0 while each replica counts for itself.",
+            registry=self.registry,
+        ).set_function(lambda: rate_limits.store_up)
         for status in ("succeeded", "refused", "failed"):
             self.rollbacks.labels(status)
         for status in ("firing", "resolved"):

@@ -6,20 +6,23 @@ and Alertmanager's webhook are not limited: they must go on whatever people do.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import math
 import time
+from functools import partial
 
 import structlog
-from anyio.to_thread import run_sync
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
 from config_rollback.attempts import Actor
-from config_rollback.errors import RateLimitedError, RateLimiterUnavailableError
+from config_rollback.calls import Calls
+from config_rollback.errors import RateLimitedError
 from config_rollback.settings import Settings
 
 USER_SLOTS = 65_536
@@ -27,6 +30,9 @@ USER_SLOTS = 65_536
 ROLES = frozenset({"ops", "support", "user"})
 """Roles with a limit of their own; every other name counts as one role."""
 STORE_TIMEOUT_SECONDS = 0.5
+STORE_THREADS = 4
+RETRY_SECONDS = 5.0
+"""How often a store that is away is asked again."""
 
 _NAMESPACE = "driftback"
 
@@ -34,48 +40,75 @@ log = structlog.get_logger(__name__)
 
 
 class RateLimits:
-    """Counts calls in this process, or in a Redis that several replicas share."""
+    """Counts calls in this process, or in a Redis that several replicas share.
+
+    While the Redis is away each replica counts for itself: nobody is kept from rolling back.
+    """
 
     def __init__(self, settings: Settings) -> None:
         url = settings.rate_limit_store.get_secret_value()
-        options: dict[str, float | str | bool] = {"wrap_exceptions": True}
+        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._shared: MovingWindowRateLimiter | None = None
         if not url.startswith("memory:"):
+            options: dict[str, float | str | bool] = {"wrap_exceptions": True}
             options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORE_TIMEOUT_SECONDS)
-        self._storage = storage_from_string(url, **options)
-        self._limiter = MovingWindowRateLimiter(self._storage)
+            self._shared = MovingWindowRateLimiter(storage_from_string(url, **options))
+        self._calls = Calls(STORE_THREADS)
+        self._looking: asyncio.Task[None] | None = None
+        self.store_up = True
+        """Whether calls are counted where the settings say."""
         self._user = parse(settings.rate_limit_user)
         self._role = parse(settings.rate_limit_role)
         self._global = parse(settings.rate_limit_global)
 
     async def check(self, actor: Actor) -> None:
-        """Counts a call. Raises `RateLimitedError`, or `RateLimiterUnavailableError` with the store away."""
-        if isinstance(self._storage, MemoryStorage):
-            self._count(actor)
-        else:
-            await run_sync(self._count, actor)
+        """Counts a call. Raises `RateLimitedError`."""
+        if self._shared is not None and self.store_up:
+            count = partial(self._count, self._shared, actor)
+            try:
+                await self._calls.run(count, STORE_TIMEOUT_SECONDS)
+            except (StorageError, TimeoutError) as error:
+                self._lose(self._shared, error)
+            else:
+                return
+        self._count(self._own, actor)
 
-    def _count(self, actor: Actor) -> None:
+    def _lose(self, shared: MovingWindowRateLimiter, error: StorageError | TimeoutError) -> None:
+        if self.store_up:
+            self.store_up = False
+            cause = error.storage_error if isinstance(error, StorageError) else error
+            log.warning("rate_limit_store_lost", error=type(cause).__name__)
+            self._looking = asyncio.create_task(self._look_for(shared))
+
+    async def _look_for(self, shared: MovingWindowRateLimiter) -> None:
+        """Until the store counts again."""
+        hit = partial(shared.hit, self._global, _NAMESPACE, "store", "up")
+        while not self.store_up:
+            await asyncio.sleep(RETRY_SECONDS)
+            with contextlib.suppress(StorageError, TimeoutError):
+                await self._calls.run(hit, STORE_TIMEOUT_SECONDS)
+                self.store_up = True
+        log.info("rate_limit_store_found")
+
+    def _count(self, limiter: MovingWindowRateLimiter, actor: Actor) -> None:
         keys = (
             ("user", self._user, _slot(actor)),
             ("role", self._role, actor.role if actor.role in ROLES else "other"),
             ("global", self._global, "all"),
         )
-        try:
-            for name, limit, key in keys:
-                if not self._limiter.hit(limit, _NAMESPACE, name, key):
-                    raise RateLimitedError(
-                        "too many requests; try again later",
-                        limit=name,
-                        retry_after=self._wait(limit, _NAMESPACE, name, key),
-                    )
-        except StorageError as error:
-            log.warning("rate_limiter_unavailable", error=type(error.storage_error).__name__)
-            raise RateLimiterUnavailableError("calls cannot be counted at the moment") from error
+        for name, limit, key in keys:
+            if not limiter.hit(limit, _NAMESPACE, name, key):
+                raise RateLimitedError(
+                    "too many requests; try again later",
+                    limit=name,
+                    retry_after=_wait(limiter, limit, _NAMESPACE, name, key),
+                )
 
-    def _wait(self, limit: RateLimitItem, *key: str) -> int:
-        """Whole seconds until the oldest call leaves the window, at least 1."""
-        reset = self._limiter.get_window_stats(limit, *key).reset_time
-        return min(max(math.ceil(reset - time.time()), 1), limit.get_expiry())
+
+def _wait(limiter: MovingWindowRateLimiter, limit: RateLimitItem, *key: str) -> int:
+    """Whole seconds until the oldest call leaves the window, at least 1."""
+    reset = limiter.get_window_stats(limit, *key).reset_time
+    return min(max(math.ceil(reset - time.time()), 1), limit.get_expiry())
 
 
 def _slot(actor: Actor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -25,6 +26,9 @@ from config_rollback.rollback import Changes
 from config_rollback.settings import Settings
 from config_rollback.store import Store
 
+ANONYMOUS_THREADS = 4
+"""Of anyio's 40, for `/metrics`, `/-/ready` and login links."""
+
 
 @dataclass(frozen=True)
 class Services:
@@ -44,6 +48,8 @@ class Services:
     kpis: Kpis
     rate_limits: RateLimits
     cookie_name: str
+    anonymous: asyncio.Semaphore
+    """Held while a caller who proved nothing takes one of the threads that a rollback needs."""
 
 
 def build(settings: Settings, clock: Clock) -> Services:
@@ -63,7 +69,8 @@ def build(settings: Settings, clock: Clock) -> Services:
     # The rest of the connections is for people: a fleet of any size leaves room for a rollback.
     delivery = Delivery(store, max_waiting=settings.max_connections * 3 // 4)
     clients = Clients(store, clock)
-    metrics = Metrics(store, delivery, clients, clock, settings.external_url)
+    rate_limits = RateLimits(settings)
+    metrics = Metrics(store, delivery, clients, rate_limits, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
     schema = settings.config_schema_file
     validate_config = ConfigSchema(schema).validate if schema else persona_config.validate_config
@@ -80,8 +87,9 @@ def build(settings: Settings, clock: Clock) -> Services:
         clients=clients,
         metrics=metrics,
         kpis=Kpis(settings.prometheus_url, clock),
-        rate_limits=RateLimits(settings),
+        rate_limits=rate_limits,
         cookie_name=cookie_name(settings.external_url),
+        anonymous=asyncio.Semaphore(ANONYMOUS_THREADS),
     )
 
 

@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     rate_limit_global: str = "2400/minute"
     """How often all people may."""
     rate_limit_store: SecretStr = SecretStr("memory://")
-    """Where calls are counted, a secret as it may hold a password: `redis://…` shares it between replicas."""
+    """Where calls are counted, a secret as it may hold a password: `redis://…` shares it between replicas.
+    While it is away each replica counts for itself."""
     rate_limit_store_file: Path | None = None
 
     jwks_file: Path | None = None

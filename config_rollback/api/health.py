@@ -15,7 +15,9 @@ from config_rollback.services import services
 @operation("anyone", None)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    text = await run_sync(services(request).metrics.render)
+    here = services(request)
+    async with here.anonymous:
+        text = await run_sync(here.metrics.render)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -34,7 +36,8 @@ async def ready(request: Request) -> Response:
         with here.store.read() as transaction:
             transaction.newest_activation()
 
-    await run_sync(ask)
+    async with here.anonymous:
+        await run_sync(ask)
     return PlainTextResponse("ready\n")
 
 

@@ -43,7 +43,6 @@ PEOPLE = (
     errors.ForbiddenError,
     errors.InvalidRequestError,
     errors.RateLimitedError,
-    errors.RateLimiterUnavailableError,
     errors.LoginUnavailableError,
     errors.AuditUnavailableError,  # a refused call is audited
 )

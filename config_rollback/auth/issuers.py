@@ -5,12 +5,13 @@ The two never meet: each has its algorithms, keys and issuer, and the header onl
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jwt
 
 from config_rollback.auth import claims as rules
-from config_rollback.auth.keys import KeySet, from_file, from_url
+from config_rollback.auth.keys import KeySet, fetch
 from config_rollback.auth.tokens import ALGORITHM, Identity, TokenVerifier
 from config_rollback.clock import Clock
 from config_rollback.settings import Settings
@@ -32,18 +33,18 @@ class AccessTokens:
         self._role_claim = settings.jwt_role_claim
         self._keys: KeySet | None = None
         if settings.jwks_file is not None:
-            self._keys = KeySet(from_file(settings.jwks_file), clock)
+            self._keys = KeySet(settings.jwks_file.read_bytes, clock)
         elif settings.jwks_url is not None:
-            self._keys = KeySet(from_url(settings.jwks_url), clock)
+            self._keys = KeySet(partial(fetch, settings.jwks_url), clock)
 
-    def verify(self, token: str) -> Identity:
-        """Who the token names; may fetch keys. Raises an `AuthenticationError` or `LoginUnavailableError`."""
+    async def verify(self, token: str) -> Identity:
+        """Who the token names. Raises an `AuthenticationError`, or `LoginUnavailableError` without keys."""
         header = rules.read_header(token)
         if self._keys is None or header.get("alg") == ALGORITHM:
             return self._own.verify(token, "api")
         if str(header.get("typ", "JWT")).lower() not in _TYPES:
             raise rules.invalid()
-        claims = signed_claims(token, header, self._keys, self._issuer)
+        claims = await signed_claims(token, header, self._keys, self._issuer)
         if claims["aud"] != self._audience or not _ID_TOKEN_CLAIMS.isdisjoint(claims):
             raise rules.invalid()
         expires_at = rules.check_times(claims, self._clock())
@@ -56,11 +57,13 @@ class AccessTokens:
         )
 
 
-def signed_claims(token: str, header: dict[str, Any], keys: KeySet, issuer: str | None) -> dict[str, Any]:
+async def signed_claims(
+    token: str, header: dict[str, Any], keys: KeySet, issuer: str | None
+) -> dict[str, Any]:
     """The claims of a token that one of the keys signed; audience and times are for the caller to check."""
     if not _HEADER_FIELDS.issuperset(header):
         raise rules.invalid()
-    key = keys.find(header.get("kid"), header.get("alg"))
+    key = await keys.find(header.get("kid"), header.get("alg"))
     try:
         claims: dict[str, Any] = jwt.decode(
             token,

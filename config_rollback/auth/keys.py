@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
+import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -15,13 +14,11 @@ import requests
 import structlog
 
 from config_rollback.auth.claims import invalid
+from config_rollback.calls import Document
 from config_rollback.clock import Clock
-from config_rollback.errors import LoginUnavailableError
 
 REFRESH = timedelta(minutes=10)
 """How old the keys may get before they are looked for again."""
-COOLDOWN = timedelta(minutes=1)
-"""How soon after one attempt the next may follow: made-up key ids must not become a flood of fetches."""
 FETCH_SECONDS = 3.0
 MAX_DOCUMENT_BYTES = 1_048_576
 MINIMUM_RSA_BITS = 2048
@@ -45,14 +42,9 @@ class KeySet:
     """The keys of one document, by key id and algorithm. `read` returns the document."""
 
     def __init__(self, read: Callable[[], bytes], clock: Clock) -> None:
-        self._read = read
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._keys: Keys = {}
-        self._loaded_at: datetime | None = None
-        self._tried_at: datetime | None = None
+        self._document = Document("signing keys", lambda: _parse(read()), clock, REFRESH)
 
-    def find(self, kid: object, algorithm: object) -> jwt.PyJWK:
+    async def find(self, kid: object, algorithm: object) -> jwt.PyJWK:
         """The key that the header of a token names; without an id, the only one of its algorithm.
 
         Raises `TokenInvalidError` for one that is not in the set, `LoginUnavailableError` where the set was
@@ -62,60 +54,34 @@ class KeySet:
             kid is None or (isinstance(kid, str) and _KID.fullmatch(kid))
         ):
             raise invalid()
-        known = self._lookup(kid, algorithm)
-        if known is None or self._due(REFRESH, self._loaded_at):
-            self._refresh(wait=known is None)
-        if self._loaded_at is None:
-            raise LoginUnavailableError("the keys that verify logins cannot be read at the moment")
-        found = self._lookup(kid, algorithm)
+        keys = await self._document.get(lambda known: _lookup(known, kid, algorithm) is not None)
+        found = _lookup(keys, kid, algorithm)
         if found is None:
             raise invalid()
         return found
 
-    def _lookup(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        keys = self._keys
-        if kid is not None:
-            return keys.get((kid, algorithm))
-        fitting = [key for (_, name), key in keys.items() if name == algorithm]
-        return fitting[0] if len(fitting) == 1 else None  # OpenID Connect Core 1.0, section 10.1
 
-    def _due(self, age: timedelta, since: datetime | None) -> bool:
-        return since is None or self._clock() - since >= age
-
-    def _refresh(self, *, wait: bool) -> None:
-        if not self._lock.acquire(blocking=wait):
-            return  # another thread is at it, and there is a key to go on with
-        try:
-            if not self._due(COOLDOWN, self._tried_at):
-                return
-            self._tried_at = self._clock()
-            self._keys = _parse(self._read())
-            self._loaded_at = self._clock()
-        except (OSError, requests.RequestException, ValueError) as error:
-            log.warning("signing_keys_unavailable", error=type(error).__name__)
-        finally:
-            self._lock.release()
-
-
-def from_file(path: Path) -> Callable[[], bytes]:
-    """Reads a file each time."""
-    return path.read_bytes
-
-
-def from_url(url: str) -> Callable[[], bytes]:
-    """Fetches a document each time; follows no redirect."""
-    return lambda: fetch(url)
+def _lookup(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+    if kid is not None:
+        return keys.get((kid, algorithm))
+    fitting = [key for (_, name), key in keys.items() if name == algorithm]
+    return fitting[0] if len(fitting) == 1 else None  # OpenID Connect Core 1.0, section 10.1
 
 
 def fetch(url: str) -> bytes:
-    """A small document. Raises `requests.RequestException`, or `ValueError` for a large one."""
+    """A small document. Raises `requests.RequestException`, or `ValueError` for a large one or a redirect."""
+    deadline = time.monotonic() + FETCH_SECONDS
     with requests.get(url, timeout=FETCH_SECONDS, allow_redirects=False, stream=True) as answer:
         answer.raise_for_status()
         if answer.is_redirect:
             raise ValueError("a redirect")
-        body = answer.raw.read(MAX_DOCUMENT_BYTES + 1, decode_content=True)
-    if len(body) > MAX_DOCUMENT_BYTES:
-        raise ValueError("too large")
+        body = bytearray()
+        for part in answer.iter_content(256):  # small: a part may come byte by byte
+            body += part
+            if len(body) > MAX_DOCUMENT_BYTES:
+                raise ValueError("too large")
+            if time.monotonic() > deadline:
+                raise requests.Timeout("the document comes too slowly")
     return bytes(body)
 
 

@@ -10,10 +10,10 @@ import hashlib
 import hmac
 import json
 import secrets
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +26,8 @@ from authlib.integrations.requests_client import OAuth2Session
 from config_rollback.attempts import Actor
 from config_rollback.auth import claims as rules
 from config_rollback.auth.issuers import signed_claims
-from config_rollback.auth.keys import FETCH_SECONDS, KeySet, fetch, from_url
+from config_rollback.auth.keys import FETCH_SECONDS, KeySet, fetch
+from config_rollback.calls import Calls, Document
 from config_rollback.clock import Clock
 from config_rollback.errors import (
     AuthenticationError,
@@ -39,6 +40,10 @@ from config_rollback.settings import Settings
 LOGIN_SECONDS = 600
 """How long somebody may take to log in at the provider."""
 DISCOVERY_AGE = timedelta(hours=1)
+EXCHANGE_SECONDS = 6.0
+"""How long a browser waits for the provider to take its code back, a thread that gets free included."""
+MAX_EXCHANGES = 4
+"""At once: anybody can begin a login, and come back with a code that is none."""
 CALLBACK_PATH = "/auth/callback"
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
@@ -56,15 +61,8 @@ class Begun:
     cookie: str
 
 
-@dataclass(frozen=True)
-class _Provider:
-    endpoints: Mapping[str, str]
-    keys: KeySet
-    read_at: datetime
-
-
 class OidcLogins:
-    """Logins at the provider of the settings. Its methods wait for the provider: call them in a thread."""
+    """Logins at the provider of the settings."""
 
     def __init__(self, issuer: str, client_id: str, settings: Settings, clock: Clock) -> None:
         self._issuer = issuer
@@ -75,22 +73,24 @@ class OidcLogins:
         secret = settings.jwt_secret.get_secret_value().encode()
         # A key of its own: what it signs can never pass as a token.
         self._key = hmac.new(secret, b"driftback login in progress", hashlib.sha256).digest()
-        self._provider: _Provider | None = None
-        self._lock = threading.Lock()
+        self._endpoints = Document("OpenID discovery", self._discover, clock, DISCOVERY_AGE)
+        self._keys = KeySet(lambda: fetch(self._jwks_uri), clock)
+        self._jwks_uri = ""  # until it was discovered, which no login comes before
+        self._exchanges = Calls(MAX_EXCHANGES)
 
-    def begin(self, next_path: str) -> Begun:
+    async def begin(self, next_path: str) -> Begun:
         """Starts a login that will lead to `next_path`. Raises `LoginUnavailableError`."""
-        provider = self._discover()
+        endpoints = await self._endpoints.get()
         state, nonce, verifier = (secrets.token_urlsafe(48) for _ in range(3))
         url, _ = self._client().create_authorization_url(
-            provider.endpoints["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+            endpoints["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
         )
         now = int(self._clock().timestamp())
         kept = {"state": state, "nonce": nonce, "verifier": verifier, "next": next_path}
         cookie = jwt.encode(kept | {"iat": now, "exp": now + LOGIN_SECONDS}, self._key, algorithm=_ALGORITHM)
         return Begun(url, state, cookie)
 
-    def finish(self, cookie: str | None, query: Mapping[str, str]) -> tuple[Actor, str]:
+    async def finish(self, cookie: str | None, query: Mapping[str, str]) -> tuple[Actor, str]:
         """Who logged in, and where to go.
 
         Raises `OidcStateMismatchError` where this browser began no such login, `LoginFailedError` where the
@@ -104,9 +104,13 @@ class OidcLogins:
         if "code" not in query:
             log.warning("login_refused", error=query.get("error", "")[:100])
             raise LoginFailedError("the provider did not let you in")
-        provider = self._discover()
-        id_token = self._exchange(provider, query["code"], kept["verifier"])
-        return self._identify(provider, id_token, kept["nonce"]), kept["next"]
+        endpoints = await self._endpoints.get()
+        exchange = partial(self._exchange, endpoints["token_endpoint"], query["code"], kept["verifier"])
+        try:
+            id_token = await self._exchanges.run(exchange, EXCHANGE_SECONDS)
+        except TimeoutError as error:
+            raise LoginUnavailableError("the login provider does not answer in time") from error
+        return await self._identify(id_token, kept["nonce"]), kept["next"]
 
     def next_path(self, cookie: str | None) -> str | None:
         """Where a login that was begun here would lead, even if it took too long; None for another cookie."""
@@ -145,11 +149,11 @@ class OidcLogins:
         )
         return kept
 
-    def _exchange(self, provider: _Provider, code: str, verifier: str) -> str:
+    def _exchange(self, url: str, code: str, verifier: str) -> str:
         try:
             with self._client() as client:
                 answer = client.fetch_token(
-                    provider.endpoints["token_endpoint"],
+                    url,
                     grant_type="authorization_code",
                     code=code,
                     code_verifier=verifier,
@@ -166,10 +170,11 @@ class OidcLogins:
             raise LoginFailedError("the provider sent no ID token; see CONFIG_ROLLBACK_OIDC_SCOPES")
         return id_token
 
-    def _identify(self, provider: _Provider, id_token: str, nonce: str) -> Actor:
+    async def _identify(self, id_token: str, nonce: str) -> Actor:
         """The rules of OpenID Connect Core 1.0, section 3.1.3.7."""
         try:
-            claims = signed_claims(id_token, rules.read_header(id_token), provider.keys, self._issuer)
+            header = rules.read_header(id_token)
+            claims = await signed_claims(id_token, header, self._keys, self._issuer)
             rules.check_times(claims, self._clock())
             audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
             if self._client_id not in audience or claims.get("nonce") != nonce:
@@ -184,23 +189,7 @@ class OidcLogins:
             raise LoginFailedError("the provider's ID token does not hold") from error
         return Actor(subject, rules.role(claims, self._settings.oidc_role_claim), self._issuer)
 
-    def _discover(self) -> _Provider:
-        known = self._provider
-        if known is not None and self._clock() - known.read_at < DISCOVERY_AGE:
-            return known
-        with self._lock:
-            if self._provider is not known and self._provider is not None:
-                return self._provider
-            try:
-                self._provider = self._read_provider(known)
-            except (requests.RequestException, ValueError) as error:
-                log.warning("login_provider_unavailable", error=type(error).__name__)
-                if known is None:
-                    raise LoginUnavailableError("the login provider does not answer") from error
-                return known
-            return self._provider
-
-    def _read_provider(self, known: _Provider | None) -> _Provider:
+    def _discover(self) -> Mapping[str, str]:
         """OpenID Connect Discovery 1.0, section 4."""
         document = json.loads(fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
         if not isinstance(document, dict) or document.get("issuer") != self._issuer:
@@ -209,9 +198,8 @@ class OidcLogins:
         allowed = {"https", urlsplit(self._issuer).scheme}
         if not all(urlsplit(url).scheme in allowed and urlsplit(url).hostname for url in endpoints.values()):
             raise ValueError("an endpoint is no URL, or less safe than the issuer's")
-        same = known is not None and known.endpoints["jwks_uri"] == endpoints["jwks_uri"]
-        keys = known.keys if known and same else KeySet(from_url(endpoints["jwks_uri"]), self._clock)
-        return _Provider(endpoints, keys, self._clock())
+        self._jwks_uri = endpoints["jwks_uri"]
+        return endpoints
 
 
 def from_settings(settings: Settings, clock: Clock) -> OidcLogins | None:

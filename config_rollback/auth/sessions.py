@@ -66,7 +66,8 @@ class Sessions:
 
     def _add(self, transaction: Transaction, actor: Actor) -> Login:
         now = self._clock()
-        login = Login(actor, secrets.token_urlsafe(32))
+        secret = secrets.token_urlsafe(32)
+        login = Login(actor, f"{secret}.{self._hash(secret)}")
         transaction.add_session(
             BrowserSession(
                 cookie_hash=self._hash(login.cookie),
@@ -86,6 +87,12 @@ class Sessions:
         with self._store.read() as transaction:
             if transaction.token_used(identity.jti):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
+
+    def check_cookie(self, cookie: str) -> None:
+        """Raises `SessionRevokedError` for a cookie that was not made with this `secret`."""
+        secret, _, tag = cookie.partition(".")
+        if not hmac.compare_digest(self._hash(secret).encode(), tag.encode("utf-8", "surrogateescape")):
+            raise SessionRevokedError("the session is over; log in again")
 
     def find(self, cookie: str) -> Login:
         """The session of a cookie. Raises `SessionRevokedError` where there is none, or none any more."""

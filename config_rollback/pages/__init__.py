@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from starlette.routing import BaseRoute
 
-from starlette.routing import BaseRoute, Mount
-from starlette.staticfiles import StaticFiles
-
-from config_rollback.pages import alerts, audit, login, oidc, overview, rollback
+from config_rollback.pages import alerts, assets, audit, login, oidc, overview, rollback
 
 
 def routes() -> list[BaseRoute]:
     """All pages, and the files that they need."""
-    static = StaticFiles(directory=Path(__file__).with_name("static"))
     return [
         *overview.routes,
         *rollback.routes,
@@ -20,5 +16,5 @@ def routes() -> list[BaseRoute]:
         *alerts.routes,
         *login.routes,
         *oidc.routes,
-        Mount("/static", static),
+        *assets.routes,
     ]

@@ -25,8 +25,10 @@ async def show(request: Request) -> Response:
     next_path, token = check_next(query.get("next", "/")), query.get("token")
     problem: AuthenticationError | None = None
     if token is not None:
+        here = services(request)
         try:
-            await run_sync(partial(services(request).sessions.check_login_token, token))
+            async with here.anonymous:
+                await run_sync(partial(here.sessions.check_login_token, token))
         except AuthenticationError as error:
             problem = error
     return page(
@@ -47,7 +49,8 @@ async def log_in(request: Request) -> Response:
     here = services(request)
     if not form.get("token"):
         raise UnauthenticatedError("a login link is needed")
-    login = await run_sync(partial(here.sessions.open, form["token"]))
+    async with here.anonymous:
+        login = await run_sync(partial(here.sessions.open, form["token"]))
     response = RedirectResponse(next_path, 303)
     set_session(request, response, login)
     return response

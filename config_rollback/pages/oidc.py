@@ -28,7 +28,7 @@ async def start(request: Request) -> Response:
     """
     logins = _logins(request)
     next_path = check_next(query_of(request, "next").get("next", "/"))
-    begun = await run_sync(partial(logins.begin, next_path))
+    begun = await logins.begin(next_path)
     here = services(request)
     response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})
     room = MAX_COOKIES_LENGTH - len(begun.cookie)
@@ -59,7 +59,7 @@ async def callback(request: Request) -> Response:
     cookie = request.cookies.get(name)
     # Where a refusal leads back to.
     request.state.login_next = logins.next_path(cookie)
-    actor, next_path = await run_sync(partial(logins.finish, cookie, dict(pairs)))
+    actor, next_path = await logins.finish(cookie, dict(pairs))
     here = services(request)
     login = await run_sync(partial(here.sessions.open_for, actor))
     response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,6 +12,7 @@ from config_rollback import kpis
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_api_ops import error
 from tests.config_rollback.test_delivery import wait_until
+from tests.support.documents import Documents
 
 
 def test_29_a_stale_version_changes_nothing(drifted: Service) -> None:
@@ -143,49 +143,23 @@ def test_46_a_rollback_needs_no_prometheus(start: Callable[..., Service]) -> Non
     assert service.roll_back(expected_version=2).status_code == 200
 
 
-@pytest.fixture
-def hanging() -> Iterator[tuple[str, threading.Event]]:
-    """The URL of a Prometheus that takes every question and answers none, and what makes it hang up."""
-    release = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            release.wait(120)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", release
-    release.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def waiting(service: Service) -> int:
-    """How many questions to Prometheus wait for a thread."""
-    limiter = service.app.state.services.kpis._limiter
-    return 0 if limiter is None else int(limiter.statistics().tasks_waiting)
-
-
 def test_46_a_prometheus_that_hangs_holds_up_nobody(
-    start: Callable[..., Service],
-    hanging: tuple[str, threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, release = hanging
-    service = start(prometheus_url=url)
-    service.publish()
-    service.publish(temperature=1)
     path = "/v1/ops/monitoring/conversation-kpis?window=1h"
     monkeypatch.setattr(kpis, "TOTAL_SECONDS", 100.0)
-    with ThreadPoolExecutor(60) as pool:
+    with Documents() as prometheus, ThreadPoolExecutor(60) as pool:
+        prometheus.on_post = lambda *_: (503, b"")
+        prometheus.answers.clear()
+        service = start(prometheus_url=prometheus.url)
+        service.publish()
+        service.publish(temperature=1)
         asked = [pool.submit(service.request, "GET", path) for _ in range(60)]
-        wait_until(lambda: waiting(service) == 60 - kpis.MAX_CONCURRENT)
+        wait_until(lambda: len(prometheus.posted) == kpis.MAX_CONCURRENT)
         assert service.roll_back(expected_version=2).status_code == 200
         monkeypatch.setattr(kpis, "TOTAL_SECONDS", 0.2)
         late = service.request("GET", path)
         assert not any(question.done() for question in asked), "it waited for Prometheus"
-        release.set()
+        prometheus.answers.set()
         assert {error(question.result()) for question in asked} == {(503, "monitoring_unavailable")}
     assert error(late) == (503, "monitoring_unavailable")

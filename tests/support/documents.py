@@ -11,15 +11,19 @@ from urllib.parse import parse_qsl
 
 
 class Documents:
-    """Serves `documents` by path; `fetched` lists the paths that were asked for.
+    """Serves `documents` by path; `fetched` and `posted` list the paths that were asked for.
 
-    A form that is posted goes to `on_post` (path, fields, headers), which returns status and answer.
+    A form that is posted goes to `on_post` (path, fields, headers), which returns status and answer. While
+    `answers` is cleared, questions are taken and nothing is said.
     """
 
     def __init__(self, **documents: bytes) -> None:
         self.documents = {f"/{name}": content for name, content in documents.items()}
         self.fetched: list[str] = []
+        self.posted: list[str] = []
         self.down = False
+        self.answers = threading.Event()
+        self.answers.set()
         self.on_post: Callable[[str, dict[str, str], dict[str, str]], tuple[int, bytes]]
         outer = self
 
@@ -27,6 +31,7 @@ class Documents:
             def do_GET(self) -> None:
                 """Counts, then answers."""
                 outer.fetched.append(self.path)
+                outer.answers.wait(120)
                 content = outer.documents.get(self.path)
                 self.send_response(503 if outer.down else 404 if content is None else 200)
                 self.end_headers()
@@ -36,6 +41,8 @@ class Documents:
             def do_POST(self) -> None:
                 """Hands the form to `on_post`."""
                 form = parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                outer.posted.append(self.path)
+                outer.answers.wait(120)
                 status, content = outer.on_post(self.path, dict(form), dict(self.headers))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -56,6 +63,7 @@ class Documents:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.answers.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Literal
+
+import redis
 
 from tests.support.stacks import free_port
 
 START_SECONDS = 30
 PASSWORD = "the-password-of-redis"
+
+Fault = Literal["away", "hanging", "full"]
 
 
 class Redis:
@@ -43,9 +49,33 @@ class Redis:
             else:
                 return self
 
+    def fail(self, fault: Fault) -> None:
+        """Ends it, stops it without a word, or has it refuse whatever it would have to keep."""
+        assert self._process is not None
+        if fault == "away":
+            self.stop()
+        elif fault == "hanging":
+            self._process.send_signal(signal.SIGSTOP)
+        else:
+            self._client().config_set("maxmemory", 1)
+
+    def recover(self, fault: Fault) -> None:
+        """Ends what `fail` did."""
+        if fault == "away":
+            self.start()
+        elif fault == "hanging":
+            assert self._process is not None
+            self._process.send_signal(signal.SIGCONT)
+        else:
+            self._client().config_set("maxmemory", 0)
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, password=PASSWORD)
+
     def stop(self) -> None:
         """Ends it; what it counted is lost."""
         if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)  # it ends only when it runs
             self._process.terminate()
             self._process.wait(10)
             self._process = None

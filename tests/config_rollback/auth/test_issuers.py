@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from config_rollback.errors import TokenInvalidError
 from tests.config_rollback.auth.test_tokens import signed
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import SECRET, Clock, Service
@@ -154,10 +153,6 @@ def call(service: Service, given: str) -> tuple[int, str]:
     return error(answer) if answer.status_code != 200 else (200, "")
 
 
-def verify(service: Service, given: str) -> Any:
-    return service.app.state.services.access_tokens.verify(given)
-
-
 @pytest.mark.parametrize(
     "good",
     [token(), token(typ="at+jwt"), token(key=EC_KEY, alg="ES256", kid="e1"), token(kid=None)],
@@ -235,27 +230,16 @@ def test_24_cached_keys_serve_on_while_their_source_is_down(trusting: Service, i
 
 
 def test_24_a_hundred_unknown_kids_are_at_most_one_fetch(trusting: Service, issuer: Documents) -> None:
-    verify(trusting, token())
+    assert call(trusting, token()) == (200, "")
     trusting.clock.move(minutes=2)
-    refused = []
-
-    def ask(kid: str) -> None:
-        try:
-            verify(trusting, token(kid=kid))
-        except TokenInvalidError:
-            refused.append(kid)
-
-    threads = [threading.Thread(target=ask, args=(f"k{number}",)) for number in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(refused) == 100
+    with ThreadPoolExecutor(100) as pool:
+        refused = list(pool.map(lambda n: call(trusting, token(kid=f"k{n}")), range(100)))
+    assert refused == [(401, "token_invalid")] * 100
     assert issuer.fetched == ["/keys"] * 2
 
 
 def test_a_new_key_is_found(trusting: Service, issuer: Documents) -> None:
-    verify(trusting, token())
+    assert call(trusting, token()) == (200, "")
     issuer.documents["/keys"] = json.dumps({"keys": [public(STRANGER, "r2")]}).encode()
     trusting.clock.move(minutes=1)
     assert call(trusting, token(key=STRANGER, kid="r2")) == (200, "")

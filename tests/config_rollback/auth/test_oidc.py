@@ -315,6 +315,8 @@ def test_a_provider_that_is_away_is_said_to_be(
     assert refusal(browser, "/auth/start") == (503, "login_unavailable")
     assert browser.get("/login").status_code == 200
     provider.down = False
+    assert refusal(browser, "/auth/start") == (503, "login_unavailable")
+    service.clock.move(seconds=5)
     back = provider.log_in(begin(browser))
     provider.down = True  # its documents; they are known already but for the keys
     assert refusal(browser, back) == (503, "login_unavailable")

@@ -1,0 +1,116 @@
+"""Calls to other services: in threads of their own, with a bounded wait, and a pause after a failure.
+
+anyio's own threads are for the database alone. Whatever hangs here, a rollback waits for none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+import requests
+import structlog
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+
+from config_rollback.clock import Clock
+from config_rollback.errors import LoginUnavailableError
+
+COOLDOWN_SECONDS = 5.0
+"""How long calls are refused at once after one that was not answered in time."""
+DOCUMENT_COOLDOWN = timedelta(minutes=1)
+"""How soon after one reading the next may follow: made-up key ids must not become a flood of fetches."""
+FIRST_COOLDOWN = timedelta(seconds=5)
+"""The same while none was ever read."""
+DOCUMENT_SECONDS = 3.0
+"""How long callers wait for a reading, together: whoever comes later does without."""
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger(__name__)
+
+
+class Calls:
+    """A few threads for calls to one service, `threads` at most, however long a call hangs."""
+
+    def __init__(self, threads: int) -> None:
+        self._free = asyncio.Semaphore(threads)
+        self._closed_until = 0.0
+
+    async def run(self, work: Callable[[], Result], seconds: float) -> Result:
+        """What `work` returns. Raises `TimeoutError` where that takes longer, and for a while afterwards."""
+        now = asyncio.get_running_loop().time
+        if now() < self._closed_until:
+            raise TimeoutError
+        try:
+            async with asyncio.timeout(seconds):
+                await self._free.acquire()
+                call = asyncio.create_task(_in_a_thread(work))
+                # Not when the caller gives up: the thread is busy until then.
+                call.add_done_callback(lambda _: self._free.release())
+                return await asyncio.shield(call)
+        except TimeoutError:
+            self._closed_until = now() + COOLDOWN_SECONDS
+            raise
+
+
+class Document(Generic[Result]):
+    """What another service published, parsed by `read`: kept, and read again once it is older than `age`.
+
+    One thread reads at a time. `read` raises `OSError`, `requests.RequestException` or `ValueError`.
+    """
+
+    def __init__(self, name: str, read: Callable[[], Result], clock: Clock, age: timedelta) -> None:
+        self._name = name
+        self._read = read
+        self._clock = clock
+        self._age = age
+        self._content: Result | None = None
+        self._read_at: datetime | None = None
+        self._tried_at: datetime | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._wait_until = 0.0
+
+    async def get(self, enough: Callable[[Result], bool] = lambda _: True) -> Result:
+        """The newest content known. Raises `LoginUnavailableError` where it was never read.
+
+        It is read again where what is known is old or not `enough`. Only whoever lacks something waits for
+        that, or finds it older than twice its age, and once in an outage.
+        """
+        lacks = self._content is None or not enough(self._content)
+        failed = self._read_at != self._tried_at
+        if lacks or self._is_due(self._age, self._read_at):
+            self._begin_to_read()
+        if self._reading is not None and (
+            lacks or (not failed and self._is_due(2 * self._age, self._read_at))
+        ):
+            left = self._wait_until - asyncio.get_running_loop().time()
+            await asyncio.wait({self._reading}, timeout=max(left, 0.0))
+        if self._content is None:
+            raise LoginUnavailableError("the login provider does not answer")
+        return self._content
+
+    def _is_due(self, age: timedelta, since: datetime | None) -> bool:
+        return since is None or not timedelta(0) <= self._clock() - since < age
+
+    def _begin_to_read(self) -> None:
+        reads = self._reading is not None and not self._reading.done()
+        cooldown = FIRST_COOLDOWN if self._content is None else DOCUMENT_COOLDOWN
+        if not reads and self._is_due(cooldown, self._tried_at):
+            self._tried_at = self._clock()
+            self._wait_until = asyncio.get_running_loop().time() + DOCUMENT_SECONDS
+            self._reading = asyncio.create_task(self._read_once(self._tried_at))
+
+    async def _read_once(self, at: datetime) -> None:
+        try:
+            self._content = await _in_a_thread(self._read)
+        except (OSError, requests.RequestException, ValueError) as error:
+            log.warning("document_unavailable", document=self._name, error=type(error).__name__)
+        else:
+            self._read_at = at
+
+
+async def _in_a_thread(work: Callable[[], Result]) -> Result:
+    return await run_sync(work, limiter=CapacityLimiter(1))  # of its own: nobody else waits for it
