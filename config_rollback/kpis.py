@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -60,6 +61,25 @@ class Selection:
         return {name: value for name, value in wanted.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What Prometheus says to an `expression`: single values by name, and the journeys that it knows."""
+
+    values: dict[str, float]
+    journeys: list[str]
+
+    @classmethod
+    def of(cls, samples: Iterable[tuple[Mapping[str, str], float]]) -> Answer:
+        """Sorts the samples, each with its labels; what is not a finite number is left out."""
+        answer = cls({}, [])
+        for labels, value in samples:
+            if labels["kpi"] == "journey":
+                answer.journeys.append(labels["journey"])
+            elif math.isfinite(value):
+                answer.values[labels["kpi"]] = value
+        return answer
+
+
 class Kpis:
     """Asks one Prometheus (or anything with its query API)."""
 
@@ -69,21 +89,30 @@ class Kpis:
         self._calls = Calls(MAX_CONCURRENT)
 
     async def read(self, selection: Selection) -> dict[str, Any]:
-        """The `data` of the KPI answer (DESIGN.md). Raises `MonitoringUnavailableError`."""
+        """The `data` of the KPI answer.
+
+        Raises `MonitoringUnavailableError`, and `InvalidRequestError`, which names the journeys that
+        there are, for another one.
+        """
         if self._url is None:
             raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
         ask = partial(_ask, f"{self._url}/api/v1/query", expression(selection))
         try:
-            values = await self._calls.run(ask, TOTAL_SECONDS)
+            answer = await self._calls.run(ask, TOTAL_SECONDS)
         except TimeoutError as error:
             raise MonitoringUnavailableError("Prometheus does not answer in time") from error
+        known = sorted(answer.journeys)
+        if known and selection.journey not in known:
+            raise InvalidRequestError(
+                f"no messages of that journey: there are {', '.join(known)}", known=known
+            )
         return {
             "window": selection.window,
             "aggregation_scope": selection.scope,
             "filters": selection.filters,
             "generated_at": isoformat(self._clock()),
-            "coverage": values.get("coverage"),
-            "kpis": summarise(values),
+            "coverage": answer.values.get("coverage"),
+            "kpis": summarise(answer.values),
         }
 
 
@@ -112,12 +141,16 @@ def expression(selection: Selection) -> str:
         "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
         "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
     }
+    if selection.journey is not None:
+        parts["journey"] = (
+            f"group by (journey) (kpi:messages_total{_selector({'scope': 'journey', **window})})"
+        )
     return " or ".join(f'label_replace({part}, "kpi", "{name}", "", "")' for name, part in parts.items())
 
 
 def _values(recorded: str, buckets: str, combined: bool) -> dict[str, str]:
     return {
-        "chat_messages": f"sum(kpi:chat_messages_total{recorded})",
+        "scoped_messages": f"sum(kpi:scoped_messages_total{recorded})",
         "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
         "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
         "p95_latency_ms": _quantile("0.95", buckets) if combined else f"max(kpi:p95_latency_ms{recorded})",
@@ -144,7 +177,7 @@ def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
             "previous": values.get("previous_messages"),
             "data_status": _status(messages is not None, stale, low=False),
         },
-        "out_of_scope_rate": _rate(values, "out_of_scope", "chat_messages", stale),
+        "out_of_scope_rate": _rate(values, "out_of_scope", "scoped_messages", stale),
         "llm_error_rate": _rate(values, "llm_errors", "messages", stale),
         "p95_latency_ms": {
             "value": p95,
@@ -206,7 +239,7 @@ def _status(present: bool, stale: bool, *, low: bool) -> str:
     return "low_sample" if low else "ok"
 
 
-def _ask(url: str, query: str) -> dict[str, float]:
+def _ask(url: str, query: str) -> Answer:
     try:
         answer = requests.post(
             url,
@@ -217,10 +250,9 @@ def _ask(url: str, query: str) -> dict[str, float]:
         body = answer.json()
         if body["status"] != "success":
             raise MonitoringUnavailableError("Prometheus could not answer the query")
-        values = {row["metric"]["kpi"]: float(row["value"][1]) for row in body["data"]["result"]}
+        return Answer.of((row["metric"], float(row["value"][1])) for row in body["data"]["result"])
     except (requests.RequestException, KeyError, TypeError, ValueError) as error:
         raise MonitoringUnavailableError("Prometheus does not answer") from error
-    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _selector(labels: dict[str, str]) -> str:

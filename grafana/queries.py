@@ -55,10 +55,10 @@ def messages(by: str = "", *, previous: bool = False) -> str:
 
 
 def out_of_scope_rate(by: str = "", *, previous: bool = False) -> str:
-    """Out-of-scope messages over chat messages: sums, then one division. Absent without chat messages."""
+    """Out-of-scope messages over those that can be so: sums, then one division. Absent without any."""
     events = kpi("out_of_scope_total", "persona", previous=previous)
-    chat = kpi("chat_messages_total", "persona", previous=previous)
-    return f"sum{_by(by)} ({events}) / (sum{_by(by)} ({chat}) > 0)"
+    of = kpi("scoped_messages_total", "persona", previous=previous)
+    return f"sum{_by(by)} ({events}) / (sum{_by(by)} ({of}) > 0)"
 
 
 def llm_error_rate(by: str = "", *, previous: bool = False) -> str:

@@ -93,7 +93,7 @@ def journey() -> QueryVariable:
     return (
         _label_values("journey", 'kpi:messages_total{scope="journey"}')
         .label("Journey")
-        .description("Which conversations to count: free chat, guided conversations, or both.")
+        .description("Journeys to count.")
         .multi(True)
         .include_all(True)
         .all_value(".*")

@@ -12,7 +12,7 @@ from config_rollback.cli.connection import Connection
 
 def kpis(
     window: Annotated[str, typer.Option(help="1h, 6h, 24h or 7d.")] = "1h",
-    journey: Annotated[str | None, typer.Option(help="Only this journey: chat or guidance.")] = None,
+    journey: Annotated[str | None, typer.Option(help="Only this journey.")] = None,
     persona: Annotated[str | None, typer.Option(help="Only this persona.")] = None,
     config_version: Annotated[str | None, typer.Option(help="Only this version of --persona.")] = None,
     url: connection.UrlOption = None,

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +24,6 @@ from exporter.client import Recorder
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _BASE_SECONDS, _SECONDS_PER_TOKEN, _SIGMA = 0.4, 0.025, 0.25
 _FLUSH_SECONDS = 60.0
-
-
-class Journey(StrEnum):
-    """The journeys that a trace can be replayed as."""
-
-    CHAT = "chat"
-    GUIDANCE = "guidance"
 
 
 class TraceError(Exception):
@@ -92,7 +84,7 @@ class Sent:
 
 
 def messages(
-    arrivals: list[Arrival], journey: Journey, out_of_scope_rate: float, error_rate: float, seed: int
+    arrivals: list[Arrival], out_of_scope_rate: float, error_rate: float, seed: int
 ) -> Iterator[Sent]:
     """The trace with what it does not carry: seeded latencies and outcomes."""
     rng = random.Random(seed)  # noqa: S311 a simulation, not a secret
@@ -102,7 +94,7 @@ def messages(
         draw = rng.random()
         if draw < error_rate:
             yield Sent(arrival, latency, "llm_error", "provider_error")
-        elif journey is Journey.CHAT and draw < error_rate + out_of_scope_rate:
+        elif draw < error_rate + out_of_scope_rate:
             yield Sent(arrival, latency, "out_of_scope", None)
         else:
             yield Sent(arrival, latency, "ok", None)
@@ -114,27 +106,25 @@ def exact_p95_ms(latencies_seconds: list[float]) -> float:
     return 1000 * ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
-def summary(sent: list[Sent], journey: Journey) -> dict[str, Any]:
+def summary(sent: list[Sent]) -> dict[str, Any]:
     """The exact totals, rates and p95 of what was sent, named as the KPI are."""
     outcomes = Counter(message.outcome for message in sent)
     total = len(sent)
-    result: dict[str, Any] = {
+    return {
         "messages_total": total,
+        "out_of_scope_total": outcomes["out_of_scope"],
+        "out_of_scope_rate": outcomes["out_of_scope"] / total,
         "llm_errors_total": outcomes["llm_error"],
         "llm_error_rate": outcomes["llm_error"] / total,
         "p95_latency_ms": exact_p95_ms([message.latency_seconds for message in sent]),
         "input_tokens": sum(message.arrival.input_tokens for message in sent),
         "output_tokens": sum(message.arrival.output_tokens for message in sent),
     }
-    if journey is Journey.CHAT:
-        result["out_of_scope_total"] = outcomes["out_of_scope"]
-        result["out_of_scope_rate"] = outcomes["out_of_scope"] / total
-    return result
 
 
 def replay(
     trace: Annotated[Path, typer.Argument(help="CSV file with the columns " + ", ".join(COLUMNS) + ".")],
-    journey: Annotated[Journey, typer.Option(help="Count the messages as this journey.")],
+    journey: Annotated[str, typer.Option(help="Count the messages as this journey of the label policy.")],
     persona: Annotated[str, typer.Option(help="Count the messages for this persona.")] = "replay",
     config_version: Annotated[int, typer.Option(min=1, help="Count them for this config version.")] = 1,
     speed: Annotated[
@@ -151,8 +141,8 @@ def replay(
         Path | None, typer.Option(help="The state folder of the running stack.", show_default=False)
     ] = None,
     out_of_scope_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of chat messages made out of scope.")
-    ] = 0.03,
+        float, typer.Option(min=0, max=1, help="Share of messages out of scope, where the journey can be.")
+    ] = 0.0,
     error_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Share of messages made LLM errors.")
     ] = 0.01,
@@ -176,7 +166,7 @@ def replay(
         stack = connection.running_stack(state_dir, "give --exporter and --token")
         exporter = exporter or stack["urls"]["exporter"]
         token = token or stack["ingest_token"]
-    planned = list(messages(arrivals, journey, out_of_scope_rate, error_rate, seed))
+    planned = list(messages(arrivals, out_of_scope_rate, error_rate, seed))
     try:
         recorder = Recorder(exporter, token=token)
     except ValueError as error:
@@ -193,15 +183,15 @@ def replay(
     dropped = recorder.counts().dropped
     if dropped:
         connection.fail(
-            f"{dropped} of {len(planned)} messages were not taken: see the lines above",
+            f"{dropped} messages were not taken, so the replay stopped: see the lines above",
             connection.REFUSED,
         )
     result = {
         "trace": str(trace),
-        "journey": journey.value,
+        "journey": journey,
         "persona": persona,
         "config_version": str(config_version),
-        **summary(planned, journey),
+        **summary(planned),
     }
     if json_output:
         print(json.dumps(result))  # noqa: T201 the command's output
@@ -213,14 +203,14 @@ def replay(
 def _send(
     planned: list[Sent],
     recorder: Recorder,
-    journey: Journey,
+    journey: str,
     persona: str,
     config_version: str,
     speed: float,
     notes: Console,
 ) -> None:
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    recorder.declare(journey=journey.value, persona=persona, config_version=config_version)
+    recorder.declare(journey=journey, persona=persona, config_version=config_version)
     started = time.monotonic()
     with Progress(*columns, console=notes) as progress:
         task = progress.add_task("replay", total=len(planned))
@@ -229,7 +219,7 @@ def _send(
             if early > 0:
                 time.sleep(early)
             recorder.record(
-                journey=journey.value,
+                journey=journey,
                 persona=persona,
                 config_version=config_version,
                 latency_ms=message.latency_seconds * 1000,
@@ -239,3 +229,5 @@ def _send(
                 output_tokens=message.arrival.output_tokens,
             )
             progress.advance(task)
+            if recorder.counts().dropped:
+                return

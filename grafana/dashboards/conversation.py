@@ -85,8 +85,8 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
     return panels.kpi_stat(
         panel_id,
         "Out-of-scope rate",
-        "Share of chat messages outside the persona's topics. The state is that of the alerts "
-        "OutOfScopeDrift and ConfigVersionRegression for the chosen personas.",
+        "Share of messages outside the persona's topics, of the journeys that can be out of scope. The state "
+        "is that of the alerts OutOfScopeDrift and ConfigVersionRegression for the chosen personas.",
         value=queries.out_of_scope_rate(),
         previous=queries.out_of_scope_rate(previous=True),
         state=queries.drift_state("OutOfScopeDrift", "out_of_scope_rate"),
@@ -214,8 +214,8 @@ def _out_of_scope_trend(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Out-of-scope rate per journey",
-        "Share of chat messages outside the persona's topics, over the window that ends at each point. "
-        "Guidance cannot be out of scope and has no line.",
+        "Share of messages outside the persona's topics, over the window that ends at each point. "
+        "A journey that cannot be out of scope has no line.",
         expr=queries.out_of_scope_rate("journey"),
         legend="{{journey}}",
         unit="percentunit",

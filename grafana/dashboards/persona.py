@@ -48,7 +48,7 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Out-of-scope rate per version",
-        "Share of the version's chat messages outside the persona's topics, over the window that ends at "
+        "Share of the version's messages outside the persona's topics, over the window that ends at "
         "each point. A version that no longer serves fades out as the window moves on.",
         expr=queries.kpi("out_of_scope_rate", "version"),
         legend=_LEGEND,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,13 @@ from typer.testing import CliRunner, Result
 
 from config_rollback import cli
 from config_rollback.cli.replay import (
-    Journey,
     TraceError,
     exact_p95_ms,
     messages,
     read_trace,
     summary,
 )
+from tests.exporter.running import TOKEN, Clock, Running, settings_for
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2023-11-16 18:15:46.6805900,374,44\n"
@@ -66,19 +68,13 @@ def test_an_absent_trace_is_named(tmp_path: Path) -> None:
 
 def test_the_same_seed_sends_the_same(tmp_path: Path) -> None:
     arrivals = read_trace(_trace(tmp_path, HEAD + ROW * 50))
-    first, second, other = (list(messages(arrivals, Journey.CHAT, 0.1, 0.1, seed)) for seed in (1, 1, 2))
+    first, second, other = (list(messages(arrivals, 0.1, 0.1, seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
-def test_guidance_is_never_out_of_scope(tmp_path: Path) -> None:
-    sent = list(messages(read_trace(_trace(tmp_path, HEAD + ROW * 50)), Journey.GUIDANCE, 1.0, 0.0, 1))
-    assert {message.outcome for message in sent} == {"ok"}
-    assert "out_of_scope_rate" not in summary(sent, Journey.GUIDANCE)
-
-
 def test_the_summary_counts_what_was_sent(tmp_path: Path) -> None:
-    sent = list(messages(read_trace(_trace(tmp_path, HEAD + ROW * 200)), Journey.CHAT, 0.2, 0.1, 1))
-    result = summary(sent, Journey.CHAT)
+    sent = list(messages(read_trace(_trace(tmp_path, HEAD + ROW * 200)), 0.2, 0.1, 1))
+    result = summary(sent)
     assert result["messages_total"] == 200
     assert result["out_of_scope_total"] == sum(message.outcome == "out_of_scope" for message in sent)
     assert result["llm_error_rate"] == sum(message.outcome == "llm_error" for message in sent) / 200
@@ -117,7 +113,51 @@ def test_messages_that_were_not_taken_are_no_success(tmp_path: Path) -> None:
         str(_trace(tmp_path, HEAD + ROW)), "--exporter", "http://127.0.0.1:1", "--persona", "x" * 200
     )
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "1 of 1 messages were not taken" in result.stderr
+    assert "1 messages were not taken" in result.stderr
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[Running]:
+    """An exporter whose label policy has journeys of its own."""
+    policy = tmp_path / "policy.yml"
+    policy.write_text("journeys: {support: {out_of_scope: true}, sales: {}}")
+    running = Running(settings_for(tmp_path / "state", policy_file=policy), Clock())
+    yield running
+    running.stop()
+
+
+def _replay_as(journey: str, exporter: Running, trace: Path, rate: str = "0") -> Result:
+    options = (
+        "--journey",
+        journey,
+        "--exporter",
+        exporter.url,
+        "--token",
+        TOKEN,
+        "--out-of-scope-rate",
+        rate,
+    )
+    return CliRunner().invoke(cli._app, ["replay", str(trace), *options, "--speed", "100", "--json"])
+
+
+def test_the_journeys_are_those_of_the_exporters_label_policy(tmp_path: Path, exporter: Running) -> None:
+    trace = _trace(tmp_path, HEAD + ROW * 20)
+    support = _replay_as("support", exporter, trace, rate="0.9")
+    assert support.exit_code == 0, support.stderr
+    count = json.loads(support.stdout)["out_of_scope_total"]
+    assert exporter.value("conversation_out_of_scope_total", journey="support") == count > 0
+    assert _replay_as("sales", exporter, trace).exit_code == 0
+    assert exporter.value("conversation_messages_total", journey="sales") == 20
+
+
+@pytest.mark.parametrize(("journey", "rate"), [("chat", "0"), ("sales", "0.99")])
+def test_a_replay_that_the_label_policy_refuses_stops_at_once(
+    tmp_path: Path, exporter: Running, journey: str, rate: str
+) -> None:
+    hours = "".join(f"2023-11-17 {n // 60:02}:{n % 60:02}:00,1,2\n" for n in range(24 * 60))
+    refused = _replay_as(journey, exporter, _trace(tmp_path, HEAD + hours), rate)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "messages were not taken, so the replay stopped" in refused.stderr
 
 
 def test_without_a_stack_the_hint_names_the_options_of_replay(

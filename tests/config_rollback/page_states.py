@@ -30,7 +30,15 @@ DESCRIPTION = (
     "2026-03-05 08:11 UTC. In the last hour 53 messages of version 2 were out of scope; its own "
     "past week lets expect 7.0."
 )
-_NAMES = ("messages", "chat_messages", "out_of_scope", "llm_errors", "p95_latency_ms", "p95_low", "p95_high")
+_NAMES = (
+    "messages",
+    "scoped_messages",
+    "out_of_scope",
+    "llm_errors",
+    "p95_latency_ms",
+    "p95_low",
+    "p95_high",
+)
 BAD = dict(zip(_NAMES, (184.0, 184.0, 53.0, 2.0, 2310.0, 1990.0, 2870.0), strict=True))
 GOOD = dict(zip(_NAMES, (5210.0, 5210.0, 198.0, 31.0, 1480.0, 1440.0, 1530.0), strict=True))
 

@@ -19,7 +19,7 @@ __all__ = ["prometheus"]
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 ALL_RATES = ("out_of_scope_rate", "llm_error_rate", "p95_latency_ms")
-COUNTS = ("messages", "chat_messages", "out_of_scope", "llm_errors")
+COUNTS = ("messages", "scoped_messages", "out_of_scope", "llm_errors")
 
 
 @pytest.fixture

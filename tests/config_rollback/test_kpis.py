@@ -31,14 +31,14 @@ from tests.config_rollback.test_api_ops import error
 
 HEALTHY = {
     "messages": 1000.0,
-    "chat_messages": 800.0,
+    "scoped_messages": 800.0,
     "out_of_scope": 40.0,
     "llm_errors": 10.0,
     "p95_latency_ms": 1234.5,
     "p95_low": 1100.0,
     "p95_high": 1400.0,
     "previous_messages": 500.0,
-    "previous_chat_messages": 400.0,
+    "previous_scoped_messages": 400.0,
     "previous_out_of_scope": 8.0,
     "previous_llm_errors": 1.0,
     "previous_p95_latency_ms": 1000.0,
@@ -53,6 +53,7 @@ class Prometheus:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict(HEALTHY)
+        self.journeys: list[str] = []
         self.raw: tuple[int, bytes] | None = None
         self.queries: list[str] = []
         outer = self
@@ -82,6 +83,7 @@ class Prometheus:
             {"metric": {"kpi": name}, "value": [0, str(value)]}
             for name, value in self.values_of(query).items()
         ]
+        rows += [{"metric": {"kpi": "journey", "journey": name}, "value": [0, "1"]} for name in self.journeys]
         return json.dumps({"status": "success", "data": {"resultType": "vector", "result": rows}}).encode()
 
 
@@ -178,6 +180,23 @@ def test_a_wrong_question_is_refused(watched: Service, prometheus: Prometheus, q
     assert prometheus.queries == []
 
 
+def test_a_journey_that_nobody_counts_is_refused_with_those_that_are(
+    watched: Service, prometheus: Prometheus
+) -> None:
+    prometheus.journeys = ["support", "chat"]
+    answer = ask(watched, "window=1h&journey=suport")
+    assert error(answer) == (422, "invalid_request")
+    assert answer.json()["error"]["message"] == "no messages of that journey: there are chat, support"
+    assert answer.json()["error"]["details"] == {"known": ["chat", "support"]}
+    assert ask(watched, "window=1h&journey=support").status_code == 200
+
+
+def test_before_any_message_no_journey_is_refused(watched: Service, prometheus: Prometheus) -> None:
+    prometheus.values = {}
+    kpis = ask(watched, "window=1h&journey=chat").json()["data"]["kpis"]
+    assert kpis["messages_total"] == {"value": 0, "previous": None, "data_status": "no_data"}
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -265,14 +284,14 @@ def statuses(**changes: float | None) -> list[str]:
     ("changes", "expected"),
     [
         ({}, ["ok", "ok", "ok", "ok"]),
-        ({"messages": 29.0, "chat_messages": 29.0}, ["ok", "low_sample", "low_sample", "ok"]),
-        ({"messages": 19.0, "chat_messages": 5.0}, ["ok", "low_sample", "low_sample", "low_sample"]),
+        ({"messages": 29.0, "scoped_messages": 29.0}, ["ok", "low_sample", "low_sample", "ok"]),
+        ({"messages": 19.0, "scoped_messages": 5.0}, ["ok", "low_sample", "low_sample", "low_sample"]),
         (
-            {"messages": 0.0, "chat_messages": 0.0, "out_of_scope": 0.0, "p95_latency_ms": None},
+            {"messages": 0.0, "scoped_messages": 0.0, "out_of_scope": 0.0, "p95_latency_ms": None},
             ["ok", "no_data", "no_data", "no_data"],
         ),
         (dict.fromkeys(HEALTHY), ["no_data"] * 4),
-        ({"chat_messages": None, "out_of_scope": None}, ["ok", "no_data", "ok", "ok"]),
+        ({"scoped_messages": None, "out_of_scope": None}, ["ok", "no_data", "ok", "ok"]),
         ({"age_seconds": 181.0}, ["stale"] * 4),
         ({"exporter_up": 0.0}, ["stale"] * 4),
         ({"exporter_up": None}, ["stale"] * 4),
@@ -301,7 +320,7 @@ def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> N
     ):
         text = expression(selection)
         promql_parser.parse(text)
-        assert text.count("label_replace(") == 15
+        assert text.count("label_replace(") == 15 + (selection.journey is not None)
 
 
 def test_the_p95_of_several_journeys_comes_from_their_buckets_not_from_their_p95() -> None:

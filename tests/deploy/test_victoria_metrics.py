@@ -17,7 +17,7 @@ from tests.support.stacks import RunningStack, answers, free_port, stack, wait_f
 pytestmark = pytest.mark.end_to_end
 
 KPIS = (
-    '{__name__=~"kpi:(messages_total|chat_messages_total|out_of_scope_total|llm_errors_total|'
+    '{__name__=~"kpi:(messages_total|scoped_messages_total|out_of_scope_total|llm_errors_total|'
     'out_of_scope_rate|llm_error_rate|p95_latency_ms)"}'
 )
 PERSONAS = ("concierge", 'odd "name" & 100% \\ 日本')

@@ -22,6 +22,7 @@ TRACES = {
     "guidance": DATA / "azure_llm_2023_code_first_half.csv",
 }
 SPEED = "60"
+RATES = {"chat": ("--out-of-scope-rate", "0.03"), "guidance": ()}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def sent(running: RunningStack) -> dict[str, Any]:
 
     def replay(journey: str) -> Any:
         done = running.command(
-            "replay", str(TRACES[journey]), "--journey", journey, "--speed", SPEED, "--json"
+            "replay", str(TRACES[journey]), "--journey", journey, *RATES[journey], "--speed", SPEED, "--json"
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -21,7 +21,7 @@ WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "24h": 24 * HOUR, "7d": 7 * 24 * HOUR}
 LATENCIES = [n * 0.008 for n in range(1, 101)]
 BOUNDS = {str(bound): bound for bound in catalogue.LATENCY_BOUNDS} | {"+Inf": float("inf")}
 
-PREVIOUS = {"messages": 80, "chat_messages": 80, "out_of_scope": 4, "llm_errors": 2}
+PREVIOUS = {"messages": 80, "scoped_messages": 80, "out_of_scope": 4, "llm_errors": 2}
 """KPI of the window before the one that ends now."""
 
 Points = Iterator[tuple[float, float]]

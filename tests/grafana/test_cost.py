@@ -16,7 +16,7 @@ LIMIT = 1 / 20
 _VERSION = "journey, persona, config_version"
 _COUNTERS = {
     "messages_total": "conversation_messages_total{%s}",
-    "chat_messages_total": 'conversation_messages_total{journey="chat",%s}',
+    "scoped_messages_total": 'conversation_messages_total{journey="chat",%s}',
     "out_of_scope_total": "conversation_out_of_scope_total{%s}",
     "llm_errors_total": "conversation_llm_errors_total{%s}",
 }
@@ -29,7 +29,7 @@ def _increase(counter: str) -> str:
 
 NAIVE = {
     **{f"kpi:{name}": _increase(name) for name in _COUNTERS},
-    "kpi:out_of_scope_rate": f"({_increase('out_of_scope_total')} / {_increase('chat_messages_total')})",
+    "kpi:out_of_scope_rate": f"({_increase('out_of_scope_total')} / {_increase('scoped_messages_total')})",
     "kpi:llm_error_rate": f"({_increase('llm_errors_total')} / {_increase('messages_total')})",
     "kpi:latency_bucket:sum": _BUCKETS,
     "kpi:p95_latency_ms": f"histogram_quantile(0.95, {_BUCKETS})",

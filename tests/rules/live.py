@@ -32,6 +32,8 @@ class Exporter:
 
     journal: str = "journal-1"
     down: bool = False
+    scoped_journeys: tuple[str, ...] = catalogue.OUT_OF_SCOPE_JOURNEYS
+    """Those that can be out of scope, by the label policy."""
     predecessors: dict[tuple[str, str], str] = field(default_factory=dict)
     accepted: dict[str, float] = field(default_factory=dict)
     """When a person accepted a persona's level, unix seconds."""
@@ -82,7 +84,7 @@ class Exporter:
                 created = self._created[journey, persona, version]
                 lines.append(f"{catalogue.CREATED.name}{{{labels}}} {created:.3f}")
                 lines.append(f"{catalogue.MESSAGES.name}{{{labels}}} {counts['messages']}")
-                if journey in catalogue.OUT_OF_SCOPE_JOURNEYS:
+                if journey in self.scoped_journeys:
                     lines.append(f"{catalogue.OUT_OF_SCOPE.name}{{{labels}}} {counts['out_of_scope']}")
                 for reason in catalogue.REASONS:
                     errors = counts["errors"] if reason == "timeout" else 0

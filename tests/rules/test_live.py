@@ -3,14 +3,19 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
-from config_rollback.kpis import Selection, expression, summarise
+from config_rollback.clock import utc_now
+from config_rollback.errors import InvalidRequestError
+from config_rollback.kpis import Kpis, Selection
 from tests.rules.live import Exporter, Prometheus, running
 
 CHAT_1 = ("chat", "concierge", "1")
 CHAT_2 = ("chat", "concierge", "2")
+SUPPORT_1 = ("support", "concierge", "1")
 GUIDANCE_1 = ("guidance", "coach", "1")
 TOTAL = 'kpi:messages_total{scope="total",window="1h"}'
 
@@ -33,8 +38,13 @@ def _assert_counts(prometheus: Prometheus, name: str, expected: dict[tuple[str, 
     assert found == sums, name
 
 
+def _kpis(prometheus: Prometheus, selection: Selection) -> dict[str, dict[str, Any]]:
+    kpis: dict[str, dict[str, Any]] = anyio.run(Kpis(prometheus.url, utc_now).read, selection)["kpis"]
+    return kpis
+
+
 def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_path: Path) -> None:
-    exporter = Exporter()
+    exporter = Exporter(scoped_journeys=("chat", "support"))
     exporter.declare(CHAT_1)
     exporter.declare(GUIDANCE_1)
     with running(prometheus, tmp_path, exporter) as asked:
@@ -48,7 +58,7 @@ def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_p
             exporter.count(GUIDANCE_1, 7, seconds=2.0, errors=1)
         asked.wait_for(TOTAL, 540)
         _assert_counts(asked, "kpi:messages_total", {CHAT_1: 400, GUIDANCE_1: 140})
-        _assert_counts(asked, "kpi:chat_messages_total", {CHAT_1: 400})
+        _assert_counts(asked, "kpi:scoped_messages_total", {CHAT_1: 400})
         _assert_counts(asked, "kpi:out_of_scope_total", {CHAT_1: 20})
         _assert_counts(asked, "kpi:llm_errors_total", {CHAT_1: 0, GUIDANCE_1: 20})
 
@@ -87,13 +97,25 @@ def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_p
         asked.wait_for(TOTAL, 596)
         _assert_counts(asked, "kpi:messages_total", {CHAT_1: 416, CHAT_2: 40, GUIDANCE_1: 140})
 
-        # What the KPI endpoint asks, all in one query.
-        answer = asked.query(expression(Selection("1h", persona="coach")))
-        kpis = summarise({dict(labels)["kpi"]: value for labels, value in answer.items()})
+        # A journey that no rule names, and that the label policy lets be out of scope.
+        exporter.count(SUPPORT_1, 50, seconds=0.4, out_of_scope=10)
+        asked.wait_for(TOTAL, 646)
+        _assert_counts(asked, "kpi:scoped_messages_total", {CHAT_1: 416, CHAT_2: 40, SUPPORT_1: 50})
+        _assert_counts(asked, "kpi:out_of_scope_total", {CHAT_1: 20, CHAT_2: 16, SUPPORT_1: 10})
+
+        # What the KPI endpoint answers.
+        kpis = _kpis(asked, Selection("1h", persona="coach"))
         assert (kpis["messages_total"]["value"], kpis["llm_error_rate"]["value"]) == (140, 20 / 140)
         p95_kpi = kpis["p95_latency_ms"]
         assert p95_kpi["low"] <= p95_kpi["value"] <= p95_kpi["high"] < 2500
         assert all(kpi["previous"] is None for kpi in kpis.values())
+        support = _kpis(asked, Selection("1h", journey="support"))["out_of_scope_rate"]
+        assert (support["numerator"], support["denominator"]) == (10, 50)
+        assert (
+            _kpis(asked, Selection("1h", journey="guidance"))["out_of_scope_rate"]["data_status"] == "no_data"
+        )
+        with pytest.raises(InvalidRequestError, match="there are chat, guidance, support"):
+            _kpis(asked, Selection("1h", journey="suport"))
 
         rates = asked.query("kpi:out_of_scope_rate or kpi:llm_error_rate")
         assert rates

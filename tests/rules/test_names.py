@@ -37,7 +37,7 @@ WINDOWS = {"1h", "6h", "24h", "7d"}
 SCOPES = {"total", "journey", "persona", "version"}
 KPI = {
     "kpi:messages_total",
-    "kpi:chat_messages_total",
+    "kpi:scoped_messages_total",
     "kpi:out_of_scope_total",
     "kpi:llm_errors_total",
     "kpi:out_of_scope_rate",
