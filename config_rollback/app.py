@@ -45,6 +45,7 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.MethodNotAllowedError: 405,
     errors.ConfigChangedError: 409,
     errors.NothingToRollBackError: 409,
+    errors.VersionDamagedError: 409,
     errors.RequestInProgressError: 409,
     errors.RequestTimeoutError: 408,
     errors.BodyTooLargeError: 413,
@@ -61,6 +62,7 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.StorageBusyError: 503,
     errors.StorageUnavailableError: 503,
     errors.OutcomeUnknownError: 503,
+    errors.ConfigWithheldError: 503,
     errors.MonitoringUnavailableError: 503,
     errors.LoginUnavailableError: 503,
 }

@@ -30,6 +30,7 @@ from config_rollback.errors import (
     StorageUnavailableError,
     TargetNotFoundError,
     UnavailableError,
+    VersionDamagedError,
 )
 from config_rollback.models import IdempotencyRecord
 from config_rollback.store import Store, Transaction
@@ -41,7 +42,13 @@ log = structlog.get_logger(__name__)
 
 _REPLAYABLE: dict[str, type[RefusalError]] = {
     refusal.code: refusal
-    for refusal in (ConfigChangedError, NotFoundError, NothingToRollBackError, TargetNotFoundError)
+    for refusal in (
+        ConfigChangedError,
+        NotFoundError,
+        NothingToRollBackError,
+        TargetNotFoundError,
+        VersionDamagedError,
+    )
 }
 
 Result = TypeVar("Result", bound="DataclassInstance")

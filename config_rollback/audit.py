@@ -19,7 +19,9 @@ GENESIS = "0" * 64
 """`previous_hash` of the first row."""
 ACCEPT_BASELINE = "accept_baseline"
 """Action of an attempt that changes no configuration: the drift alerts' baseline starts anew."""
-ACTIONS = ("publish", "rollback", ACCEPT_BASELINE, "read")
+ACTIVATING = ("publish", "rollback")
+"""Actions that, done, make a version serve."""
+ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, "read")
 """Everything that a row can tell of; `read` is there only refused."""
 STATUSES = ("succeeded", "failed")
 SCHEME = "2"
@@ -70,6 +72,8 @@ class RecordedAttempt(ListedAttempt):
 
 LISTED_FIELDS = tuple(field.name for field in fields(ListedAttempt))
 FIELDS = tuple(field.name for field in fields(RecordedAttempt))
+FIRST_FIELDS = tuple(name for name in FIELDS if name not in ("issuer", "content_hash", "attempts"))
+"""Those that the first scheme covers."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class Head:
         if not (number.isascii() and number.isdecimal() and digest):
             raise ValueError("a head is <audit_id>:<hash>")
         return cls(int(number), digest)
+
+
+EMPTY = Head(0, GENESIS)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def row_hash(audit_id: int, attempt: Attempt, previous_hash: str, scheme: str = 
     return f"{scheme}:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
-def _is_whole(row: RecordedAttempt) -> bool:
+def is_whole(row: RecordedAttempt) -> bool:
     """Whether the hash of a row is that of its content."""
     first = row.hash.startswith(f"{_FIRST_SCHEME}:") and not row.previous_hash.startswith(f"{SCHEME}:")
     if first and (row.issuer, row.content_hash, row.attempts) != (None, None, 1):
@@ -135,7 +142,7 @@ def verify(
     rows: Iterable[RecordedAttempt],
     stored_head: Head | None,
     known_head: Head | None = None,
-    start: Head = Head(0, GENESIS),
+    start: Head = EMPTY,
 ) -> Verification:
     """Walks all rows in order of id.
 
@@ -153,7 +160,7 @@ def verify(
             return broken(row.audit_id, f"row {head.audit_id + 1} is missing")
         if row.previous_hash != head.hash:
             return broken(row.audit_id, "it does not follow from the row before")
-        if not _is_whole(row):
+        if not is_whole(row):
             return broken(row.audit_id, "its content was changed")
         head = Head(row.audit_id, row.hash)
         if known_head is not None and head.audit_id == known_head.audit_id:

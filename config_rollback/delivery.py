@@ -12,6 +12,7 @@ from functools import partial
 import anyio.to_thread
 import structlog
 
+from config_rollback import record
 from config_rollback.clock import isoformat
 from config_rollback.errors import StorageBusyError, StorageUnavailableError, TooManyPollsError
 from config_rollback.listening import Listener
@@ -51,7 +52,8 @@ class Delivery:
         self._store = store
         self._max_waiting = max_waiting
         self._active: Mapping[str, ActiveConfig] = {}
-        self._newest_activation: tuple[int, str] | None = None
+        self._withheld: frozenset[str] = frozenset()
+        self._newest_activation: tuple[int, str | None] | None = None
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._refreshing = asyncio.Lock()
         self._closing = False
@@ -65,6 +67,14 @@ class Delivery:
         return self._active
 
     @property
+    def withheld(self) -> frozenset[str]:
+        """Personas whose newest activation the audit does not vouch for: nothing of it is delivered.
+
+        Where this process had an earlier one, that goes on; else their configuration is not told.
+        """
+        return self._withheld
+
+    @property
     def waiting(self) -> int:
         """How many long polls are open."""
         return sum(len(events) for events in self._waiting.values())
@@ -76,7 +86,7 @@ class Delivery:
             if loaded is None:
                 return
             before = self._active
-            self._newest_activation, self._active = loaded
+            self._newest_activation, self._active, self._withheld = loaded
         for persona, config in self._active.items():
             if before.get(persona) != config:
                 self._wake(persona)
@@ -147,22 +157,36 @@ class Delivery:
         for event in self._waiting.get(persona, ()):
             event.set()
 
-    def _load(
-        self, known: tuple[int, str] | None
-    ) -> tuple[tuple[int, str] | None, dict[str, ActiveConfig]] | None:
+    def _load(self, known: tuple[int, str | None] | None) -> _Loaded | None:
         with self._store.read() as transaction:
             newest = transaction.newest_activation()
             if newest == known:
                 return None
-            return newest, {
-                version.persona: ActiveConfig(
-                    persona=version.persona,
-                    version=version.number,
-                    content_hash=version.content_hash,
-                    config_json=version.config_json,
-                    activated_at=isoformat(activation.activated_at),
-                    activated_by=activation.activated_by,
-                    etag=f'"{version.number}-{activation.activation_id}-{version.content_hash[:8]}"',
-                )
-                for activation, version in transaction.all_active()
-            }
+            entries = transaction.newest_entries()
+        active: dict[str, ActiveConfig] = {}
+        withheld = set()
+        for persona, entry in entries:
+            objection = record.objection(entry)
+            if objection is None and entry and entry.activation and entry.version:
+                active[persona] = _config(entry.activation, entry.version)
+                continue
+            log.error("config_withheld", persona=persona, problem=objection)
+            withheld.add(persona)
+            if persona in self._active:
+                active[persona] = self._active[persona]
+        return newest, active, frozenset(withheld)
+
+
+_Loaded = tuple[tuple[int, str | None] | None, dict[str, ActiveConfig], frozenset[str]]
+
+
+def _config(activation: record.ActivationRecord, version: record.VersionRecord) -> ActiveConfig:
+    return ActiveConfig(
+        persona=activation.persona,
+        version=activation.version,
+        content_hash=version.content_hash,
+        config_json=version.config_json,
+        activated_at=isoformat(activation.activated_at),
+        activated_by=activation.activated_by,
+        etag=f'"{activation.version}-{activation.activation_id}-{version.content_hash[:8]}"',
+    )

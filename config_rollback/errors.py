@@ -207,6 +207,12 @@ class NothingToRollBackError(RefusalError):
     code = "nothing_to_rollback"
 
 
+class VersionDamagedError(RefusalError):
+    """The target's content is not the one that was published."""
+
+    code = "version_damaged"
+
+
 class ConfigChangedError(RefusalError):
     """`expected_version` is not active any more: somebody was faster, or the link is stale."""
 
@@ -245,6 +251,12 @@ class OutcomeUnknownError(UnavailableError):
     """The connection broke or fell silent at the commit: a retry with the same `Idempotency-Key` tells."""
 
     code = "outcome_unknown"
+
+
+class ConfigWithheldError(UnavailableError):
+    """The audit does not vouch for what is active, so it is not delivered."""
+
+    code = "config_withheld"
 
 
 class MonitoringUnavailableError(UnavailableError):

@@ -3,23 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
 import msgspec
 
-from config_rollback import audit
+from config_rollback import audit, record
 from config_rollback.audit import Head, RecordedAttempt, Verification
+from config_rollback.clock import isoformat
+from config_rollback.record import Entry
+
+_TOLD = ("activation", "version")
+_FIELDS = {*audit.FIELDS, *_TOLD}
 
 
-def rows(lines: Iterable[bytes]) -> Iterator[RecordedAttempt]:
-    """The rows of an export; raises `ValueError` for a line that is none."""
-    for number, line in enumerate(lines, 1):
+def line(item: Entry | str) -> bytes:
+    """An entry, or the name of something that no row tells of."""
+    content: dict[str, Any] = {"stray": item}
+    if isinstance(item, Entry):
+        content = asdict(item)
+        content = content.pop("row") | content
+    return msgspec.json.encode(_spelled(content)) + b"\n"
+
+
+def _spelled(content: dict[str, Any]) -> dict[str, Any]:
+    """Moments as they are hashed."""
+    return {
+        name: isoformat(value)
+        if isinstance(value, datetime)
+        else _spelled(value)
+        if isinstance(value, dict)
+        else value
+        for name, value in content.items()
+    }
+
+
+def read(lines: Iterable[bytes]) -> Iterator[Entry | RecordedAttempt | str]:
+    """What the lines of an export hold; raises `ValueError` for a line that is none.
+
+    An export from before the second scheme of the chain has rows alone.
+    """
+    for number, text in enumerate(lines, 1):
         try:
-            content = msgspec.json.decode(line, type=dict[str, Any])
-            if content.keys() != set(audit.FIELDS):
+            content = msgspec.json.decode(text, type=dict[str, Any])
+            if content.keys() == {"stray"}:
+                yield str(content["stray"])
+                continue
+            row = {name: value for name, value in content.items() if name in audit.FIELDS}
+            if content.keys() == set(audit.FIRST_FIELDS) and str(content["hash"]).startswith("1:"):
+                yield msgspec.convert(row, RecordedAttempt)
+                continue
+            if content.keys() != _FIELDS:
                 raise ValueError("it has other fields than a row")
-            yield msgspec.convert(content, RecordedAttempt)
+            yield msgspec.convert({"row": row} | {name: content[name] for name in _TOLD}, Entry)
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"line {number}: {error}") from None
 
@@ -29,12 +67,22 @@ def verify(lines: Iterable[bytes], known_head: Head | None = None) -> Verificati
 
     One that begins late is taken at its word for what its first row follows. Raises `ValueError`.
     """
-    walked = rows(lines)
+    strays: list[str] = []
+
+    def entries() -> Iterator[Entry | RecordedAttempt]:
+        for item in read(lines):
+            if isinstance(item, str):
+                strays.append(item)
+            else:
+                yield item
+
+    walked = entries()
     first = next(walked, None)
     if first is None:
-        return audit.verify((), None, known_head)
-    late = first.audit_id > 1
-    start = Head(first.audit_id - 1, first.previous_hash) if late else Head(0, audit.GENESIS)
+        return record.verify((), strays, None, known_head)
+    row = first.row if isinstance(first, Entry) else first
+    late = row.audit_id > 1
+    start = Head(row.audit_id - 1, row.previous_hash) if late else audit.EMPTY
     if known_head is not None and known_head.audit_id < start.audit_id:
-        raise ValueError(f"the export begins at row {first.audit_id}, after the known head")
-    return audit.verify(chain((first,), walked), None, known_head, start)
+        raise ValueError(f"the export begins at row {row.audit_id}, after the known head")
+    return record.verify(chain((first,), walked), strays, None, known_head, start)

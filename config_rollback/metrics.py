@@ -152,6 +152,14 @@ class _Versions(Collector):
         for persona, config in self._delivery.active.items():
             active.add_metric([persona], config.version)
         yield active
+        withheld = GaugeMetricFamily(
+            "config_withheld",
+            "1 where what is active is not delivered, as the audit does not vouch for it.",
+            labels=["persona"],
+        )
+        for persona in self._delivery.active.keys() | self._delivery.withheld:
+            withheld.add_metric([persona], persona in self._delivery.withheld)
+        yield withheld
         up = GaugeMetricFamily("config_database_up", "1 where the database could be read for this scrape.")
         try:
             yield from self._stored()

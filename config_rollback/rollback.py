@@ -15,6 +15,7 @@ from config_rollback.errors import (
     NotFoundError,
     NothingToRollBackError,
     TargetNotFoundError,
+    VersionDamagedError,
 )
 from config_rollback.models import Activation, Version
 from config_rollback.store import Transaction
@@ -138,8 +139,8 @@ class Changes:
     def roll_back(self, wish: Rollback, call: Call) -> RolledBack:
         """Activates an older version.
 
-        Raises `NotFoundError`, `ConfigChangedError`, `TargetNotFoundError`, `NothingToRollBackError`, and
-        what `Attempts.perform` raises.
+        Raises `NotFoundError`, `ConfigChangedError`, `TargetNotFoundError`, `NothingToRollBackError`,
+        `VersionDamagedError`, and what `Attempts.perform` raises.
         """
         attempt = replace(
             self._attempts.begin(call, "rollback", wish.persona),
@@ -202,6 +203,10 @@ def _target(transaction: Transaction, active: Activation, wanted: int | None) ->
     target = transaction.version(active.persona, number)
     if target is None:
         raise TargetNotFoundError(f"version {number} does not exist")
+    if not transaction.is_as_published(target):
+        raise VersionDamagedError(
+            f"version {number} is not as it was published; name another with to_version, or publish it anew"
+        )
     return target
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
 
-from config_rollback import audit, database
+from config_rollback import audit, database, persona_config, record
 from config_rollback.database import ACTIVATIONS_CHANNEL
 from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
 from config_rollback.models import (
@@ -33,6 +34,33 @@ from config_rollback.models import (
 )
 
 log = structlog.get_logger(__name__)
+
+
+_PARTS: tuple[tuple[Any, Any], ...] = (
+    (AuditRow, audit.RecordedAttempt),
+    (Activation, record.ActivationRecord),
+    (Version, record.VersionRecord),
+)
+_ENTRY = [getattr(table, field.name) for table, part in _PARTS for field in fields(part)]
+_OF_ACTIVATION = and_(Version.persona == Activation.persona, Version.number == Activation.version)
+_ENTRIES = (
+    select(*_ENTRY)
+    .select_from(AuditRow)
+    .outerjoin(Activation, Activation.audit_id == AuditRow.audit_id)
+    .outerjoin(Version, _OF_ACTIVATION)
+    .order_by(AuditRow.audit_id, Activation.activation_id)
+)
+
+
+def _entry(columns: Iterable[Any]) -> record.Entry:
+    """The columns of `_ENTRY`; what a join did not find is None."""
+    values = iter(columns)
+    row, activation, version = ({field.name: next(values) for field in fields(part)} for _, part in _PARTS)
+    return record.Entry(
+        audit.RecordedAttempt(**row),
+        None if activation["activation_id"] is None else record.ActivationRecord(**activation),
+        None if version["content_hash"] is None else record.VersionRecord(**version),
+    )
 
 
 class Store:
@@ -150,16 +178,58 @@ class Transaction:
         pairs = [(activation, version) for activation, version in rows]
         return sorted(pairs, key=lambda pair: pair[0].persona)
 
-    def newest_activation(self) -> tuple[int, str] | None:
+    def newest_activation(self) -> tuple[int, str | None] | None:
         """Its id and the hash of its audit row, which differs where a restored backup gave the id again."""
         query = (
             select(Activation.activation_id, AuditRow.hash)
-            .join(AuditRow, AuditRow.audit_id == Activation.audit_id)
+            .outerjoin(AuditRow, AuditRow.audit_id == Activation.audit_id)
             .order_by(Activation.activation_id.desc())
             .limit(1)
         )
         row = self._session.execute(query).one_or_none()
         return None if row is None else (row[0], row[1])
+
+    def newest_entries(self) -> Sequence[tuple[str, record.Entry | None]]:
+        """What should serve now, by persona; None where the newest activation is not of the newest act."""
+        newest = select(func.max(Activation.activation_id)).group_by(Activation.persona)
+        act = aliased(AuditRow)
+        acted = (
+            select(act.audit_id)
+            .where(
+                act.persona == Activation.persona,
+                act.action.in_(audit.ACTIVATING),
+                act.status == "succeeded",
+            )
+            .order_by(act.audit_id.desc())
+            .limit(1)
+        )
+        query = (
+            select(Activation.persona, AuditRow.audit_id == acted.scalar_subquery(), *_ENTRY)
+            .select_from(Activation)
+            .outerjoin(AuditRow, AuditRow.audit_id == Activation.audit_id)
+            .outerjoin(Version, _OF_ACTIVATION)
+            .where(Activation.activation_id.in_(newest))
+        )
+        found = self._session.execute(query)
+        return [(persona, _entry(columns) if is_newest else None) for persona, is_newest, *columns in found]
+
+    def is_as_published(self, version: Version) -> bool:
+        """Whether the content is the one that was published, as far as the audit row of that day says."""
+        query = (
+            select(AuditRow.content_hash)
+            .join(Activation, Activation.audit_id == AuditRow.audit_id)
+            .where(
+                Activation.persona == version.persona,
+                Activation.version == version.number,
+                Activation.action == "publish",
+            )
+        )
+        published = self._session.execute(query).one_or_none()
+        return (
+            published is not None
+            and published[0] in (None, version.content_hash)
+            and persona_config.content_hash(version.config_json) == version.content_hash
+        )
 
     def version(self, persona: str, number: int) -> Version | None:
         """One immutable version."""
@@ -270,10 +340,30 @@ class Transaction:
             query = query.where(AuditRow.actor == actor)
         return self._session.scalars(query).all()
 
-    def audit_rows_after(self, audit_id: int, limit: int) -> Sequence[AuditRow]:
+    def entries_after(self, audit_id: int, limit: int) -> Sequence[record.Entry]:
         """Oldest first, from the row that follows."""
-        query = select(AuditRow).where(AuditRow.audit_id > audit_id).order_by(AuditRow.audit_id)
-        return self._session.scalars(query.limit(limit)).all()
+        query = _ENTRIES.where(AuditRow.audit_id > audit_id).limit(limit)
+        return [_entry(columns) for columns in self._session.execute(query)]
+
+    def strays(self) -> Iterator[str]:
+        """Activations and versions that no row of the audit tells of."""
+        first = aliased(Activation)
+        no_row = ~exists().where(AuditRow.audit_id == Activation.audit_id)
+        of_another = exists().where(
+            first.audit_id == Activation.audit_id, first.activation_id < Activation.activation_id
+        )
+        activations = select(Activation.activation_id, Activation.audit_id, no_row)
+        published = exists().where(
+            Activation.persona == Version.persona,
+            Activation.version == Version.number,
+            Activation.action == "publish",
+        )
+        versions = select(Version.persona, Version.number).where(~published)
+        for activation, row, missing in self._session.execute(activations.where(or_(no_row, of_another))):
+            why = "which is not there" if missing else "which is another's"
+            yield f"activation {activation} names row {row}, {why}"
+        for persona, number in self._session.execute(versions):
+            yield f"no row tells of version {number} of {persona}"
 
     def accepted_baselines(self) -> Sequence[tuple[str, datetime]]:
         """Personas whose baseline was accepted, each with the last time."""
@@ -292,14 +382,11 @@ class Transaction:
         return self._session.get(AuditRow, audit_id)
 
     def verify_audit(self, known_head: audit.Head | None = None) -> audit.Verification:
-        """Walks the whole chain, in constant memory."""
+        """Walks the whole chain and all that it tells of, in constant memory."""
         stored = self._session.scalars(select(AuditHead)).one_or_none()
-        head = audit.Head(stored.audit_id, stored.hash) if stored else audit.Head(0, audit.GENESIS)
-        columns = [getattr(AuditRow, name) for name in audit.FIELDS]
-        query = select(*columns).order_by(AuditRow.audit_id).execution_options(yield_per=1000)
-        with self._session.execute(query) as found:
-            rows = (audit.RecordedAttempt(**row._mapping) for row in found)
-            return audit.verify(rows, head, known_head)
+        head = audit.Head(stored.audit_id, stored.hash) if stored else audit.EMPTY
+        with self._session.execute(_ENTRIES.execution_options(yield_per=100)) as found:
+            return record.verify(map(_entry, found), self.strays(), head, known_head)
 
     # Idempotency
 

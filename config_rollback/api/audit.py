@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from config_rollback import access, audit
+from config_rollback import access, audit, exports
 from config_rollback.api.operation import operation
 from config_rollback.clock import isoformat
 from config_rollback.errors import InvalidRequestError
 from config_rollback.http import number_of, query_of, success
 from config_rollback.models import AuditRow
+from config_rollback.record import Entry
 from config_rollback.services import services
 
 PAGE = 100
-EXPORTED_AT_ONCE = 1000
+EXPORTED_AT_ONCE = 100
+"""A row of an act carries its configuration, of up to a megabyte."""
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
 FILTERS: dict[str, dict[str, Any]] = {
@@ -53,9 +54,7 @@ async def list_rows(request: Request) -> Response:
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
-            return [
-                _plain(row, audit.LISTED_FIELDS) for row in transaction.audit_rows(limit, before, **wanted)
-            ]
+            return [_plain(row) for row in transaction.audit_rows(limit, before, **wanted)]
 
     rows = await run_sync(read)
     more = len(rows) == limit and rows[-1]["audit_id"] > 1
@@ -64,27 +63,34 @@ async def list_rows(request: Request) -> Response:
 
 @operation("ops", None, query={"after": NUMBER}, media_type="application/x-ndjson")
 async def export(request: Request) -> Response:
-    """Every row, oldest first, as JSON Lines that can be verified without the service.
+    """Every row, oldest first, with what it tells of, as JSON Lines that can be verified without the service.
 
-    `after`: only the rows after this one. An answer that ends early has no last chunk: clients see an error.
+    A row of an act has its `activation` and the `version` that serves from then on; what no row tells of is a
+    `stray`, at the end. `after`: only the rows after this one. An answer that ends early has no last chunk:
+    clients see an error.
     """
     await access.require_ops(request, "read")
     query = query_of(request, "after")
     store = services(request).store
 
-    def read(after: int) -> list[AuditRow]:
+    def read(after: int) -> Sequence[Entry]:
         with store.read() as transaction:
-            return list(transaction.audit_rows_after(after, EXPORTED_AT_ONCE))
+            return transaction.entries_after(after, EXPORTED_AT_ONCE)
+
+    def read_strays() -> list[str]:
+        with store.read() as transaction:
+            return list(transaction.strays())
 
     # The first part is read before the answer begins, so that a database that fails is a 503.
     after = number_of(query["after"], "after") if "after" in query else 0
     first = await run_sync(read, after)
 
     async def lines() -> AsyncIterator[bytes]:
-        rows = first
-        while rows:
-            yield b"".join(msgspec.json.encode(_plain(row, audit.FIELDS)) + b"\n" for row in rows)
-            rows = await run_sync(read, rows[-1].audit_id)
+        entries = first
+        while entries:
+            yield b"".join(exports.line(entry) for entry in entries)
+            entries = await run_sync(read, entries[-1].row.audit_id)
+        yield b"".join(exports.line(stray) for stray in await run_sync(read_strays))
 
     return StreamingResponse(
         lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
@@ -93,7 +99,10 @@ async def export(request: Request) -> Response:
 
 @operation("ops", audit.Verification, query={"head": TEXT})
 async def verify(request: Request) -> Response:
-    """Walks the chain; `head` (`<audit_id>:<hash>`, from a log line) must be part of it."""
+    """Walks the chain, and holds versions and activations against it.
+
+    `head` (`<audit_id>:<hash>`, from a log line) must be part of it.
+    """
     await access.require_ops(request, "read")
     given = query_of(request, "head").get("head")
     try:
@@ -108,9 +117,9 @@ async def verify(request: Request) -> Response:
     return success(request, asdict(await run_sync(read)))
 
 
-def _plain(row: AuditRow, names: Iterable[str]) -> dict[str, Any]:
-    """These fields of a row, its moment spelled as it was hashed."""
-    return {name: getattr(row, name) for name in names} | {"at": isoformat(row.at)}
+def _plain(row: AuditRow) -> dict[str, Any]:
+    """A row as it is listed, its moment spelled as it was hashed."""
+    return {name: getattr(row, name) for name in audit.LISTED_FIELDS} | {"at": isoformat(row.at)}
 
 
 routes = [

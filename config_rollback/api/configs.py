@@ -15,7 +15,7 @@ from config_rollback import access
 from config_rollback.api import shapes
 from config_rollback.api.operation import operation
 from config_rollback.delivery import ActiveConfig
-from config_rollback.errors import InvalidRequestError, NotFoundError, TooManyPollsError
+from config_rollback.errors import ConfigWithheldError, InvalidRequestError, NotFoundError, TooManyPollsError
 from config_rollback.http import checked_query, number_of, persona_of, plain_text, request_id, while_connected
 from config_rollback.middleware import QUIET
 from config_rollback.services import services
@@ -34,7 +34,7 @@ CACHE_CONTROL = "no-cache"
         "serving": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     },
     headers={"If-None-Match": {"type": "string"}},
-    errors=(NotFoundError, TooManyPollsError),
+    errors=(NotFoundError, TooManyPollsError, ConfigWithheldError),
     other={304: "Nothing newer than If-None-Match"},
 )
 async def get_config(request: Request) -> Response:
@@ -59,6 +59,8 @@ async def get_config(request: Request) -> Response:
             media_type="application/json",
             headers={"ETag": config.etag, "Cache-Control": CACHE_CONTROL},
         )
+    if persona not in here.delivery.active and persona in here.delivery.withheld:
+        raise ConfigWithheldError("the audit does not vouch for what is active; keep what you have")
     if persona not in here.delivery.active:
         raise NotFoundError("no such persona")
     return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": CACHE_CONTROL})

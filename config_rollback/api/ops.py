@@ -27,6 +27,7 @@ from config_rollback.errors import (
     OutcomeUnknownError,
     RequestInProgressError,
     TargetNotFoundError,
+    VersionDamagedError,
 )
 from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
@@ -186,6 +187,7 @@ async def publish(request: Request) -> Response:
         TargetNotFoundError,
         ConfigChangedError,
         NothingToRollBackError,
+        VersionDamagedError,
         IdempotencyKeyMissingError,
         *OF_ACTS,
     ),

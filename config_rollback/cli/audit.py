@@ -100,7 +100,7 @@ def verify(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Walk the whole hash chain; exit code 1 names the first row that breaks it."""
+    """Walk the whole hash chain and what it tells of; exit code 1 names the first row that does not hold."""
     try:
         known = None if head is None else Head.parse(head)
     except ValueError as error:
@@ -117,8 +117,9 @@ def verify(
         connection.out.print(f"{result['rows']} rows, unbroken. Head {_head(result['head'])}", soft_wrap=True)
     else:
         connection.err.print(
-            f"The chain breaks at row {result['broken_at']}: {result['problem']}.",
+            connection.broken(result["broken_at"], result["problem"]),
             style="red",
+            markup=False,
             soft_wrap=True,
         )
     if not result["valid"]:

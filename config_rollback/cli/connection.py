@@ -62,6 +62,12 @@ def fail(message: str, exit_code: int) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
+def broken(row: int | None, problem: str | None) -> str:
+    """What a verification of the record found."""
+    where = "" if row is None else f" at row {row}"
+    return f"The record does not hold{where}: {problem}."
+
+
 def print_json(content: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(content, ensure_ascii=False))  # noqa: T201 (the command's output)

@@ -82,7 +82,7 @@ def backup(
     with opened(f"sqlite:///{partial}") as copy, Store(copy).read() as transaction:
         result = transaction.verify_audit()
     if not result.valid:
-        connection.fail(f"The chain breaks at row {result.broken_at}: {result.problem}.", connection.REFUSED)
+        connection.fail(connection.broken(result.broken_at, result.problem), connection.REFUSED)
     partial.replace(file)
     for suffix in ("-wal", "-shm"):
         partial.with_name(partial.name + suffix).unlink(missing_ok=True)

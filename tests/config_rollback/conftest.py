@@ -31,6 +31,7 @@ ON_BOTH_DATABASES = {
     "test_metrics",
     "test_migrations",
     "test_openapi",
+    "test_record",
     "test_secrets",
     "test_state",
     "test_state_machine",

@@ -37,6 +37,8 @@ def attempt(number: int) -> Attempt:
         persona="concierge",
         from_version=number + 1,
         to_version=number,
+        status="failed",
+        error_code="nothing_to_rollback",
         reason=f"because {number}",
     )
 
@@ -71,7 +73,7 @@ EDITS: dict[str, Any] = {
     "persona": None,
     "from_version": None,
     "to_version": 99,
-    "status": "failed",
+    "status": "succeeded",
     "error_code": "forbidden",
     "reason": None,
     "alert": "X",

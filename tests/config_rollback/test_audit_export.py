@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from config_rollback import exports
+from config_rollback import audit, exports
 from config_rollback.api import audit as audit_api
 from config_rollback.audit import Head
-from tests.config_rollback.running import Service
+from config_rollback.persona_config import canonical_json, content_hash
+from tests.config_rollback.running import CONFIG, Service
 from tests.config_rollback.test_api_ops import error
 from tests.config_rollback.test_cli import run
+from tests.config_rollback.test_migrations import HISTORY
 
 
 def export(service: Service, query: str = "") -> list[bytes]:
@@ -40,7 +42,10 @@ def history(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
 def test_an_export_holds_every_row_and_verifies(history: Service) -> None:
     lines = export(history)
     rows = [json.loads(line) for line in lines]
-    assert [{name: row[name] for name in row if name != "previous_hash"} for row in rows] == history.audit()
+    listed = [{name: row[name] for name in audit.LISTED_FIELDS} for row in rows]
+    assert listed == history.audit()
+    assert [row["activation"] and row["activation"]["version"] for row in rows] == [1, 2, None, 1, None, 1, 2]
+    assert json.loads(rows[1]["version"]["config_json"]) == CONFIG | {"temperature": 1.0}
     result = exports.verify(lines)
     whole = history.request("GET", "/v1/ops/audit/verify").json()["data"]
     assert (result.valid, result.rows) == (True, 7)
@@ -72,6 +77,39 @@ def test_what_was_done_to_an_export_is_found(history: Service) -> None:
     assert exports.verify(lines, head).valid
     assert exports.verify([], head).broken_at == 1
     assert not exports.verify([edited(lines[0], previous_hash="x"), *lines[1:]]).valid
+
+
+def test_what_an_export_tells_of_is_held_against_its_rows(history: Service) -> None:
+    lines = export(history)
+    first = json.loads(lines[0])
+    version, activation = first["version"], first["activation"]
+    other = canonical_json(CONFIG | {"temperature": 2.0})
+    for forged, problem in (
+        ({"version": version | {"config_json": other}}, "the content of version 1 was changed"),
+        (
+            {"version": version | {"config_json": other, "content_hash": content_hash(other)}},
+            "the content of version 1 was changed",
+        ),
+        ({"version": version | {"created_by": "bob"}}, "version 1 is not what it tells of"),
+        ({"version": None}, "version 1 is not there"),
+        ({"activation": activation | {"activated_by": "bob"}}, "activation 1 is not what it tells of"),
+        ({"activation": None}, "the activation that it tells of is not there"),
+    ):
+        result = exports.verify([edited(lines[0], **forged), *lines[1:]])
+        assert (result.valid, result.broken_at, result.problem) == (False, 1, problem)
+    renumbered = edited(lines[1], activation=json.loads(lines[1])["activation"] | {"activation_id": 9})
+    result = exports.verify([lines[0], renumbered, *lines[2:]])
+    assert (result.broken_at, result.problem) == (4, "activation 3 is out of order")
+    refused = edited(lines[2], activation=activation, version=version)
+    assert exports.verify([*lines[:2], refused, *lines[3:]]).broken_at == 3
+
+
+def test_an_export_of_the_first_scheme_still_verifies() -> None:
+    rows = json.loads(HISTORY.read_text())["audit"]
+    lines = [json.dumps(row | {"at": row["at"].replace(" ", "T") + "Z"}).encode() for row in rows]
+    result = exports.verify(lines)
+    assert (result.valid, result.rows) == (True, 10)
+    assert exports.verify([*lines[:2], edited(lines[2], reason="x"), *lines[3:]]).broken_at == 3
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"{", b"\xff", b'{"audit_id": 2}'])
@@ -126,7 +164,7 @@ def test_the_command_line_exports_and_verifies_a_file(history: Service, tmp_path
     file.write_bytes(b"\n".join(export(history)[:-1]))
     head = json.loads(export(history)[-1])
     cut = run("audit", "verify", "--file", str(file), "--head", f"7:{head['hash']}")
-    assert (cut.exit_code, "breaks at row 7" in cut.stderr) == (1, True)
+    assert (cut.exit_code, "does not hold at row 7" in cut.stderr) == (1, True)
     assert run("audit", "verify", "--file", str(tmp_path / "none")).exit_code == 2
     file.write_text("{")
     assert run("audit", "verify", "--file", str(file)).exit_code == 2

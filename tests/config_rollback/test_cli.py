@@ -209,7 +209,7 @@ def test_audit_list_and_verify(service: Service, stack: Path) -> None:
     service.database.execute("UPDATE audit SET actor = 'x' WHERE audit_id = 1")
     broken = run("audit", "verify")
     assert broken.exit_code == 1
-    assert "The chain breaks at row 1: its content was changed." in broken.stderr
+    assert "The record does not hold at row 1: its content was changed." in broken.stderr
     assert json.loads(run("audit", "verify", "--json").stdout)["broken_at"] == 1
 
 
