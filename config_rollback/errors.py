@@ -140,7 +140,7 @@ class MethodNotAllowedError(RequestError):
 
 
 class IdempotencyKeyMissingError(RequestError):
-    """A rollback without the header `Idempotency-Key`."""
+    """A publication, rollback or acceptance without the header `Idempotency-Key`."""
 
     code = "idempotency_key_missing"
 

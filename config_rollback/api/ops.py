@@ -87,8 +87,11 @@ async def list_personas(request: Request) -> Response:
                 {
                     "persona": activation.persona,
                     "active_version": activation.version,
+                    "action": activation.action,
+                    "from_version": activation.from_version,
                     "activated_at": isoformat(activation.activated_at),
                     "activated_by": activation.activated_by,
+                    "audit_id": activation.audit_id,
                     "rollback_to": transaction.default_target(activation),
                 }
                 for activation, _ in transaction.all_active()
@@ -163,8 +166,9 @@ async def get_diff(request: Request) -> Response:
     Published,
     status=201,
     headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
     body=PublishBody,
-    errors=(NotFoundError, ConfigChangedError, *OF_ACTS),
+    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
 )
 async def publish(request: Request) -> Response:
     """Adds a version and activates it."""
@@ -198,7 +202,7 @@ async def roll_back(request: Request) -> Response:
     actor = await access.require_ops(request, "rollback", persona)
     body = await read_json(request, RollbackBody)
     wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
-    call = Call(actor, request_id(request), _required_key(request))
+    call = Call(actor, request_id(request), _key(request))
     return success(request, asdict(await operations.roll_back(request, wish, call)))
 
 
@@ -216,7 +220,7 @@ async def accept_baseline(request: Request) -> Response:
     actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
     body = await read_json(request, AcceptanceBody)
     wish = Acceptance(persona, body.expected_version, body.reason)
-    call = Call(actor, request_id(request), _required_key(request))
+    call = Call(actor, request_id(request), _key(request))
     result = await run_sync(services(request).changes.accept_baseline, wish, call)
     return success(request, asdict(result))
 
@@ -253,17 +257,11 @@ def _version(row: Version, active: int) -> dict[str, Any]:
     }
 
 
-def _required_key(request: Request) -> str:
-    key = _key(request)
-    if key is None:
-        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
-    return key
-
-
-def _key(request: Request) -> str | None:
+def _key(request: Request) -> str:
+    """What makes a repetition after a lost answer known as one."""
     key = request.headers.get("idempotency-key")
     if key is None:
-        return None
+        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
     if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise InvalidRequestError(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     return key

@@ -8,12 +8,15 @@ from typing_extensions import TypedDict
 
 
 class Persona(TypedDict):
-    """A persona and what it serves."""
+    """A persona and what it serves; `action`, `from_version` and `audit_id` say how it came to that."""
 
     persona: str
     active_version: int
+    action: Literal["publish", "rollback"]
+    from_version: int | None
     activated_at: str
     activated_by: str
+    audit_id: int
     rollback_to: int | None
 
 

@@ -1,6 +1,7 @@
 """How commands find the service, prove who they are, and end: the options and exit codes they share.
 
-Exit codes: 0 done, 1 refused or failed (the error code is printed), 2 wrong usage, 3 unreachable.
+Exit codes: 0 done, 1 refused or failed (the error code is printed), 2 wrong usage, 3 unreachable, or nobody
+knows whether it was done.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +31,8 @@ from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+_UNDECIDED = ("outcome_unknown", "request_in_progress")
 
 _WIDE = 100_000
 """Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
@@ -51,6 +56,13 @@ StateDirOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        help="Makes a repetition known as one: it gets the first answer and changes nothing. Needs --from.",
+    ),
+]
 
 out = Console()
 err = Console(stderr=True)
@@ -195,9 +207,8 @@ class Connection:
 
     def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
         """The body of the answer; an error ends the command."""
-        return self._call(
-            "GET", path, params={name: value for name, value in query.items() if value is not None}
-        )
+        wanted = {name: value for name, value in query.items() if value is not None}
+        return self._read(self._send("GET", path, params=wanted))
 
     def lines(self, path: str, **query: str | int | None) -> Iterator[bytes]:
         """The lines of an answer as they come; an error, or an end before the end, ends the command."""
@@ -211,12 +222,26 @@ class Connection:
             except requests.RequestException as error:
                 fail(f"{self.url} broke off: {error}", UNREACHABLE)
 
-    def post(self, path: str, body: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
-        """The body of the answer; an error ends the command."""
-        return self._call("POST", path, json=body, headers={"Idempotency-Key": idempotency_key})
+    def act(self, path: str, body: dict[str, Any], key: str | None, repeat: str) -> dict[str, Any]:
+        """The data of the answer; an error ends the command.
 
-    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        return self._read(self._send(method, path, **arguments))
+        Where nobody knows whether it was done, the user reads how to ask: by the same command with the
+        options of `repeat` and the key.
+        """
+        key = key or uuid.uuid4().hex
+        try:
+            answer = self._send("POST", path, json=body, headers={"Idempotency-Key": key})
+            data: dict[str, Any] = self._read(answer)["data"]
+        except typer.Exit as ended:
+            if ended.exit_code == UNREACHABLE:
+                err.print(
+                    f"It may have been done. It is done once at most, and you learn what came of it, if you "
+                    f"repeat the command with {repeat} --idempotency-key {shlex.quote(key)}",
+                    markup=False,
+                    soft_wrap=True,
+                )
+            raise
+        return data
 
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
@@ -242,7 +267,8 @@ class Connection:
             f"\n  {item['field']}: {item['problem']}" for item in error["details"].get("errors", [])
         )
         clock = _clock_problem(answer) if error["code"] in ("token_invalid", "token_expired") else ""
-        fail(f"{error['code']}: {error['message']}{problems}{clock}\nrequest {request}", REFUSED)
+        exit_code = UNREACHABLE if error["code"] in _UNDECIDED else REFUSED
+        fail(f"{error['code']}: {error['message']}{problems}{clock}\nrequest {request}", exit_code)
 
 
 def _clock_problem(answer: requests.Response) -> str:

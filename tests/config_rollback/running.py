@@ -112,8 +112,8 @@ class Service:
     def request(
         self, method: str, path: str, *, token: str | None = "", **arguments: Any
     ) -> requests.Response:
-        """A call of the API, by default with an ops token; None for none."""
-        headers = dict(arguments.pop("headers", {}))
+        """A call of the API, by default with an ops token and a key of its own; None for none."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex, **arguments.pop("headers", {})}
         if token is not None:
             headers["Authorization"] = f"Bearer {token or self.token()}"
         return requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
@@ -132,7 +132,7 @@ class Service:
         self, persona: str = "concierge", *, key: str | None = "", token: str | None = "", **body: Any
     ) -> requests.Response:
         """Asks for a rollback; by default with a key of its own, None for none."""
-        headers = {} if key is None else {"Idempotency-Key": key or uuid.uuid4().hex}
+        headers = {} if key == "" else {"Idempotency-Key": key}
         path = f"/v1/ops/personas/{quote(persona, safe='')}/rollback"
         return self.request("POST", path, json=body, headers=headers, token=token)
 

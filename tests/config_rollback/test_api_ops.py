@@ -34,8 +34,11 @@ def test_a_publication_is_the_next_version_and_active(service: Service) -> None:
         {
             "persona": "concierge",
             "active_version": 2,
+            "action": "publish",
+            "from_version": 1,
             "activated_at": "2026-03-01T12:00:00.000000Z",
             "activated_by": "ann",
+            "audit_id": 2,
             "rollback_to": 1,
         }
     ]

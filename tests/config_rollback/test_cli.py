@@ -170,7 +170,7 @@ def test_rollback_shows_a_diff_and_asks(service: Service, stack: Path) -> None:
     assert "concierge is on version 1 again (audit 3)." in yes.stdout
     row = service.audit()[-1]
     assert (row["reason"], row["to_version"]) == ("too wild", 1)
-    nothing = run("persona", "rollback", "concierge", "--yes")
+    nothing = run("persona", "rollback", "concierge", "--from", "1", "--yes")
     assert nothing.exit_code == 1
     assert "nothing_to_rollback" in nothing.stderr
     undo = run("persona", "rollback", "concierge", "--to", "2", "--yes", "--json")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 
 def ops(subject: str = "ann") -> dict[str, str]:
-    return {"Authorization": f"Bearer {mint_access_token(SECRET, subject=subject, role='ops')}"}
+    token = mint_access_token(SECRET, subject=subject, role="ops")
+    return {"Authorization": f"Bearer {token}", "Idempotency-Key": uuid.uuid4().hex}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -307,7 +308,8 @@ def processes(tmp_path: Path, database: Postgresql) -> Iterator[list[Process]]:
 
 def call(replica: Process, method: str, path: str, subject: str = "ann", **arguments: Any) -> Any:
     token = mint_access_token(SECRET, subject=subject, role="ops")
-    headers = {"Authorization": f"Bearer {token}"} | arguments.pop("headers", {})
+    headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": uuid.uuid4().hex}
+    headers |= arguments.pop("headers", {})
     return requests.request(method, replica.url + path, headers=headers, timeout=40, **arguments)
 
 

@@ -69,7 +69,7 @@ def test_the_commands_of_the_readme(running: RunningStack, tmp_path: Path) -> No
     shutil.copy(PERSONAS / "concierge.yaml", tmp_path)
     (tmp_path / "TRACE.csv").write_text(TRACE)
     # A version to come from.
-    _run(running, f"driftback persona publish {PERSONAS / 'concierge-careless.yaml'} --yes", tmp_path)
+    _run(running, f"driftback persona publish {PERSONAS / 'concierge-careless.yaml'}", tmp_path)
     for command in commands:
         _run(running, command, tmp_path)
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ class Rollback:
 
     def _headers(self) -> dict[str, str]:
         token = mint_access_token(SECRET, subject="ann", role="ops", lifetime_seconds=600, now=time.time())
-        return {"Authorization": f"Bearer {token}"}
+        return {"Authorization": f"Bearer {token}", "Idempotency-Key": uuid.uuid4().hex}
 
 
 @contextmanager
