@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ LOW_SAMPLE_RATE = 30
 LOW_SAMPLE_P95 = 20
 """Below this many messages a p95 is noise (standard deviation 16%, FACTS.md)."""
 
+P95 = 0.95
 Z_95 = 1.959963984540054
 
 
@@ -63,18 +65,24 @@ class Selection:
 
 @dataclass(frozen=True)
 class Answer:
-    """What Prometheus says to an `expression`: single values by name, and the journeys that it knows."""
+    """What Prometheus says to an `expression`."""
 
     values: dict[str, float]
+    """Single values by name."""
+    buckets: dict[float, float]
+    """Messages by upper bound of their latency in seconds, cumulative, the last bound infinite."""
     journeys: list[str]
+    """Those that have messages, where one was asked for."""
 
     @classmethod
     def of(cls, samples: Iterable[tuple[Mapping[str, str], float]]) -> Answer:
         """Sorts the samples, each with its labels; what is not a finite number is left out."""
-        answer = cls({}, [])
+        answer = cls({}, {}, [])
         for labels, value in samples:
             if labels["kpi"] == "journey":
                 answer.journeys.append(labels["journey"])
+            elif labels["kpi"] == "latency_bucket":
+                answer.buckets[float(labels["le"])] = value
             elif math.isfinite(value):
                 answer.values[labels["kpi"]] = value
         return answer
@@ -112,7 +120,7 @@ class Kpis:
             "filters": selection.filters,
             "generated_at": isoformat(self._clock()),
             "coverage": answer.values.get("coverage"),
-            "kpis": summarise(answer.values),
+            "kpis": summarise(answer),
         }
 
 
@@ -121,22 +129,15 @@ def expression(selection: Selection) -> str:
     window = {"window": selection.window}
     recorded = _selector({"scope": selection.scope, **window, **selection.filters})
     total = _selector({"scope": "total", **window})
-    # A persona's recorded series are per journey: with no journey asked for, several p95 can't be combined.
-    combined = selection.persona is not None and selection.journey is None
     buckets = f"kpi:latency_bucket:sum{_selector({**window, **selection.filters})}"
     messages = f"sum(kpi:messages_total{recorded})"
-    margin = f"{Z_95 * math.sqrt(0.95 * 0.05):.6f} / scalar({messages}) ^ 0.5"
     before = f" offset {selection.window}"
     parts = {
         "messages": messages,
-        "p95_low": _quantile(f"0.95 - {margin}", buckets),
-        "p95_high": _quantile(f"0.95 + {margin}", buckets),
-        **_values(recorded, buckets, combined),
+        "latency_bucket": f"sum by (le) ({buckets})",
+        **_values(recorded, buckets),
         "previous_messages": f"sum(kpi:messages_total{recorded}{before})",
-        **{
-            f"previous_{name}": part
-            for name, part in _values(recorded + before, buckets + before, combined).items()
-        },
+        **{f"previous_{name}": part for name, part in _values(recorded + before, buckets + before).items()},
         "coverage": f"max(kpi:coverage_ratio{_selector(window)})",
         "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
         "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
@@ -148,29 +149,27 @@ def expression(selection: Selection) -> str:
     return " or ".join(f'label_replace({part}, "kpi", "{name}", "", "")' for name, part in parts.items())
 
 
-def _values(recorded: str, buckets: str, combined: bool) -> dict[str, str]:
+def _values(recorded: str, buckets: str) -> dict[str, str]:
     return {
         "scoped_messages": f"sum(kpi:scoped_messages_total{recorded})",
         "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
         "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
-        "p95_latency_ms": _quantile("0.95", buckets) if combined else f"max(kpi:p95_latency_ms{recorded})",
+        # From the buckets and not from the recorded p95: that of several journeys cannot be combined.
+        "p95_latency_ms": f"1000 * histogram_quantile({P95}, sum by (le) ({buckets})) >= 0",
     }
 
 
-def _quantile(share: str, buckets: str) -> str:
-    return f"1000 * histogram_quantile({share}, sum by (le) ({buckets})) >= 0"
-
-
-def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
+def summarise(answer: Answer) -> dict[str, dict[str, Any]]:
     """The four KPI of the contract, each with what it rests on and its value in the window before.
 
-    `interval` names the method of the 95% interval from `low` to `high`: `wilson` for rates;
-    `order_statistic` for p95 (ranks n q -+ 1.96 sqrt(n q (1 - q)), read off the buckets like p95
-    itself), whose `high` is null where the messages are too few to bound it.
+    `interval` names the method of the 95% interval from `low` to `high`: `wilson` for rates,
+    `order_statistic` for p95 (`p95_interval`), whose `high` is null where the messages do not bound it.
     """
+    values = answer.values
     stale = values.get("age_seconds", 0.0) > STALE_SECONDS or values.get("exporter_up", 0.0) < 1
     messages = values.get("messages")
     p95 = values.get("p95_latency_ms")
+    p95_low, p95_high = p95_interval(answer.buckets)
     return {
         "messages_total": {
             "value": messages or 0,
@@ -182,8 +181,8 @@ def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
         "p95_latency_ms": {
             "value": p95,
             "denominator": messages or 0,
-            "low": values.get("p95_low"),
-            "high": values.get("p95_high"),
+            "low": p95_low,
+            "high": p95_high,
             "interval": "order_statistic",
             "previous": values.get("previous_p95_latency_ms"),
             "data_status": _status(p95 is not None, stale, low=(messages or 0) < LOW_SAMPLE_P95),
@@ -191,16 +190,36 @@ def summarise(values: dict[str, float]) -> dict[str, dict[str, Any]]:
     }
 
 
+def p95_interval(buckets: Mapping[float, float]) -> tuple[float | None, float | None]:
+    """95% interval of p95 in ms; an end is None where the messages do not bound it.
+
+    Each is the far bound of the bucket that holds the message of rank n q -+ 1.96 sqrt(n q (1 - q)), where q
+    is 0.95: where in its bucket a message lies is not known.
+    """
+    total = buckets.get(math.inf, 0.0)
+    if not total:
+        return None, None
+    rank, margin = P95 * total, Z_95 * math.sqrt(total * P95 * (1 - P95))
+    bounds = sorted(buckets)
+    counts = [buckets[bound] for bound in bounds]
+    first = bisect_left(counts, max(math.floor(rank - margin), 1))
+    last = bisect_left(counts, math.ceil(rank + margin))
+    low = 1000 * bounds[first - 1] if first > 0 else 0.0
+    return low, 1000 * bounds[last] if last < len(bounds) - 1 else None
+
+
 def wilson_interval(events: float, total: float) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson, 1927); `total` is above 0.
 
-    Unlike the normal approximation it stays within 0..1 and holds for few or no events.
+    Unlike the normal approximation it stays within 0..1 and holds for few or no events. Rounding puts no end
+    past the share itself.
     """
     share = min(events / total, 1.0)
     centre = share + Z_95**2 / (2 * total)
     margin = Z_95 * math.sqrt(share * (1 - share) / total + Z_95**2 / (4 * total**2))
     scale = 1 + Z_95**2 / total
-    return max((centre - margin) / scale, 0.0), min((centre + margin) / scale, 1.0)
+    low, high = (centre - margin) / scale, (centre + margin) / scale
+    return max(min(low, share), 0.0), min(max(high, share), 1.0)
 
 
 def _rate(values: dict[str, float], counted: str, of: str, stale: bool) -> dict[str, Any]:

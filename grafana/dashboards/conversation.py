@@ -115,8 +115,9 @@ def _latency(panel_id: int) -> Builder[Panel]:
     return panels.kpi_stat(
         panel_id,
         "p95 latency",
-        "95% of the messages in the window were answered within this time (the buckets are exact to about "
-        "2%). The state is that of the alerts LatencyDrift and ConfigVersionRegression.",
+        "95% of the messages in the window were answered within this time (read off buckets that are a "
+        "fifth wide: exact to about 2% where latencies spread, to 20% where all are alike). The state is "
+        "that of the alerts LatencyDrift and ConfigVersionRegression.",
         value=queries.p95_latency_ms(),
         previous=queries.p95_latency_ms(previous=True),
         state=queries.drift_state("LatencyDrift", "p95_latency_ms"),

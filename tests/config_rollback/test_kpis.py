@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -13,6 +14,8 @@ import anyio
 import promql_parser
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from requests_mock import Mocker
 
 import config_rollback.kpis
@@ -20,12 +23,15 @@ from config_rollback.errors import InvalidRequestError, MonitoringUnavailableErr
 from config_rollback.kpis import (
     CONNECT_SECONDS,
     TOTAL_SECONDS,
+    Answer,
     Kpis,
     Selection,
     expression,
+    p95_interval,
     summarise,
     wilson_interval,
 )
+from exporter.catalogue import LATENCY_BOUNDS
 from tests.config_rollback.running import Clock, Service
 from tests.config_rollback.test_api_ops import error
 
@@ -49,7 +55,10 @@ HEALTHY = {
 
 
 class Prometheus:
-    """Answers every query with `values`, or with `raw` as it is. A page asks several at once."""
+    """Answers every query with `values`, or with `raw` as it is. A page asks several at once.
+
+    `p95_low` and `p95_high` are answered as the bounds of the bucket of the slowest tenth.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict(HEALTHY)
@@ -79,10 +88,14 @@ class Prometheus:
         return self.values
 
     def answer(self, query: str) -> bytes:
-        rows = [
-            {"metric": {"kpi": name}, "value": [0, str(value)]}
-            for name, value in self.values_of(query).items()
-        ]
+        values = self.values_of(query)
+        rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in values.items()]
+        messages = values.get("messages", 0.0)
+        for name, share in (("p95_low", 0.9), ("p95_high", 1.0)):
+            if name in values:
+                labels = {"kpi": "latency_bucket", "le": str(values[name] / 1000)}
+                rows.append({"metric": labels, "value": [0, str(share * messages)]})
+        rows.append({"metric": {"kpi": "latency_bucket", "le": "+Inf"}, "value": [0, str(messages)]})
         rows += [{"metric": {"kpi": "journey", "journey": name}, "value": [0, "1"]} for name in self.journeys]
         return json.dumps({"status": "success", "data": {"resultType": "vector", "result": rows}}).encode()
 
@@ -277,7 +290,7 @@ def test_without_a_prometheus_monitoring_is_unavailable(service: Service) -> Non
 
 def statuses(**changes: float | None) -> list[str]:
     values = {name: value for name, value in (HEALTHY | changes).items() if value is not None}
-    return [kpi["data_status"] for kpi in summarise(values).values()]
+    return [kpi["data_status"] for kpi in summarise(Answer(values, {}, [])).values()]
 
 
 @pytest.mark.parametrize(
@@ -320,16 +333,16 @@ def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> N
     ):
         text = expression(selection)
         promql_parser.parse(text)
-        assert text.count("label_replace(") == 15 + (selection.journey is not None)
+        assert text.count("label_replace(") == 14 + (selection.journey is not None)
 
 
-def test_the_p95_of_several_journeys_comes_from_their_buckets_not_from_their_p95() -> None:
-    one = expression(Selection("1h", "chat", "concierge"))
-    assert 'max(kpi:p95_latency_ms{scope="persona",window="1h",journey="chat",persona="concierge"})' in one
-    several = expression(Selection("1h", None, "concierge"))
-    buckets = 'sum by (le) (kpi:latency_bucket:sum{window="1h",persona="concierge"})'
-    assert f"histogram_quantile(0.95, {buckets})" in several
-    assert "kpi:p95_latency_ms" not in several
+@pytest.mark.parametrize("journey", [None, "chat"])
+def test_p95_and_its_interval_come_from_the_same_buckets(journey: str | None) -> None:
+    text = expression(Selection("1h", journey, "concierge"))
+    chosen = f'journey="{journey}",' if journey else ""
+    buckets = f'sum by (le) (kpi:latency_bucket:sum{{window="1h",{chosen}persona="concierge"}})'
+    assert f'label_replace({buckets}, "kpi", "latency_bucket", "", "")' in text
+    assert f"histogram_quantile(0.95, {buckets})" in text
 
 
 def test_versions_of_all_personas_at_once_make_no_sense() -> None:
@@ -353,11 +366,59 @@ def test_more_events_than_messages_stay_within_the_unit_interval() -> None:
 
 def test_without_an_earlier_window_there_is_no_comparison() -> None:
     values = {name: value for name, value in HEALTHY.items() if not name.startswith("previous_")}
-    assert [kpi["previous"] for kpi in summarise(values).values()] == [None] * 4
+    assert [kpi["previous"] for kpi in summarise(Answer(values, {}, [])).values()] == [None] * 4
+
+
+def cumulative(latencies: Iterable[float]) -> dict[float, float]:
+    """What the exporter makes of latencies in seconds."""
+    known = list(latencies)
+    return {bound: sum(one <= bound for one in known) for bound in (*LATENCY_BOUNDS, math.inf)}
+
+
+def test_the_interval_of_p95_holds_the_bucket_that_p95_lies_in() -> None:
+    """The buckets do not say where in (86.4 ms, 104 ms] 300 messages of exactly 100 ms lie."""
+    assert p95_interval(cumulative([0.1] * 300)) == (86.4, 104.0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 200), min_size=1, max_size=400), st.integers(1, 50))
+def test_the_interval_holds_the_p95_of_the_messages_themselves(latencies: list[float], times: int) -> None:
+    ordered = sorted(latencies * times)
+    p95_ms = 1000 * ordered[math.ceil(0.95 * len(ordered)) - 1]
+    low, high = p95_interval(cumulative(ordered))
+    assert low is not None
+    assert low <= p95_ms
+    assert high is None or p95_ms <= high
+
+
+def test_the_interval_of_p95_misses_the_true_one_in_at_most_one_of_twenty_samples() -> None:
+    """Where every message has a bucket of its own, the ends tell the ranks, and chance is a binomial sum."""
+    for total in (1, 2, 20, 59, 72, 73, 230, 500, 2509, 2879):
+        low, high = p95_interval({float(n): float(n) for n in range(1, total + 1)} | {math.inf: float(total)})
+        assert low is not None
+        first, last = round(low / 1000) + 1, total + 1 if high is None else round(high / 1000)
+        likely = sum(math.comb(total, k) * 95**k * 5 ** (total - k) for k in range(first, last))
+        assert likely / 100**total >= 0.95, total
 
 
 def test_few_messages_leave_the_interval_of_p95_open() -> None:
-    kpi = summarise({**HEALTHY, "messages": 30.0} | {"p95_low": 900.0})["p95_latency_ms"]
-    assert kpi["low"] == 900.0
-    del (values := dict(HEALTHY))["p95_high"]
-    assert summarise(values)["p95_latency_ms"]["high"] is None
+    assert p95_interval(cumulative([0.1])) == (86.4, None)
+    assert p95_interval(cumulative([0.1] * 72)) == (86.4, None)
+    assert p95_interval(cumulative([0.1] * 73)) == (86.4, 104.0)
+
+
+def test_the_interval_of_p95_past_the_last_bucket_is_open() -> None:
+    assert p95_interval(cumulative([0.1] * 50 + [500.0] * 50)) == (120_000.0, None)
+
+
+def test_without_messages_p95_has_no_interval() -> None:
+    assert p95_interval({}) == p95_interval(cumulative([])) == (None, None)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**9), st.data())
+def test_the_interval_of_a_rate_holds_the_rate_itself(total: int, data: st.DataObject) -> None:
+    """Rounding must not leave out no event, or every message."""
+    events = data.draw(st.sampled_from((0, total)) | st.integers(0, total))
+    low, high = wilson_interval(events, total)
+    assert 0 <= low <= events / total <= high <= 1
