@@ -1,4 +1,4 @@
-"""Alertmanager's webhook messages (version 4), as far as they are kept."""
+"""Webhook messages of Alertmanager (version 4) and of Grafana (version 1), as far as they are kept."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ class WebhookAlert(BaseModel):
     startsAt: Moment  # noqa: N815 (Alertmanager's name)
     endsAt: Moment | None = None  # noqa: N815
     fingerprint: Annotated[Text, Field(min_length=1, max_length=64)]
+    dashboardURL: str = ""  # noqa: N815 (Grafana's alone; empty for a rule without a dashboard)
 
     def as_row(self, now: datetime) -> dict[str, Any]:
         """The alert as it is stored, by column."""
+        annotations = {"dashboard_url": self.dashboardURL} if self.dashboardURL else {}
         ended = self.status == "resolved" and self.endsAt is not None and self.endsAt.year > NO_END_YEAR
         return {
             "fingerprint": self.fingerprint,
@@ -59,16 +61,19 @@ class WebhookAlert(BaseModel):
             "persona": self.labels.get("persona"),
             "config_version": self.labels.get("config_version"),
             "labels_json": json.dumps(self.labels, sort_keys=True),
-            "annotations_json": json.dumps(self.annotations, sort_keys=True),
+            "annotations_json": json.dumps(annotations | self.annotations, sort_keys=True),
             "received_at": now,
             "updated_at": now,
         }
 
 
 class WebhookMessage(BaseModel):
-    """A message: alerts of one group. Alertmanager repeats it, so the same alert comes many times."""
+    """A message: alerts of one group. It is repeated, so the same alert comes many times.
+
+    Grafana's differs by fields that are not read here (`orgId`, `title`, `state`, `message`).
+    """
 
     model_config = ConfigDict(extra="ignore")
 
-    version: Literal["4"]
+    version: Literal["1", "4"]
     alerts: list[WebhookAlert] = Field(max_length=MAX_ALERTS)

@@ -1,4 +1,4 @@
-"""`POST /v1/alerts`: Alertmanager's webhook, by its own token."""
+"""`POST /v1/alerts`: the webhook of Alertmanager or Grafana, by its own token."""
 
 from __future__ import annotations
 

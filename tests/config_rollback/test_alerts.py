@@ -164,6 +164,46 @@ def test_another_version_of_the_webhook_is_refused(service: Service) -> None:
     assert error(answer) == (422, "invalid_request")
 
 
+def grafana_message(**changes: Any) -> dict[str, Any]:
+    """A message as Grafana's own webhook contact point sends it, of a rule that is on a dashboard."""
+    told = alert()
+    told |= {
+        "labels": told["labels"] | {"grafana_folder": "Driftback"},
+        "startsAt": "2026-03-01T12:55:00.157076+01:00",
+        "annotations": {"summary": "concierge drifts", "__dashboardUid__": "driftback-persona"},
+        "generatorURL": "http://127.0.0.1:3000/alerting/grafana/1afz29v7z/view?orgId=1",
+        "silenceURL": "http://127.0.0.1:3000/alerting/silence/new?alertmanager=grafana&matcher=alertname%3DT2",
+        "dashboardURL": "http://127.0.0.1:3000/d/driftback-persona?orgId=1",
+        "panelURL": "http://127.0.0.1:3000/d/driftback-persona?orgId=1&viewPanel=1",
+        "values": {"B": 44.23943737541908, "C": 1},
+        "valueString": "[ var='B' labels={persona=concierge} value=44.23943737541908 ]",
+        "orgId": 1,
+    }
+    return message(told | changes) | {
+        "version": "1",
+        "orgId": 1,
+        "externalURL": "http://127.0.0.1:3000/",
+        "groupKey": '{}/{}:{grafana_folder="Driftback"}',
+        "title": "[FIRING:1] OutOfScopeDrift (concierge)",
+        "state": "alerting",
+        "message": "**Firing**\n\nValue: B=44.23943737541908, C=1\n",
+    }
+
+
+def test_grafanas_own_webhook_is_taken_as_alertmanagers(service: Service, browser: Browser) -> None:
+    on_no_dashboard = grafana_message(fingerprint="f", values=None, dashboardURL="", panelURL="")
+    for body in (grafana_message(), on_no_dashboard):
+        answer = service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=body)
+        assert answer.status_code == 200, answer.text
+    assert rows(service) == [("a1b2c3d4e5f60718", "firing", None), ("f", "firing", None)]
+    page = browser.get("/alerts").text
+    assert 'href="/rollback/concierge?from=2&amp;alert=OutOfScopeDrift"' in page
+    assert page.count('href="http://127.0.0.1:3000/d/driftback-persona?orgId=1"') == 1
+    ended = grafana_message(status="resolved", endsAt="2026-03-01T13:05:00.5+01:00") | {"state": "ok"}
+    service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=ended)
+    assert rows(service)[0][1] == "resolved"
+
+
 def test_the_page_shows_firing_alerts_with_the_way_to_the_rollback(
     service: Service, browser: Browser
 ) -> None:
