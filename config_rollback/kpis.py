@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import requests
 
+from config_rollback import outgoing
 from config_rollback.calls import Calls
 from config_rollback.clock import Clock, isoformat
 from config_rollback.errors import InvalidRequestError, MonitoringUnavailableError
@@ -260,7 +261,8 @@ def _status(present: bool, stale: bool, *, low: bool) -> str:
 
 def _ask(url: str, query: str) -> Answer:
     try:
-        answer = requests.post(
+        answer = outgoing.request(
+            "POST",
             url,
             data={"query": query, "timeout": f"{TOTAL_SECONDS:g}s"},
             timeout=(CONNECT_SECONDS, TOTAL_SECONDS),

@@ -72,6 +72,7 @@ async def send(url: str, messages: Iterator[Message], parallel: int = 64) -> Non
     slots = asyncio.Semaphore(parallel)
     pending: set[asyncio.Future[None]] = set()
     with ThreadPoolExecutor(parallel) as pool, requests.Session() as session:
+        session.trust_env = False  # the services are near by: neither a proxy nor ~/.netrc is meant
 
         def post(message: Message) -> None:
             body = {

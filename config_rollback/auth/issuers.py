@@ -11,9 +11,10 @@ from typing import Any
 import jwt
 
 from config_rollback.auth import claims as rules
-from config_rollback.auth.keys import KeySet, fetch
+from config_rollback.auth.keys import KeySet
 from config_rollback.auth.tokens import ALGORITHM, Identity, TokenVerifier
 from config_rollback.clock import Clock
+from config_rollback.outgoing import fetch
 from config_rollback.settings import Settings
 
 _HEADER_FIELDS = frozenset({"alg", "typ", "kid", "x5t", "x5t#S256"})

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import jwt
 import msgspec
-import requests
 import structlog
 
 from config_rollback.auth.claims import invalid
@@ -19,8 +17,6 @@ from config_rollback.clock import Clock
 
 REFRESH = timedelta(minutes=10)
 """How old the keys may get before they are looked for again."""
-FETCH_SECONDS = 3.0
-MAX_DOCUMENT_BYTES = 1_048_576
 MINIMUM_RSA_BITS = 2048
 
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
@@ -66,23 +62,6 @@ def _lookup(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         return keys.get((kid, algorithm))
     fitting = [key for (_, name), key in keys.items() if name == algorithm]
     return fitting[0] if len(fitting) == 1 else None  # OpenID Connect Core 1.0, section 10.1
-
-
-def fetch(url: str) -> bytes:
-    """A small document. Raises `requests.RequestException`, or `ValueError` for a large one or a redirect."""
-    deadline = time.monotonic() + FETCH_SECONDS
-    with requests.get(url, timeout=FETCH_SECONDS, allow_redirects=False, stream=True) as answer:
-        answer.raise_for_status()
-        if answer.is_redirect:
-            raise ValueError("a redirect")
-        body = bytearray()
-        for part in answer.iter_content(256):  # small: a part may come byte by byte
-            body += part
-            if len(body) > MAX_DOCUMENT_BYTES:
-                raise ValueError("too large")
-            if time.monotonic() > deadline:
-                raise requests.Timeout("the document comes too slowly")
-    return bytes(body)
 
 
 def _parse(document: bytes) -> Keys:

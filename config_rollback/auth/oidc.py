@@ -23,10 +23,11 @@ import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
 
+from config_rollback import outgoing
 from config_rollback.attempts import Actor
 from config_rollback.auth import claims as rules
 from config_rollback.auth.issuers import signed_claims
-from config_rollback.auth.keys import FETCH_SECONDS, KeySet, fetch
+from config_rollback.auth.keys import KeySet
 from config_rollback.calls import Calls, Document
 from config_rollback.clock import Clock
 from config_rollback.errors import (
@@ -74,7 +75,7 @@ class OidcLogins:
         # A key of its own: what it signs can never pass as a token.
         self._key = hmac.new(secret, b"driftback login in progress", hashlib.sha256).digest()
         self._endpoints = Document("OpenID discovery", self._discover, clock, DISCOVERY_AGE)
-        self._keys = KeySet(lambda: fetch(self._jwks_uri), clock)
+        self._keys = KeySet(lambda: outgoing.fetch(self._jwks_uri), clock)
         self._jwks_uri = ""  # until it was discovered, which no login comes before
         self._exchanges = Calls(MAX_EXCHANGES)
 
@@ -152,12 +153,13 @@ class OidcLogins:
     def _exchange(self, url: str, code: str, verifier: str) -> str:
         try:
             with self._client() as client:
+                outgoing.prepare(client, url)
                 answer = client.fetch_token(
                     url,
                     grant_type="authorization_code",
                     code=code,
                     code_verifier=verifier,
-                    timeout=FETCH_SECONDS,
+                    timeout=outgoing.FETCH_SECONDS,
                     allow_redirects=False,
                 )
         except AuthlibBaseError as error:
@@ -191,7 +193,7 @@ class OidcLogins:
 
     def _discover(self) -> Mapping[str, str]:
         """OpenID Connect Discovery 1.0, section 4."""
-        document = json.loads(fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
+        document = json.loads(outgoing.fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
         if not isinstance(document, dict) or document.get("issuer") != self._issuer:
             raise ValueError("the document is about another issuer")
         endpoints = {name: str(document.get(name)) for name in _ENDPOINTS}

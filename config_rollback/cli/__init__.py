@@ -28,7 +28,6 @@ _app.add_typer(db.app, name="db")
 
 def main() -> None:
     """Entry point of the `driftback` script."""
-    connection.reach_loopback_directly()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     try:
         try:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from config_rollback import outgoing
 from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.settings import MINIMUM_SECRET_BYTES
@@ -106,14 +107,6 @@ def print_table(made: Table) -> None:
 
 def _in_a_pipe() -> bool:
     return not out.is_terminal and "COLUMNS" not in os.environ
-
-
-def reach_loopback_directly() -> None:
-    """Keeps proxies of the environment out of the way to this machine, also for processes started from here:
-    requests asks them for 127.0.0.1 too, and an ops token would go along."""
-    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if given != "*":
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{given},127.0.0.1,localhost,::1".lstrip(",")
 
 
 def user() -> str:
@@ -246,11 +239,14 @@ class Connection:
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
         try:
-            return requests.request(
+            answer = outgoing.request(
                 method, self.url + path, headers=headers, timeout=TIMEOUT_SECONDS, **arguments
             )
         except requests.RequestException as error:
             fail(f"{self.url} does not answer: {error}", UNREACHABLE)
+        if answer.is_redirect:
+            fail(f"{self.url} leads to {answer.headers['Location']}: give --url as it is there", UNREACHABLE)
+        return answer
 
     def _read(self, answer: requests.Response) -> dict[str, Any]:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import requests
 import yaml
 
+from config_rollback import outgoing
 from config_rollback.stack.errors import StackDiedError
 from config_rollback.stack.layout import assets_dir
 from config_rollback.stack.stack import Stack
@@ -82,7 +83,8 @@ class Drama:
         self.say("The alert is resolved: the conversation is healthy. Ctrl-C stops everything.")
 
     def _publish(self, document: dict[str, Any]) -> int:
-        answer = requests.post(
+        answer = outgoing.request(
+            "POST",
             f"{self._url}/v1/ops/personas/{document['persona']}/versions",
             json={"config": document["config"], "note": document["note"]},
             headers=self._headers | {"Idempotency-Key": str(uuid.uuid4())},
@@ -101,7 +103,8 @@ class Drama:
 
     def _firing(self, version: int) -> list[dict[str, Any]]:
         """Alertmanager's active alerts about that version of the persona."""
-        answer = requests.get(
+        answer = outgoing.request(
+            "GET",
             f"{self.stack.ports.url('alertmanager')}/api/v2/alerts",
             params={"active": "true", "filter": [f'persona="{PERSONA}"', f'config_version="{version}"']},
             timeout=_TIMEOUT_SECONDS,
@@ -112,7 +115,8 @@ class Drama:
 
     def _served(self, service: str) -> bool:
         try:
-            answer = requests.get(f"{self.stack.ports.url(service)}/active-version", timeout=_TIMEOUT_SECONDS)
+            url = f"{self.stack.ports.url(service)}/active-version"
+            answer = outgoing.request("GET", url, timeout=_TIMEOUT_SECONDS)
         except requests.RequestException:
             return False
         return answer.json()["config_version"] is not None
@@ -126,7 +130,7 @@ class Drama:
         return {"Authorization": f"Bearer {self.stack.ops_token()}"}
 
     def _get(self, path: str) -> dict[str, Any]:
-        answer = requests.get(self._url + path, headers=self._headers, timeout=_TIMEOUT_SECONDS)
+        answer = outgoing.request("GET", self._url + path, headers=self._headers, timeout=_TIMEOUT_SECONDS)
         answer.raise_for_status()
         body: dict[str, Any] = answer.json()
         return body

@@ -17,6 +17,7 @@ from typing import IO
 
 import requests
 
+from config_rollback import outgoing
 from config_rollback.stack.errors import StackDiedError
 from config_rollback.stack.layout import Layout
 from config_rollback.stack.ports import Ports
@@ -105,7 +106,8 @@ class Supervisor:
 
     def _answers(self, program: Program) -> bool:
         try:
-            return requests.get(f"{self._ports.url(program.name)}{program.ready_path}", timeout=2).ok
+            url = f"{self._ports.url(program.name)}{program.ready_path}"
+            return outgoing.request("GET", url, timeout=2).ok
         except requests.RequestException:
             return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,14 @@ def test_no_module_is_in_a_circle() -> None:
 
     for module in graph:
         walk(module, ())
+
+
+def test_one_module_makes_http_sessions() -> None:
+    """What the environment may change in a call is decided there."""
+    makes = re.compile(r"\brequests\.(get|post|put|request|Session)\(|\burlopen\(")
+    found = [name for name, path in MODULES.items() if makes.search(path.read_text())]
+    # The examples' customers are no part of the product, and import nothing of it.
+    assert found == ["config_rollback.outgoing", "examples.traffic"]
 
 
 @pytest.mark.parametrize("client", ["exporter.client", "config_rollback.client"])

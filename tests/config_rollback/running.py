@@ -116,7 +116,9 @@ class Service:
         headers = {"Idempotency-Key": uuid.uuid4().hex, **arguments.pop("headers", {})}
         if token is not None:
             headers["Authorization"] = f"Bearer {token or self.token()}"
-        return requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
+        with requests.Session() as session:
+            session.trust_env = False  # the developer's ~/.netrc would replace the token
+            return session.request(method, self.url + path, headers=headers, timeout=30, **arguments)
 
     def publish(self, persona: str = "concierge", note: str = "", **changes: Any) -> int:
         """Publishes `CONFIG` with changes; returns the version."""
@@ -183,6 +185,7 @@ class Browser:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.session = requests.Session()
+        self.session.trust_env = False
         self.session.headers.update({"Accept": "text/html,application/xhtml+xml"})
 
     def get(self, path: str, **arguments: Any) -> requests.Response:

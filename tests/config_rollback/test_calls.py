@@ -13,8 +13,8 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from config_rollback import calls, kpis
-from config_rollback.auth import keys, oidc
+from config_rollback import calls, kpis, outgoing
+from config_rollback.auth import oidc
 from tests.config_rollback.auth.test_issuers import AUDIENCE, ISSUER, JWKS
 from tests.config_rollback.auth.test_issuers import token as issued
 from tests.config_rollback.auth.test_oidc import CLIENT, Provider, begin
@@ -42,8 +42,7 @@ def _endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "DOCUMENT_SECONDS", 100.0)
     monkeypatch.setattr(oidc, "EXCHANGE_SECONDS", 100.0)
     monkeypatch.setattr(kpis, "TOTAL_SECONDS", 100.0)
-    for module in (keys, oidc):
-        monkeypatch.setattr(module, "FETCH_SECONDS", 100.0)
+    monkeypatch.setattr(outgoing, "FETCH_SECONDS", 100.0)
 
 
 @pytest.fixture
