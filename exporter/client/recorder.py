@@ -29,6 +29,8 @@ from exporter.client.sender import Counts, Sender
 MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
 EXIT_SECONDS: Final = 2.0
+CHILD_SECONDS: Final = 0.25
+"""Longest flush interval in a forked child: many live shortly and end by `os._exit`, which tells nobody."""
 LATE: Final = -10
 """Priority among multiprocessing's finalizers: after a service's own, which may still count."""
 
@@ -44,8 +46,9 @@ class Recorder:
     No method but the constructor raises, and `record` and `declare` never wait. What the exporter has not
     acknowledged is sent again under the same sequence number, so it is counted once however often it arrives.
     While the exporter is away counts add up in place: nothing is dropped and memory stays as it is. Safe
-    under threads, asyncio, fork and multiprocessing. The thread starts with the first message; what is left
-    is sent when the process ends, unless a signal or `os._exit` ends it.
+    under threads, asyncio, fork, multiprocessing and Celery. The thread starts with the first message. What
+    is left is sent when the process ends; where a signal or `os._exit` ends it without `close`, the messages
+    of the last `flush_interval` are lost, in a forked child those of the last 0.25 seconds.
 
     `url` is the exporter's base URL, or several, in a sequence or separated by commas: then one of them is
     chosen at random and kept until it takes no push (see docs/exporter.md, "Several exporters"). `token` is
@@ -64,6 +67,7 @@ class Recorder:
         atexit.register(_close_at_exit, itself)
         os.register_at_fork(after_in_child=lambda: _begin_in_child(itself))
         _follow_multiprocessing(self)
+        _follow_celery(self)
 
     def _begin(self) -> None:
         """Start empty: at first, and in the child of a fork, whose counts so far are the parent's to send."""
@@ -318,8 +322,10 @@ def _close_at_exit(reference: "weakref.ref[Recorder]") -> None:
 def _begin_in_child(reference: "weakref.ref[Recorder]") -> None:
     recorder = reference()
     if recorder is not None:
+        recorder._flush_interval = min(recorder._flush_interval, CHILD_SECONDS)
         recorder._begin()
         _follow_multiprocessing(recorder)
+        _follow_celery(recorder)
 
 
 def _follow_multiprocessing(recorder: Recorder) -> None:
@@ -337,3 +343,11 @@ def _follow_multiprocessing(recorder: Recorder) -> None:
 def _close_with_child(recorder: Recorder) -> None:
     finalize = sys.modules["multiprocessing.util"].Finalize
     finalize(None, _close_at_exit, args=(weakref.ref(recorder),), exitpriority=LATE)
+
+
+def _follow_celery(recorder: Recorder) -> None:
+    """Close in the children of Celery too: its signal is the last that happens in one before `os._exit`."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        reference = weakref.ref(recorder)
+        signals.worker_process_shutdown.connect(lambda **_: _close_at_exit(reference), weak=False)

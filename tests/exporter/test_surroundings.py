@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import selectors
 import signal
 import subprocess
@@ -254,3 +255,95 @@ def test_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
             recorder.record(**LABELS, latency_ms=5)
             assert recorder.flush()
     assert exporter.value("conversation_messages_total") == 1
+
+
+CELERY = """
+import os
+from exporter.client import Recorder
+options = {"url": os.environ["EXPORTER_URL"], "token": os.environ["EXPORTER_TOKEN"], "flush_interval": 60}
+early = Recorder(**options)
+
+from celery import Celery
+from exporter.client import recorder as recorder_module
+recorder_module.EXIT_SECONDS = 60  # however busy the machine is
+recorder_module.CHILD_SECONDS = 60  # it is Celery's signal that is looked at here
+app = Celery("service", broker="filesystem://")
+app.conf.broker_transport_options = {
+    "data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"
+}
+own = []
+
+@app.task
+def answer():
+    if not own:
+        own.append(Recorder(**options))
+    for recorder in (early, own[0]):
+        recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+"""
+
+
+def test_children_of_celery_that_are_replaced_send_what_they_counted(
+    exporter: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "service.py").write_text(CELERY)
+    (tmp_path / "queue").mkdir()
+    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
+    send = "from service import answer\nfor _ in range(40): answer.delay()"
+    subprocess.run([sys.executable, "-c", send], cwd=tmp_path, env=environment, timeout=60, check=True)
+    options = ["--concurrency=4", "--max-tasks-per-child=5", "--pool=prefork", "--loglevel=ERROR"]
+    command = [sys.executable, "-m", "celery", "-A", "service", "worker", *options]
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: exporter.value("conversation_messages_total") == 80, seconds=120)
+        finally:
+            worker.terminate()
+            worker.wait(timeout=60)
+
+
+FORK = """
+import os, sys, time
+from exporter.client import Recorder
+
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=3600)
+child = os.fork()
+if child == 0:
+    recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+    while not recorder.counts().acknowledged:
+        time.sleep(0.01)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_forked_child_sends_soon_for_it_may_end_without_a_word(exporter: Running, tmp_path: Path) -> None:
+    run(tmp_path, FORK, exporter.url, TOKEN)
+    assert exporter.value("conversation_messages_total") == 1
+
+
+BILLIARD = """
+import sys
+import billiard
+from billiard.pool import Pool
+from exporter.client import Recorder, recorder as recorder_module
+
+recorder_module.EXIT_SECONDS = 60  # however busy the disk is
+recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
+
+def answer(_):
+    recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
+
+if __name__ == "__main__":
+    pool = Pool(4, maxtasksperchild=5, on_process_exit=lambda *_: recorder.close())
+    pool.map(answer, range(40), chunksize=1)
+    child = billiard.Process(target=answer, args=(0,))
+    child.start()
+    child.join()
+    pool.close()
+    pool.join()
+"""
+
+
+def test_children_of_billiard_send_what_they_counted(exporter: Running, tmp_path: Path) -> None:
+    run(tmp_path, BILLIARD, exporter.url, TOKEN, warnings="ignore")
+    assert exporter.value("conversation_messages_total") == 41
