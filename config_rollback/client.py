@@ -43,6 +43,12 @@ WAIT_SECONDS = 25
 """How long the server holds a request when nothing changes."""
 READ_SECONDS = WAIT_SECONDS + 10
 CONNECT_SECONDS = 3
+READY_SECONDS = 0.05
+"""How often `AsyncConfigClient.wait_ready` looks."""
+EARLY_SECONDS = 1
+"""What is answered before, without a change, was not held by the server."""
+EARLY_ANSWERS = 5
+"""So many of them in a row are worth a line in the log."""
 RETRY_SECONDS = (0.2, 5.0)
 """First and longest pause after a failure; pauses double, each shortened by a random share up to half."""
 
@@ -87,6 +93,10 @@ class ConfigClient:
         self._cache = cache_dir / f"persona-{name}.json"
         self._current: Active | None = None
         self._etag: str | None = None
+        self._cached: tuple[Active, str | None] | None = None
+        """What the cache holds, as far as this process wrote it."""
+        self._trouble = ""
+        """Why the last request brought nothing."""
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -107,9 +117,7 @@ class ConfigClient:
     def wait_ready(self, timeout: float) -> Active:
         """The configuration as soon as one is known; raises `NotReadyError` after `timeout` seconds."""
         self._ready.wait(timeout)
-        if self._current is None:
-            raise NotReadyError(f"no configuration of {self._persona!r} within {timeout} s")
-        return self._current
+        return self._active_after(timeout)
 
     def close(self) -> None:
         """Stops following and interrupts the open request; `current` stays."""
@@ -121,36 +129,65 @@ class ConfigClient:
         if self._thread is not None:
             self._thread.join(timeout=2 * CONNECT_SECONDS)
 
+    def _active_after(self, seconds: float) -> Active:
+        if self._current is None:
+            why = self._trouble or "no answer yet"
+            raise NotReadyError(f"no configuration of {self._persona!r} within {seconds} s: {why}")
+        return self._current
+
     @property
     def _socket(self) -> socket.socket | None:
         return self._connection.sock
 
     def _follow(self) -> None:
-        failures = 0
+        failures = early = 0
+        wait = 0  # a wrong persona is told at once, and not after a long poll for its first version
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
-                changed = self._poll()
+                changed = self._poll(wait)
             except Exception as error:  # noqa: BLE001 (a thread that died would serve the same for ever)
                 self._connection.close()
-                if failures == 0 and not self._stopping.is_set():
-                    _log.warning("no configuration from config_rollback; serving what is known: %s", error)
+                self._note_trouble(f"{error}" or type(error).__name__)
                 self._pause(failures)
                 failures += 1
-                continue
-            failures = 0
-            if not changed and time.monotonic() - started < 1:
-                self._pause(0)  # a server about to stop answers at once: ask again, but not in a frenzy
+            else:
+                self._trouble = ""
+                failures = 0
+                early = early + 1 if wait and time.monotonic() - started < EARLY_SECONDS else 0
+                if early:
+                    self._pause_early(early, changed=changed)
+            wait = WAIT_SECONDS
         self._connection.close()
+
+    def _note_trouble(self, trouble: str) -> None:
+        """Say it once, until it is another one or over."""
+        if trouble != self._trouble and not self._stopping.is_set():
+            _log.warning("no configuration from config_rollback; serving what is known: %s", trouble)
+        self._trouble = trouble
+
+    def _pause_early(self, early: int, *, changed: bool) -> None:
+        """Do not ask in a frenzy who does not wait for a change, such as a server that is about to stop."""
+        if early == EARLY_ANSWERS:
+            _log.warning(
+                "config_rollback answers at once, %d times in a row; a change may come %d s late. "
+                "Does a proxy between drop ETag or If-None-Match, or change them by compression?",
+                early,
+                RETRY_SECONDS[1],
+            )
+        if not changed:
+            self._pause(early - 1)
+        elif early > 1:
+            self._pause(0)
 
     def _pause(self, failures: int) -> None:
         first, longest = RETRY_SECONDS
         pause = min(first * 2 ** min(failures, 16), longest)
         self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
 
-    def _poll(self) -> bool:
-        """One request; True where it brought another configuration."""
-        query = {"wait": str(WAIT_SECONDS), "client": self._client_id}
+    def _poll(self, wait: int) -> bool:
+        """One request; True where it brought another configuration. A tag may get lost on the way."""
+        query = {"wait": str(wait), "client": self._client_id}
         headers = {"Authorization": self._authorization}
         if self._current is not None:
             query["serving"] = str(self._current.version)
@@ -163,11 +200,25 @@ class ConfigClient:
         if answer.status == HTTPStatus.NOT_MODIFIED:
             return False
         if answer.status != HTTPStatus.OK:
-            raise HTTPException(f"status {answer.status} {body[:200].decode(errors='replace')}")
+            raise HTTPException(self._refusal(answer.status, body))
         data = json.loads(body)["data"]
         active = Active(self._persona, int(data["version"]), dict(data["config"]))
+        changed = active != self._current
         self._adopt(active, answer.headers["ETag"])
-        return True
+        return changed
+
+    def _refusal(self, status: int, body: bytes) -> str:
+        """The server's code and message, and what to do about it; a proxy's page is not repeated."""
+        try:
+            error = json.loads(body)["error"]
+            told = f"{status} {error['code']}: {error['message']}"[:300]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return f"status {status}, and not from config_rollback"
+        if status == HTTPStatus.NOT_FOUND:
+            return f"{told}: is the persona {self._persona!r} published, and its name right?"
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return f"{told}: is `token` one of CONFIG_ROLLBACK_SERVICE_TOKENS?"
+        return told
 
     def _connect(self) -> None:
         if self._socket is None:
@@ -180,11 +231,12 @@ class ConfigClient:
         self._connection.connect()
         self._connection.sock.settimeout(READ_SECONDS)
 
-    def _adopt(self, active: Active, etag: str) -> None:
+    def _adopt(self, active: Active, etag: str | None) -> None:
         if active != self._current:
             self._tell(active)
             self._current = active
-        self._save_cache(active, etag)
+        if self._cached != (active, etag):
+            self._save_cache(active, etag)
         self._etag = etag
         self._ready.set()
 
@@ -214,7 +266,7 @@ class ConfigClient:
                 self._etag = etag
             self._ready.set()
 
-    def _save_cache(self, active: Active, etag: str) -> None:
+    def _save_cache(self, active: Active, etag: str | None) -> None:
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name)
@@ -224,11 +276,12 @@ class ConfigClient:
                     file.flush()
                     os.fsync(file.fileno())
                 Path(temporary).replace(self._cache)
+                self._cached = active, etag
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-        except OSError as error:
-            _log.warning("the configuration could not be cached: %s", error)
+        except Exception as error:  # noqa: BLE001 (it is served all the same)
+            _log.warning("the configuration could not be cached: %r", error)
 
 
 class AsyncConfigClient:
@@ -261,7 +314,13 @@ class AsyncConfigClient:
 
     async def wait_ready(self, timeout: float) -> Active:  # noqa: ASYNC109 (as in `ConfigClient`)
         """The configuration as soon as one is known; raises `NotReadyError` after `timeout` seconds."""
-        return await asyncio.to_thread(self._client.wait_ready, timeout)
+        # Not in a thread, which nothing can cancel and asyncio waits for at its end; and the client's thread
+        # cannot tell a loop that may be closed by then.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._client.current is None:  # noqa: ASYNC110
+                    await asyncio.sleep(READY_SECONDS)
+        return self._client._active_after(timeout)
 
     async def close(self) -> None:
         """Stops following and interrupts the open request; `current` stays. Not for `on_change` to call."""

@@ -19,8 +19,10 @@ import pytest
 from config_rollback import client as client_module
 from config_rollback.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
 from config_rollback.errors import StorageUnavailableError
+from config_rollback.stack import components
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
 from tests.config_rollback.test_delivery import metric, wait_until
+from tests.support.stacks import free_port
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -115,6 +117,41 @@ def test_it_comes_back_when_the_service_does(
     first.stop()
     start(port=first.port).publish(temperature=1)
     wait_until(lambda: client.current is not None and client.current.version == 2)
+
+
+def test_a_persona_that_nobody_published_is_told_at_once_and_followed_once_it_is(
+    service: Service, follow: Callable[..., ConfigClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = follow(service.url, persona="concirge")
+    wait_until(lambda: "concirge" in caplog.text)
+    with pytest.raises(NotReadyError, match=r"404 not_found: .*is the persona 'concirge' published"):
+        client.wait_ready(0.05)
+    wait_until(lambda: metric(service, "config_long_polls 1.0"))
+    service.publish("concirge")
+    assert client.wait_ready(10).version == 1
+    assert caplog.text.count("is the persona") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            (401, {}, b'{"error": {"code": "unauthenticated", "message": "no"}}'),
+            "401 unauthenticated: no: is",
+        ),
+        ((404, {}, b"<html>nginx"), "status 404, and not from config_rollback"),
+        ((500, {}, b'{"error": {"code": "internal_error", "message": "oh"}}'), "500 internal_error: oh"),
+    ],
+    ids=["a token", "a proxy", "a failure"],
+)
+def test_who_waits_is_told_why_nothing_comes(
+    follow: Callable[..., ConfigClient], answer: tuple[int, dict[str, str], bytes], told: str
+) -> None:
+    with answering(answer) as url:
+        client = follow(url)
+        wait_until(lambda: bool(client._trouble))
+        with pytest.raises(NotReadyError, match=told):
+            client.wait_ready(0.05)
 
 
 def test_without_service_and_cache_it_says_that_it_is_not_ready(
@@ -324,6 +361,24 @@ def test_the_asynchronous_one_leaves_the_event_loop_free(service: Service, tmp_p
     asyncio.run(follow())
 
 
+def test_the_asynchronous_one_can_be_cancelled_while_it_waits(tmp_path: Path) -> None:
+    async def give_up() -> int:
+        async with asynchronous(NOBODY, tmp_path) as configs:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(configs.wait_ready(3600), 0.1)
+            return sum("asyncio" in thread.name for thread in threading.enumerate() if _is_waiting(thread))
+
+    assert asyncio.run(give_up()) == 0
+
+
+def _is_waiting(thread: threading.Thread) -> bool:
+    """Whether a thread is in `wait_ready`."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != "wait_ready":
+        frame = frame.f_back
+    return frame is not None
+
+
 def test_the_asynchronous_one_serves_the_last_known_configuration(service: Service, tmp_path: Path) -> None:
     service.publish()
     seen: list[int] = []
@@ -483,3 +538,98 @@ def test_a_path_of_the_url_and_an_address_of_ipv6_are_served(
 ) -> None:
     with answering(answer(CONFIG), host=host) as url:
         assert follow(f"{url}/behind/a/proxy/").wait_ready(10).config == CONFIG
+
+
+DROPPING = """
+error_log stderr;
+pid {folder}/nginx.pid;
+events {{}}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            {drops};
+            proxy_pass {url};
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[Callable[[Service, str], str]]:
+    """Starts a real nginx in front of a service, with a directive of its own; its URL."""
+    nginx = components.ensure(["nginx"])["nginx"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(service: Service, drops: str) -> str:
+        port = free_port()
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(DROPPING.format(folder=tmp_path, port=port, drops=drops, url=service.url))
+        command = [str(nginx), "-e", "stderr", "-p", str(tmp_path), "-c", str(conf), "-g", "daemon off;"]
+        started.append(subprocess.Popen(command))
+
+        def accepts() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(accepts)
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        "proxy_hide_header ETag",
+        'proxy_set_header If-None-Match ""',
+        "proxy_set_header If-None-Match $request_id",
+    ],
+    ids=["the tag", "the question for it", "it is another one"],
+)
+def test_a_proxy_that_drops_tags_is_not_asked_in_a_frenzy_and_nothing_is_written_anew(
+    service: Service,
+    follow: Callable[..., ConfigClient],
+    behind: Callable[[Service, str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    drops: str,
+) -> None:
+    waited: list[int] = []
+    pause = ConfigClient._pause
+
+    def noted_pause(client: ConfigClient, number: int) -> None:
+        waited.append(number)
+        pause(client, number)
+
+    monkeypatch.setattr(ConfigClient, "_pause", noted_pause)
+    monkeypatch.setattr(client_module, "EARLY_SECONDS", 20)  # however busy the machine is
+    monkeypatch.setattr(client_module, "EARLY_ANSWERS", 3)
+    service.publish()
+    seen: list[int] = []
+    client = follow(behind(service, drops), on_change=lambda active: seen.append(active.version))
+    client.wait_ready(10)
+    (cache,) = (tmp_path / "cache").iterdir()
+    wait_until(lambda: len(waited) >= 1)
+    written = cache.stat().st_mtime_ns
+    wait_until(lambda: len(waited) >= 3)
+    requests = (tmp_path / "access.log").read_text().count("GET ")
+    assert requests <= len(waited) + 3, "each answer that did not wait is followed by a pause"
+    assert waited[:3] == [0, 1, 2]
+    assert cache.stat().st_mtime_ns == written
+    assert "Does a proxy between drop ETag" in caplog.text
+    service.publish(temperature=1)
+    wait_until(lambda: client.current is not None and client.current.version == 2)
+    assert seen == [1, 2]
+    wait_until(lambda: json.loads(cache.read_text())["version"] == 2)

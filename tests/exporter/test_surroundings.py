@@ -309,7 +309,8 @@ recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=3600)
 child = os.fork()
 if child == 0:
     recorder.record(journey="chat", persona="p", config_version=1, latency_ms=5)
-    while not recorder.counts().acknowledged:
+    deadline = time.monotonic() + 60
+    while not recorder.counts().acknowledged and time.monotonic() < deadline:
         time.sleep(0.01)
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
