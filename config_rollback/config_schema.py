@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema_rs
 
 from config_rollback.errors import InvalidRequestError, SettingsError
+from exporter.strict import check_json
 
 VARIABLE = "CONFIG_ROLLBACK_CONFIG_SCHEMA_FILE"
 MAX_DEPTH = 32
@@ -27,7 +28,9 @@ class ConfigSchema:
 
     def __init__(self, path: Path) -> None:
         try:
-            schema = json.loads(path.read_text(encoding="utf-8"))
+            document = path.read_bytes()
+            check_json(document)
+            schema = json.loads(document)
         except OSError as error:
             raise SettingsError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
         except ValueError as error:

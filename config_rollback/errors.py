@@ -92,7 +92,7 @@ class RequestError(ConfigRollbackError):
 
 
 class InvalidJsonError(RequestError):
-    """The body is not JSON (RFC 8259), or nests too deeply."""
+    """The body is not JSON (RFC 8259), nests too deeply, or gives a key twice in an object."""
 
     code = "invalid_json"
 

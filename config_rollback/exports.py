@@ -14,6 +14,7 @@ from config_rollback import audit, record
 from config_rollback.audit import Head, RecordedAttempt, Verification
 from config_rollback.clock import isoformat
 from config_rollback.record import Entry
+from exporter.strict import check_json
 
 _TOLD = ("activation", "version")
 _FIELDS = {*audit.FIELDS, *_TOLD}
@@ -47,6 +48,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Entry | RecordedAttempt | str]:
     """
     for number, text in enumerate(lines, 1):
         try:
+            check_json(text)  # what is verified is what any other reader finds
             content = msgspec.json.decode(text, type=dict[str, Any])
             if content.keys() == {"stray"}:
                 yield str(content["stray"])
@@ -58,7 +60,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Entry | RecordedAttempt | str]:
             if content.keys() != _FIELDS:
                 raise ValueError("it has other fields than a row")
             yield msgspec.convert({"row": row} | {name: content[name] for name in _TOLD}, Entry)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,6 +24,8 @@ from config_rollback.errors import (
     UnsupportedMediaTypeError,
 )
 from config_rollback.persona_config import describe, validate_persona
+from config_rollback.visible import code_point, hidden_in_prose
+from exporter.strict import check_json
 
 MAX_BODY_BYTES = 1_048_576
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
@@ -85,9 +86,17 @@ def json_response(content: Any, status: int = 200) -> Response:
 def persona_of(request: Request) -> str:
     """The persona in the path; a percent-encoded slash belongs to the name (paths are matched undecoded)."""
     try:
-        return validate_persona(unquote(request.path_params["persona"], errors="strict"))
-    except (UnicodeDecodeError, InvalidRequestError):
+        return new_persona_of(request)
+    except InvalidRequestError:
         raise NotFoundError("no such persona") from None
+
+
+def new_persona_of(request: Request) -> str:
+    """The same where the persona need not be there yet: raises `InvalidRequestError` for what is no name."""
+    try:
+        return validate_persona(unquote(request.path_params["persona"], errors="strict"))
+    except UnicodeDecodeError:
+        raise InvalidRequestError("a persona's name is UTF-8") from None
 
 
 def number_of(text: str, name: str) -> int:
@@ -119,9 +128,11 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     _require_media_type(request, "application/json")
     body = await _read_body(request)
     try:
+        check_json(body)
         content = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidJsonError("the body is not valid JSON") from None
+    except ValueError as error:
+        where = str(error).rpartition(" at ")[2]  # not the key that is given twice: it may be anything
+        raise InvalidJsonError(f"the body is not JSON, or gives a key twice, at {where}") from None
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -142,17 +153,12 @@ async def read_form(request: Request) -> Mapping[str, str]:
 
 
 def plain_text(value: str, name: str, max_length: int) -> str:
-    """Free text that is stored and shown: bounded, without control characters but line breaks and tabs."""
+    """Free text that is stored and shown: bounded, and all of it can be seen."""
     if len(value) > max_length:
         raise InvalidRequestError(f"{name} has at most {max_length} characters")
-    if value != without_control_characters(value):
-        raise InvalidRequestError(f"{name} holds control characters, such as the colours of a terminal")
+    if hidden := hidden_in_prose(value):
+        raise InvalidRequestError(f"{name} holds {code_point(hidden[0])}, which nobody sees: leave it out")
     return value
-
-
-def without_control_characters(value: str) -> str:
-    """The text without what `plain_text` refuses."""
-    return "".join(c for c in value if c in "\n\r\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 
 
 def _require_media_type(request: Request, wanted: str) -> None:

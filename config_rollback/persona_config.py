@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from config_rollback.errors import InvalidRequestError
+from config_rollback.visible import code_point, is_hidden
 
 MAX_PERSONA_LENGTH = 128
 
@@ -43,15 +43,17 @@ def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def validate_persona(name: str) -> str:
     """The name, if it can be one; raises `InvalidRequestError`.
 
-    Almost any text will do, for names are other people's. Not: control characters (log and metric lines),
-    space at the ends, and `.` and `..`, which URL libraries resolve away.
+    Almost any text will do, for names are other people's. Not: characters that nobody sees, by which two
+    names would look alike, space at the ends, and `.` and `..`, which URL libraries resolve away.
     """
     if not 1 <= len(name) <= MAX_PERSONA_LENGTH:
         raise InvalidRequestError(f"a persona's name has 1 to {MAX_PERSONA_LENGTH} characters")
     if name != name.strip() or name in (".", ".."):
         raise InvalidRequestError("a persona's name has no space at its ends, and is not . or ..")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise InvalidRequestError("a persona's name has no control characters")
+    if hidden := [character for character in name if is_hidden(character)]:
+        raise InvalidRequestError(
+            f"a persona's name holds {code_point(hidden[0])}, which nobody sees: leave it out"
+        )
     return name
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from exporter.strict import read_yaml
 from rules.generated import Generated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def _monitor(job: str, interval: str) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
     return loaded
 
 

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import typer
-import yaml
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 from starlette.routing import Route
@@ -22,6 +21,7 @@ from config_rollback import cli, database
 from config_rollback.api import openapi
 from exporter import app as exporter_app
 from exporter import catalogue
+from exporter.strict import read_yaml
 from rules.generated import Generated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,7 +122,7 @@ def _rules() -> Iterator[str]:
     recorded: dict[str, dict[str, set[str]]] = {}
     alerts = []
     for stem in RULES:
-        groups = yaml.safe_load((ROOT / "rules" / f"{stem}.yml").read_text(encoding="utf-8"))["groups"]
+        groups = read_yaml((ROOT / "rules" / f"{stem}.yml").read_text(encoding="utf-8"))["groups"]
         for group in groups:
             for rule in group["rules"]:
                 if "record" in rule:

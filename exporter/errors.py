@@ -62,7 +62,7 @@ class TokenInvalidError(RequestRefusedError):
 
 
 class InvalidJsonError(RequestRefusedError):
-    """The body is not JSON (RFC 8259)."""
+    """The body is not JSON (RFC 8259), nests too deeply, or gives a key twice in an object."""
 
 
 class InvalidRequestError(RequestRefusedError):

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from exporter import catalogue
 from exporter.errors import InvalidRequestError, LabelNotAllowedError, PolicyError
 from exporter.series import Key
+from exporter.strict import read_yaml
 from exporter.wire import Label
 
 Bound = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -47,14 +48,10 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        policy = msgspec.yaml.decode(path.read_bytes(), type=Policy)
+        policy = msgspec.convert(read_yaml(path.read_text(encoding="utf-8")), Policy)
     except OSError as error:
         raise PolicyError(f"EXPORTER_POLICY_FILE: cannot read {path}: {error.strerror}") from None
-    except (
-        msgspec.MsgspecError,
-        ValueError,
-        RecursionError,
-    ) as error:  # PyYAML raises those of `int`, `date`
+    except ValueError as error:  # msgspec's is one
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path} is not a valid label policy: {error}") from None
     if not all(map(_is_showable, (*policy.journeys, *policy.reasons))):
         raise PolicyError(

@@ -6,13 +6,14 @@ are each within them may be past them, and was acknowledged.
 """
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from exporter import catalogue
 from exporter.errors import InvalidJsonError, InvalidRequestError
+from exporter.strict import check_json
 
 MAX_LABEL_LENGTH = 128
 MAX_COUNT = 10**12
@@ -114,20 +115,11 @@ def _is_excessive(delta: SeriesDelta) -> bool:
 
 def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     try:
+        check_json(body)
+    except ValueError as error:
+        raise InvalidJsonError(f"The body is not JSON: {error}") from None
+    try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        _refuse_malformed(body)
         position = _POSITION.search(str(error))
         raise InvalidRequestError(str(error), {"items": [int(position[1])]} if position else {}) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJsonError(f"The body is not JSON: {error}") from None
-
-
-def _refuse_malformed(body: bytes) -> None:
-    """The typed decoder stops at the first wrong type: malformed JSON behind it is still malformed."""
-    try:
-        msgspec.json.decode(body, type=Any)
-    except msgspec.ValidationError:
-        return  # a number out of range: JSON, but not one that we can hold
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJsonError(f"The body is not JSON: {error}") from None

@@ -29,7 +29,16 @@ from config_rollback.errors import (
     TargetNotFoundError,
     VersionDamagedError,
 )
-from config_rollback.http import number_of, persona_of, plain_text, query_of, read_json, request_id, success
+from config_rollback.http import (
+    new_persona_of,
+    number_of,
+    persona_of,
+    plain_text,
+    query_of,
+    read_json,
+    request_id,
+    success,
+)
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import Version
 from config_rollback.rollback import Acceptance, Accepted, Publication, Published, Rollback, RolledBack
@@ -172,7 +181,7 @@ async def get_diff(request: Request) -> Response:
 )
 async def publish(request: Request) -> Response:
     """Adds a version and activates it."""
-    persona = persona_of(request)
+    persona = new_persona_of(request)
     actor = await access.require_ops(request, "publish", persona)
     body = await read_json(request, PublishBody)
     wish = Publication(persona, body.config, body.note, body.expected_version)

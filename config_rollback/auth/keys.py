@@ -14,6 +14,7 @@ import structlog
 from config_rollback.auth.claims import invalid
 from config_rollback.calls import Document
 from config_rollback.clock import Clock
+from exporter.strict import check_json
 
 REFRESH = timedelta(minutes=10)
 """How old the keys may get before they are looked for again."""
@@ -66,6 +67,7 @@ def _lookup(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
 
 def _parse(document: bytes) -> Keys:
     """The usable keys; raises `ValueError` where it is no key set at all."""
+    check_json(document)
     content = msgspec.json.decode(document)  # its error is a ValueError
     entries = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(entries, list):

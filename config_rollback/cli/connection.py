@@ -30,6 +30,7 @@ from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
+from config_rollback.visible import visible
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 
@@ -71,7 +72,7 @@ err = Console(stderr=True)
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Prints the message on standard error and ends the command."""
-    err.print(message, style="red", markup=False, soft_wrap=True)
+    err.print(visible(message), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(exit_code)
 
 
@@ -81,9 +82,14 @@ def broken(row: int | None, problem: str | None) -> str:
     return f"The record does not hold{where}: {problem}."
 
 
+def say(message: str) -> None:
+    """A line on standard output, to the letter."""
+    out.print(visible(message), markup=False, soft_wrap=True)
+
+
 def print_json(content: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(content, ensure_ascii=False))  # noqa: T201 (the command's output)
+    """One JSON document on standard output, in ASCII: what nobody sees is an escape there too."""
+    print(json.dumps(content))  # noqa: T201 (the command's output)
 
 
 def table(*columns: str) -> Table:
@@ -97,7 +103,7 @@ def table(*columns: str) -> Table:
 def cell(value: object) -> Text:
     """A table cell to the letter: a str would be read as rich's markup. In a pipe a line break is a space."""
     text = "" if value is None else str(value)
-    return Text(" ".join(text.splitlines()) if _in_a_pipe() else text)
+    return Text(visible(" ".join(text.splitlines()) if _in_a_pipe() else text))
 
 
 def print_table(made: Table) -> None:

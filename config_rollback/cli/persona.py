@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
 from rich.text import Text
 
-from config_rollback import diff, persona_config
+from config_rollback import diff
 from config_rollback.audit import ACCEPT_BASELINE
-from config_rollback.cli import connection
+from config_rollback.cli import connection, documents
 from config_rollback.cli.connection import Connection, persona_path
+from config_rollback.cli.documents import Document
+from config_rollback.visible import visible
 
 app = typer.Typer(no_args_is_help=True, help="Persona configurations and their versions.")
 
@@ -26,35 +26,12 @@ FromOption = Annotated[
     ),
 ]
 
-_ESCAPES = {
-    code: chr(code).encode("unicode_escape").decode()
-    # Control characters, and those that turn the direction of writing.
-    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    if chr(code) not in "\n\t"
-}
-
 # Marks as in `git diff --word-diff`, so that nothing depends on colour.
 _MARKS: dict[diff.Kind, tuple[str, str, str]] = {
     "same": ("", "", ""),
     "removed": ("[-", "-]", "red"),
     "added": ("{+", "+}", "green"),
 }
-
-
-class Document(BaseModel):
-    """A file to publish."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    persona: str
-    config: dict[str, JsonValue]
-    note: str = ""
-
-    @field_validator("config")
-    @classmethod
-    def _check_numbers(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        persona_config.canonical_json(config)  # ValueError: .nan and .inf, which YAML has and JSON lacks
-        return config
 
 
 @app.command()
@@ -77,7 +54,10 @@ def publish(
 ) -> None:
     """Show what would change, and publish it as the next version, which serves at once."""
     _require_from(leaves, key)
-    document = _read(file)
+    try:
+        document = documents.read(file)
+    except ValueError as error:
+        connection.fail(str(error), connection.USAGE)
     service = Connection.open(url, token, state_dir)
     active = _active(service, document.persona)
     number = active["active_version"] if active else 0
@@ -88,7 +68,7 @@ def publish(
             if json_output:
                 connection.print_json({"published": False, "version": number})
             else:
-                connection.out.print(f"Version {number} is the same; nothing was published.")
+                connection.say(f"Version {number} is the same; nothing was published.")
             return
         if active and leaves is None:
             left = _rolled_back(active)
@@ -105,9 +85,8 @@ def publish(
     if json_output:
         connection.print_json({"published": True, **data})
     else:
-        connection.out.print(
-            f"Version {data['version']} of {document.persona} serves now (audit {data['audit_id']}).",
-            markup=False,
+        connection.say(
+            f"Version {data['version']} of {document.persona} serves now (audit {data['audit_id']})."
         )
 
 
@@ -127,10 +106,10 @@ def list_personas(
     for row in rows:
         restores = row["rollback_to"]
         table.add_row(
-            Text(row["persona"]),
+            connection.cell(row["persona"]),
             str(row["active_version"]),
             row["activated_at"][:19] + "Z",
-            Text(row["activated_by"]),
+            connection.cell(row["activated_by"]),
             "-" if restores is None else str(restores),
         )
     connection.print_table(table)
@@ -152,10 +131,11 @@ def show(
     if json_output:
         connection.print_json(data)
         return
-    document = {"persona": persona, "note": data["note"], "config": data["config"]}
     state = "active" if data["active"] else "not active"
-    print(f"# version {number}, {state}, by {data['created_by']} at {data['created_at']}")  # noqa: T201
-    print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")  # noqa: T201
+    by = visible(data["created_by"])
+    print(f"# version {number}, {state}, by {by} at {data['created_at']}")  # noqa: T201 (the command's output)
+    document = Document(persona=persona, note=data["note"], config=data["config"])
+    print(documents.written(document), end="")  # noqa: T201
 
 
 @app.command()
@@ -239,9 +219,7 @@ def rollback(
     if json_output:
         connection.print_json(data)
     else:
-        connection.out.print(
-            f"{persona} is on version {data['to_version']} again (audit {data['audit_id']}).", markup=False
-        )
+        connection.say(f"{persona} is on version {data['to_version']} again (audit {data['audit_id']}).")
 
 
 @app.command()
@@ -277,24 +255,9 @@ def accept(
     if json_output:
         connection.print_json(data)
     else:
-        connection.out.print(
-            f"Version {data['version']} of {persona} is the baseline now (audit {data['audit_id']}).",
-            markup=False,
+        connection.say(
+            f"Version {data['version']} of {persona} is the baseline now (audit {data['audit_id']})."
         )
-
-
-def _read(file: Path) -> Document:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date, not UTF-8
-        connection.fail(f"{file}: {error}", connection.USAGE)
-    if not isinstance(content, dict):
-        connection.fail(f"{file}: must hold `persona`, `config` and perhaps `note`", connection.USAGE)
-    try:
-        return Document.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(f"{item['field']}: {item['problem']}" for item in persona_config.describe(error))
-        connection.fail(f"{file}: {problems}", connection.USAGE)
 
 
 def _active(service: Connection, persona: str) -> dict[str, Any] | None:
@@ -338,14 +301,14 @@ def _warn_of_repetition(told: str, number: int, yes: bool) -> None:
             f"{told}. Nothing was changed: to go on from version {number} after all, give --from {number}.",
             connection.REFUSED,
         )
-    connection.err.print(f"{told}.", style="yellow", markup=False, soft_wrap=True)
+    connection.err.print(visible(f"{told}."), style="yellow", markup=False, soft_wrap=True)
 
 
 def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     try:
-        agreed = typer.confirm(question, err=True)
+        agreed = typer.confirm(visible(question), err=True)
     except typer.Abort:
         if sys.stdin.isatty():
             raise
@@ -356,11 +319,11 @@ def _confirm(question: str, yes: bool) -> None:
 
 def _print_changes(changes: list[diff.Change]) -> None:
     if not changes:
-        connection.out.print("The configurations are the same.")
+        connection.say("The configurations are the same.")
     effort = diff.Effort()
     for change in changes:
         # A line that was broken here could not be told from one that the prompt breaks.
-        connection.out.print(Text(_visible(change.field), style="bold"), soft_wrap=True)
+        connection.out.print(Text(visible(change.field), style="bold"), soft_wrap=True)
         connection.out.print(Text("  ").append_text(_rendered(change, effort)), soft_wrap=True)
 
 
@@ -372,10 +335,4 @@ def _rendered(change: diff.Change, effort: diff.Effort) -> Text:
 
 def _marked(piece: diff.Piece) -> Text:
     before, after, style = _MARKS[piece.kind]
-    return Text(f"{before}{_visible(piece.text)}{after}", style=style)
-
-
-def _visible(text: str) -> str:
-    """What a terminal would obey and not show, as escapes: a prompt may hold it, and one decides by the
-    difference."""
-    return text.translate(_ESCAPES)
+    return Text(f"{before}{visible(piece.text)}{after}", style=style)

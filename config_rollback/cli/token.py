@@ -21,7 +21,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def _plain(value: str | None) -> str | None:
     if value is not None and not is_plain(value):
-        raise typer.BadParameter(f"has 1 to {MAX_TEXT_LENGTH} characters, and no control characters")
+        raise typer.BadParameter(f"has 1 to {MAX_TEXT_LENGTH} characters, all of which can be seen")
     return value
 
 

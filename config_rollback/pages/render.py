@@ -19,6 +19,7 @@ from config_rollback.diff import Piece
 from config_rollback.errors import ConfigRollbackError, InvalidRedirectError
 from config_rollback.http import request_id
 from config_rollback.services import services
+from config_rollback.visible import visible
 
 CONTEXT_CHARACTERS = 160
 """How much unchanged text is shown on either side of a change."""
@@ -109,9 +110,18 @@ def shortened(pieces: list[Piece]) -> list[Piece]:
     return result
 
 
+def _shown(value: Any) -> Any:
+    """What a template writes: text with what nobody sees made visible, but markup as it is.
+
+    A field that is sent back holds its own value: `value="{{ text|e }}"`, which is markup.
+    """
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
+        finalize=_shown,
         loader=jinja2.PackageLoader("config_rollback", "pages/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

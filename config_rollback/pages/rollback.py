@@ -17,14 +17,7 @@ from config_rollback import diff, operations
 from config_rollback.attempts import Call
 from config_rollback.auth.sessions import Login
 from config_rollback.errors import NotFoundError, TargetNotFoundError
-from config_rollback.http import (
-    number_of,
-    persona_of,
-    plain_text,
-    query_of,
-    request_id,
-    without_control_characters,
-)
+from config_rollback.http import number_of, persona_of, plain_text, query_of, request_id
 from config_rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.models import Activation, Alert, AuditRow, Version
 from config_rollback.pages.evidence import collect
@@ -33,6 +26,7 @@ from config_rollback.pages.session import require_form, require_login
 from config_rollback.rollback import Rollback
 from config_rollback.services import services
 from config_rollback.store import Transaction
+from config_rollback.visible import without_hidden
 
 MAX_CHOICES = 20
 MAX_ALERTS = 20
@@ -125,7 +119,7 @@ async def act(request: Request) -> Response:
     login, form = await require_form(request, "rollback", persona)
     # A browser sends each line break as two characters and counts it as one.
     reason = form.get("reason", "").replace("\r\n", "\n").strip()
-    request.state.reason = without_control_characters(reason)
+    request.state.reason = without_hidden(reason)
     wish = Rollback(
         persona=persona,
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import yaml
 
 from config_rollback import outgoing
 from config_rollback.stack.errors import StackDiedError
 from config_rollback.stack.layout import assets_dir
 from config_rollback.stack.stack import Stack
+from exporter.strict import read_yaml
 
 PERSONA = "concierge"
 _HEALTHY = ("concierge.yaml", "coach.yaml")
@@ -150,7 +150,7 @@ def _until(condition: Callable[[], object]) -> Iterator[None]:
 
 def _document(name: str) -> dict[str, Any]:
     path: Path = assets_dir() / "examples" / "personas" / name
-    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
     return document
 
 

@@ -12,6 +12,7 @@ import yaml
 from config_rollback.stack.layout import Layout
 from config_rollback.stack.ports import LOOPBACK, Ports
 from config_rollback.stack.secrets import SecretFiles
+from exporter.strict import read_yaml
 
 # Compose reaches a process by its service name, on the port that it has in a native run without an offset.
 _COMPOSE_PORTS = Ports()
@@ -79,7 +80,7 @@ def _readdressed(value: Any, ports: Ports, secret: SecretFiles) -> Any:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    loaded: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
     return loaded
 
 

@@ -180,9 +180,11 @@ def test_odd_persona_names_work_everywhere(service: Service, name: str) -> None:
     assert service.active_version(name) == 1
 
 
-@pytest.mark.parametrize("path", ["/v1/ops/personas/%20x/versions", "/v1/ops/personas/%0A/versions"])
-def test_names_that_would_break_a_log_line_are_not_found(service: Service, path: str) -> None:
-    assert error(service.request("POST", path, json={"config": CONFIG})) == (404, "not_found")
+@pytest.mark.parametrize("name", ["%20x", "%0A", "a%E2%80%8Bb", "a%FF"])
+def test_a_name_that_is_none_is_refused_where_it_would_be_new(service: Service, name: str) -> None:
+    path = f"/v1/ops/personas/{name}/versions"
+    assert error(service.request("GET", path)) == (404, "not_found")
+    assert error(service.request("POST", path, json={"config": CONFIG})) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,12 @@ def test_a_wrong_configuration_is_refused_by_field(
         (b"{", (400, "invalid_json")),
         (b'{"expected_version": NaN}', (400, "invalid_json")),
         (b'{"reason": "\\ud800"}', (400, "invalid_json")),
+        (b"[" * 3_000 + b"]" * 3_000, (400, "invalid_json")),
         (b"[" * 20_000 + b"]" * 20_000, (400, "invalid_json")),
         (b"\xff", (400, "invalid_json")),
+        (b'{"expected_version": 1, "expected_version": 2}', (400, "invalid_json")),
+        (b'{"expected_version": 1, "reason": "a\\u200bb"}', (422, "invalid_request")),
+        (b'{"expected_version": 1, "alert": "a\\u202eb"}', (422, "invalid_request")),
         (b"[]", (422, "invalid_request")),
         (b"{}", (422, "invalid_request")),
         (b'{"expected_version": true}', (422, "invalid_request")),

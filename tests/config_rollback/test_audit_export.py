@@ -120,7 +120,10 @@ def test_what_is_no_export_is_said_to_be_none(history: Service, line: bytes) -> 
 
 def test_a_field_that_no_hash_covers_is_not_let_through(history: Service) -> None:
     lines = export(history)
-    for forged in (edited(lines[1], note="x"), json.dumps({**json.loads(lines[1]), "at": 1}).encode()):
+    twice = b'{"actor":"bob",' + lines[1][1:]  # other readers take the first
+    nested = b"[" * 3000 + b"]" * 3000
+    wrong = json.dumps({**json.loads(lines[1]), "at": 1}).encode()
+    for forged in (edited(lines[1], note="x"), wrong, twice, nested):
         with pytest.raises(ValueError, match=r"^line 2: "):
             exports.verify([lines[0], forged])
 

@@ -181,3 +181,16 @@ def test_the_whole_rollback_works_by_keyboard(service: Service, page: Page) -> N
             break
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("rollback-result")).to_have_attribute("data-status", "succeeded")
+
+
+def test_a_name_from_right_to_left_does_not_turn_versions_round(service: Service, page: Page) -> None:
+    name = "קונסיירז"
+    service.publish(name)
+    service.publish(name)
+    page.goto(service.url + "/audit")
+    log_in(page)
+    row = page.get_by_test_id("audit-row").first
+    named, versions = row.locator("strong").bounding_box(), row.locator(".step").bounding_box()
+    assert named is not None
+    assert versions is not None
+    assert named["x"] < versions["x"]

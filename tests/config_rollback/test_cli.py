@@ -119,7 +119,7 @@ def test_what_was_published_since_the_preview_is_not_overwritten(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("persona: [", "while parsing"),
+        ("persona: [", "line 1, column 11: expected the node content"),
         ("- a", "must hold `persona`, `config`"),
         ("persona: x", "config: Field required"),
         ("persona: x\nconfig: {}\nextra: 1", "extra: Extra inputs"),
@@ -433,10 +433,11 @@ def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
     ("text", "message"),
     [
         ("", "must hold `persona`, `config`"),
-        ("persona: p\nconfig: {since: 2026-01-01}", "config.since: input was not a valid JSON value"),
-        ("persona: p\nconfig: {since: 2026-13-01}", "month must be in 1..12"),
-        ("persona: p\nconfig: {key: !!binary aGk=}", "config.key: input was not a valid JSON value"),
-        ("persona: p\nconfig: {temperature: .nan}", "config: Value error, Out of range float values"),
+        ("persona: p\nconfig: {key: !!binary aGk=}", "the tag tag:yaml.org,2002:binary is not known"),
+        ("persona: p\nconfig: {temperature: .nan}", ".nan can be a number or text"),
+        ("persona: p\nconfig: {temperature: 0300}", "0300 can be a number or text"),
+        ("persona: p\nconfig: {key: a, key: b}", "line 2, column 18: the key 'key' is given twice"),
+        ("[" * 3000 + "]" * 3000, "it nests too deeply"),
     ],
 )
 def test_what_yaml_has_and_json_lacks_is_refused_by_its_field(
@@ -522,12 +523,40 @@ def test_a_difference_shows_what_a_terminal_would_obey(
     service.publish(system_prompt="Answer.\n\tKindly.")
     hidden = "\x1b[2K\r\x07\u202e"
     result = run("persona", "publish", document(system_prompt=f"Answer.\n\tKindly.{hidden}"), "--yes")
-    assert r"\x1b[2K\r\x07\u202e" in result.stdout
+    assert "<U+001B>[2K<U+000D><U+0007><U+202E>" in result.stdout
     assert not any(character in result.stdout for character in "\x1b\r\x07\u202e")
     assert "Answer.\n" in result.stdout
 
 
-@pytest.mark.parametrize("subject", ["", "a" * 201, "a\x1b[31m", "a\nb"])
+def test_what_nobody_sees_is_shown_by_every_command(
+    service: Service, stack: Path, document: Callable[..., str]
+) -> None:
+    service.publish(system_prompt="Help.")
+    service.publish(system_prompt="Help.\U000e0041", note="👩\u200d🚀")
+    service.roll_back(expected_version=2, reason="⚠\ufe0f")
+    assert "<U+E0041>" in run("persona", "diff", "concierge", "1", "2").stdout
+    shown = run("persona", "show", "concierge", "--version", "2").stdout
+    assert 'note: "\\U0001F469\\u200D\\U0001F680"' in shown
+    assert '"Help.\\U000E0041"' in shown
+    assert "👩<U+200D>🚀" in run("persona", "history", "concierge").stdout
+    assert "⚠<U+FE0F>" in run("audit", "list").stdout
+    refused = run("persona", "publish", document("con\u200bcierge"), stdin="y\n")
+    assert "Publish this for con<U+200B>cierge" in refused.stderr
+    assert "invalid_request: a persona's name holds U+200B, which nobody sees" in refused.stderr
+    for command in (("persona", "show", "concierge", "--json"), ("audit", "list", "--json")):
+        assert run(*command).stdout.isascii()
+
+
+def test_what_is_shown_is_published_as_it_was(service: Service, stack: Path, tmp_path: Path) -> None:
+    topics = ["no", "1:30", "1e3", "\u2028x", "a\u200bb"]
+    service.publish(system_prompt="a\x85b", model="0300", allowed_topics=topics)
+    file = tmp_path / "shown.yaml"
+    file.write_text(run("persona", "show", "concierge").stdout, encoding="utf-8")
+    again = run("persona", "publish", str(file), "--yes")
+    assert again.stdout == "Version 1 is the same; nothing was published.\n"
+
+
+@pytest.mark.parametrize("subject", ["", "a" * 201, "a\x1b[31m", "a\nb", "a\u200b", "a\u202e"])
 @pytest.mark.parametrize("command", [("token", "mint"), ("login-link",)])
 def test_a_subject_that_no_service_takes_is_refused(
     stack: Path, command: tuple[str, ...], subject: str

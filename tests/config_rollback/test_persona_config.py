@@ -8,13 +8,17 @@ from config_rollback.errors import InvalidRequestError
 from config_rollback.persona_config import canonical_json, content_hash, validate_persona
 
 
-@pytest.mark.parametrize("name", ["concierge", "a b", "a/b", "x" * 128, "...", "консьерж", "👩‍🚀"])
+@pytest.mark.parametrize("name", ["concierge", "a b", "a/b", "x" * 128, "...", "консьерж", "🚀"])
 def test_names(name: str) -> None:
     assert validate_persona(name) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", " a", "a\n", "a\nb", "a\x00b", "a\x7fb", "a\u2028b", "\ud800", ".", "..", "x" * 129]
+    "name",
+    [
+        *("", " ", " a", "a\n", "a\nb", "a\x00b", "a\x7fb", "a\u2028b", "\ud800", ".", "..", "x" * 129),
+        *("a\u200bb", "a\u202eb", "a\U000e0041", "👩\u200d🚀", "❤\ufe0f", "a\xadb", "a\u3164"),
+    ],
 )
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(InvalidRequestError):

@@ -50,6 +50,8 @@ def refused(exporter: Running, response: requests.Response, status: int, code: s
         b"[" * 10_000 + b"]" * 10_000,
         b'{"series":' * 10_000 + b"1" + b"}" * 10_000,
         b'{"client": 7, "epoch":',
+        body().replace(b'"seq": 1', b'"seq": 1, "seq": 2'),
+        body(series(llm_errors={"timeout": 1})).replace(b'"timeout": 1', b'"timeout": 1, "timeout": 1'),
     ],
     ids=[
         "nothing",
@@ -64,6 +66,8 @@ def refused(exporter: Running, response: requests.Response, status: int, code: s
         "an array 10,000 deep",
         "an object 10,000 deep",
         "cut short behind a wrong type",
+        "a key twice",
+        "a reason twice",
     ],
 )
 def test_what_is_not_json(exporter: Running, content: bytes) -> None:
