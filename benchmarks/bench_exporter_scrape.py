@@ -15,6 +15,7 @@ from benchmarks import servers
 from benchmarks.row import Row, compare
 from exporter import catalogue
 from exporter.catalogue import Metric
+from exporter.clock import Moment
 from exporter.render import View, render
 from exporter.series import ERRORS, LATENCY, TOKENS, TTFT, SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta, TokensDelta
@@ -37,7 +38,7 @@ def _filled(label_sets: int) -> SeriesTable:
     table = SeriesTable()
     table.journal = "0123456789abcdef"
     for n in range(label_sets):
-        table.add(_delta(n, source), 1_700_000_000.0)
+        table.add(_delta(n, source), Moment(0.0, 1_700_000_000.0))
     return table
 
 

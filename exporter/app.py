@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -72,15 +73,21 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _log = structlog.get_logger("exporter.app")
 
 
-def create_app(settings: Settings, registry: CollectorRegistry, clock: Callable[[], float]) -> "Application":
+def create_app(
+    settings: Settings,
+    registry: CollectorRegistry,
+    clock: Callable[[], float],
+    monotonic: Callable[[], float] = time.monotonic,
+) -> "Application":
     """The application, its state recovered from the state folder.
 
-    `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds. Raises StartError.
+    `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds, and may jump; `monotonic`
+    gives seconds that never do. Raises StartError.
     """
     tokens = settings.read_tokens()
     codes = (*(code for _, code in STATUS_AND_CODE.values()), *ROUTER_CODES.values())
     monitoring = SelfMonitoring(registry, codes)
-    service = Service(settings, monitoring, clock)
+    service = Service(settings, monitoring, clock, monotonic)
     posts = Posts(settings, tokens, service, monitoring)
     reads = _Reads(service, registry)
 

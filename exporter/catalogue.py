@@ -125,9 +125,27 @@ POLICY_RELOADED: Final = Metric(
     (),
     "Whether the label policy was valid when it was read last: 0 means that the one before is in force.",
 )
+CLOCK_JUMPS: Final = Metric(
+    "exporter_clock_jumps_total",
+    "counter",
+    ("direction",),
+    "Jumps of the system's clock, against a monotonic clock or, at a start, the journal's last write.",
+)
 BUILD_INFO: Final = Metric("exporter_build_info", "gauge", ("version",), "Version of the running exporter.")
 
-SELF_METRICS: Final = (PUSHES, REJECTED, CLIENT_DROPPED, SERIES, SERIES_LIMIT, POLICY_RELOADED, BUILD_INFO)
+SELF_METRICS: Final = (
+    PUSHES,
+    REJECTED,
+    CLIENT_DROPPED,
+    SERIES,
+    SERIES_LIMIT,
+    POLICY_RELOADED,
+    CLOCK_JUMPS,
+    BUILD_INFO,
+)
 
 PUSH_RESULTS: Final = ("accepted", "duplicate", "rejected", "failed")
+AHEAD: Final = "ahead"
+BEHIND: Final = "behind"
+JUMPS: Final = (AHEAD, BEHIND)
 OVERFLOWS: Final = ("persona_overflow", "version_overflow", "series_overflow")

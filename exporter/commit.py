@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from exporter.clock import JournalClock, Moment
 from exporter.errors import StorageBusyError, StorageError, StorageFailedError, StorageFullError
 from exporter.journal import Journal, Record
 
@@ -31,20 +32,20 @@ class _Group:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.size = 0
-        self._applies: list[Callable[[float], Any]] = []
+        self._applies: list[Callable[[Moment], Any]] = []
         self._waiters: list[asyncio.Future[Any]] = []
 
     def add(self, record: Record) -> None:
         self.records.append(record)
         self.size += len(record.body)
 
-    def then(self, apply: Callable[[float], T], waiter: "asyncio.Future[T]") -> "asyncio.Future[T]":
+    def then(self, apply: Callable[[Moment], T], waiter: "asyncio.Future[T]") -> "asyncio.Future[T]":
         """Call `apply` when the group is on disk; `waiter` takes its result."""
         self._applies.append(apply)
         self._waiters.append(waiter)
         return waiter
 
-    def apply(self, now: float) -> list[Any]:
+    def apply(self, now: Moment) -> list[Any]:
         """Make all records visible, in their order."""
         return [apply(now) for apply in self._applies]
 
@@ -67,7 +68,7 @@ class GroupCommit:
     def __init__(
         self,
         journal: Journal,
-        clock: Callable[[], float],
+        clock: JournalClock,
         snapshot: Callable[[], tuple[str, Record]],
         on_failure: Callable[[], None],
         compact_bytes: int,
@@ -97,7 +98,7 @@ class GroupCommit:
         self._thread.shutdown()
         self._journal.close()
 
-    def commit(self, record: Record, apply: Callable[[float], T]) -> "asyncio.Future[T]":
+    def commit(self, record: Record, apply: Callable[[Moment], T]) -> "asyncio.Future[T]":
         """Write a record, then make it visible with `apply`, which takes the time under which it was written.
 
         The future is done when both have happened, or raises StorageError: then neither has. Raises
@@ -127,7 +128,7 @@ class GroupCommit:
             self._idle.set()
             return
         group = self._writing = self._take()
-        now = self._clock()
+        now = self._clock.now()
         self._in_thread(
             lambda: self._journal.append(group.records, now), lambda job: self._written(job, group, now)
         )
@@ -136,7 +137,7 @@ class GroupCommit:
         job = self._thread.submit(work)
         job.add_done_callback(lambda job: self._loop.call_soon_threadsafe(then, job))
 
-    def _written(self, job: "Future[None]", group: _Group, now: float) -> None:
+    def _written(self, job: "Future[None]", group: _Group, now: Moment) -> None:
         try:
             job.result()
             results = group.apply(now)
@@ -177,7 +178,7 @@ class GroupCommit:
 
     def _compact(self) -> None:
         journal_id, snapshot = self._snapshot()
-        now = self._clock()
+        now = self._clock.now()
         self._in_thread(lambda: self._journal.rewrite(journal_id, snapshot, now), self._compacted)
 
     def _compacted(self, job: "Future[None]") -> None:

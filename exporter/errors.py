@@ -25,6 +25,10 @@ class PolicyError(StartError):
     """The label policy file cannot be read or is invalid."""
 
 
+class ClockError(StartError):
+    """The system's clock was never set."""
+
+
 class StateLockedError(StartError):
     """Another exporter runs on the same state folder."""
 

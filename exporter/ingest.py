@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from exporter import catalogue
+from exporter.clock import Moment
 from exporter.commit import GroupCommit
 from exporter.errors import IdempotencyKeyReusedError, InvalidRequestError, RequestRefusedError
 from exporter.journal import Record
@@ -99,21 +100,23 @@ class Ingest:
         self._keys[key] = digest
         return counted
 
-    async def expire(self, now: float) -> None:
-        """Drop label sets untouched for 8 days. Raises StorageError."""
-        expiry = Expiry(before=now - EXPIRY_SECONDS)
-        if self._state.table.untouched_since(expiry.before):
-            record = Record(EXPIRY, msgspec.json.encode(expiry))
-            await self._commit.commit(record, lambda _: self._expire(expiry))
+    async def expire(self, now: Moment) -> None:
+        """Drop label sets untouched for 8 days of running time. Raises StorageError.
 
-    def _count_push(self, push: Push, now: float) -> Outcome:
+        It is written even if there are none: so the journal knows the time though nobody pushes.
+        """
+        expiry = Expiry(before=now.running - EXPIRY_SECONDS)
+        record = Record(EXPIRY, msgspec.json.encode(expiry))
+        await self._commit.commit(record, lambda _: self._expire(expiry))
+
+    def _count_push(self, push: Push, now: Moment) -> Outcome:
         self._state.apply_push(push, now)
         name = (push.client, push.epoch)
         if self._pushes.get(name) == push.seq:
             del self._pushes[name]
         return Outcome(duplicate=False, dropped=push.dropped)
 
-    def _count_observations(self, batch: ObservationsBatch, now: float) -> Outcome:
+    def _count_observations(self, batch: ObservationsBatch, now: Moment) -> Outcome:
         self._state.apply_observations(batch, now)
         self._keys.pop(batch.key, None)
         return Outcome(duplicate=False)

@@ -2,8 +2,9 @@
 
 The file is a sequence of frames. Each has a header (magic, length, checksum of the payload, checksum of the
 header), all little-endian, and a payload: a time (double, Unix seconds) and records of (kind, length, bytes).
+The first record of a frame is the running time (a double, see `clock.py`), which frames of format 1 lack.
 A payload's checksum starts from the one before it, so that frames cannot be swapped, and a frame is on disk
-before the next one is written. The first record names the format, the journal id and the file's inode; the
+before the next one is written. The first frame names the format, the journal id and the file's inode; the
 second is a snapshot. `rewrite` makes a new such file and puts it in place with one rename.
 
 A frame cut short by the end of the file is the trace of a crash during a write that nobody was told had
@@ -29,16 +30,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from exporter.clock import Moment
 from exporter.errors import StateLockedError, StateUnusableError
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, FORMAT)
 MAGIC = b"DBJ1"
 _FRAME = struct.Struct("<4sII")
 _CHECKSUM = struct.Struct("<I")
 _FRAME_LENGTH = _FRAME.size + _CHECKSUM.size
 _TIME = struct.Struct("<d")
 _RECORD = struct.Struct("<cI")
-_KIND_HEADER = b"H"
+_KIND_HEADER, _KIND_RUNNING = b"H", b"T"
 _MARK = struct.Struct("<QQI")
 
 
@@ -68,15 +71,24 @@ class Recovery(NamedTuple):
     """What `recover` read: the records in order with their times, and how far they could be trusted."""
 
     journal_id: str
-    records: list[tuple[float, Record]]
+    records: list[tuple[Moment, Record]]
     fault: Fault | None
     bytes_dropped: int
+
+    @property
+    def newest(self) -> Moment:
+        """The latest of the times, each scale by itself; zeros without records."""
+        moments = [moment for moment, _ in self.records]
+        return Moment(
+            max((moment.running for moment in moments), default=0.0),
+            max((moment.unix for moment in moments), default=0.0),
+        )
 
 
 class _Frame(NamedTuple):
     """A group of records with its time, and the offset and the checksum after it."""
 
-    records: list[tuple[float, Record]]
+    records: list[tuple[Moment, Record]]
     end: int
     checksum: int
 
@@ -145,7 +157,7 @@ class Journal:
         self.grown = end
         return recovery
 
-    def append(self, records: Sequence[Record], now: float) -> None:
+    def append(self, records: Sequence[Record], now: Moment) -> None:
         """Write one group of records and return when it is on disk. On OSError none of it is."""
         if self._fd is None:
             raise StateUnusableError("The journal has not been recovered or rewritten")
@@ -164,7 +176,7 @@ class Journal:
         self.grown += len(frame)
         self._write_mark()
 
-    def rewrite(self, journal_id: str, snapshot: Record, now: float) -> None:
+    def rewrite(self, journal_id: str, snapshot: Record, now: Moment) -> None:
         """Replace the file by one that holds only `snapshot`. On OSError the old file is still in use."""
         temporary = self._path.with_suffix(".new")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -238,9 +250,9 @@ class Journal:
         return recovery
 
 
-def _frame(records: Sequence[Record], now: float, previous: int) -> tuple[bytes, int]:
-    parts = [_TIME.pack(now)]
-    for kind, body in records:
+def _frame(records: Sequence[Record], now: Moment, previous: int) -> tuple[bytes, int]:
+    parts = [_TIME.pack(now.unix)]
+    for kind, body in (Record(_KIND_RUNNING, _TIME.pack(now.running)), *records):
         parts.append(_RECORD.pack(kind, len(body)))
         parts.append(body)
     payload = b"".join(parts)
@@ -273,24 +285,30 @@ def _parse(content: bytes) -> tuple[list[_Frame], Fault | None]:
     return frames, None
 
 
-def _records(payload: bytes) -> list[tuple[float, Record]]:
-    (now,) = _TIME.unpack_from(payload)
+def _records(payload: bytes) -> list[tuple[Moment, Record]]:
+    (unix,) = _TIME.unpack_from(payload)
+    now = Moment(unix, unix)
     offset = _TIME.size
     records = []
     while offset < len(payload):
         kind, length = _RECORD.unpack_from(payload, offset)
         offset += _RECORD.size
-        records.append((now, Record(kind, payload[offset : offset + length])))
+        body = payload[offset : offset + length]
         offset += length
+        if kind == _KIND_RUNNING:
+            (running,) = _TIME.unpack(body)
+            now = Moment(running, unix)
+        else:
+            records.append((now, Record(kind, body)))
     return records
 
 
-def _decode_header(records: Sequence[tuple[float, Record]], path: Path) -> _Header | None:
+def _decode_header(records: Sequence[tuple[Moment, Record]], path: Path) -> _Header | None:
     if not records or records[0][1].kind != _KIND_HEADER:
         return None
     header = msgspec.json.decode(records[0][1].body, type=_Header)
-    if header.format != FORMAT:
-        raise StateUnusableError(f"{path} has format {header.format}; this exporter reads format {FORMAT}")
+    if header.format not in READABLE_FORMATS:
+        raise StateUnusableError(f"{path} has format {header.format}; this exporter reads up to {FORMAT}")
     return header
 
 

@@ -26,9 +26,12 @@ class SelfMonitoring:
         self._limit = gauge(catalogue.SERIES_LIMIT)
         self._policy_reloaded = gauge(catalogue.POLICY_RELOADED)
         self._policy_reloaded.set(1)
+        self._clock_jumps = counter(catalogue.CLOCK_JUMPS)
         self._by_result = {result: pushes.labels(result) for result in catalogue.PUSH_RESULTS}
         for reason in (*error_codes, *catalogue.OVERFLOWS):
             self._rejected.labels(reason)
+        for direction in catalogue.JUMPS:
+            self._clock_jumps.labels(direction)
         gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
 
     def watch(self, table: SeriesTable) -> None:
@@ -42,6 +45,10 @@ class SelfMonitoring:
     def policy_reloaded(self, successful: bool) -> None:
         """Say whether the label policy could be read anew."""
         self._policy_reloaded.set(successful)
+
+    def clock_jumped(self, direction: str) -> None:
+        """Count a jump of the system's clock; `direction` is one of `catalogue.JUMPS`."""
+        self._clock_jumps.labels(direction).inc()
 
     def pushed(self, result: str) -> None:
         """Count a push or a batch of observations; `result` is one of `catalogue.PUSH_RESULTS`."""

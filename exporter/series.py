@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from exporter import catalogue
+from exporter.clock import Moment
 from exporter.wire import HistogramDelta, SeriesDelta
 
 MESSAGES, OUT_OF_SCOPE = range(2)
@@ -25,7 +26,10 @@ Key = tuple[str, str, str]
 
 
 class SavedLabelSet(NamedTuple):
-    """A label set as the journal keeps it. `counts` is in the order above, with `reasons` naming its tail."""
+    """A label set as the journal keeps it. `counts` is in the order above, with `reasons` naming its tail.
+
+    `created` is in Unix seconds, `touched` in seconds of running time.
+    """
 
     key: Key
     created: float
@@ -42,16 +46,16 @@ def label_pair(name: str, value: str) -> str:
 
 
 class LabelSet:
-    """All counters of one (journey, persona, config_version). Times are Unix seconds."""
+    """All counters of one (journey, persona, config_version). Times are as in `SavedLabelSet`."""
 
     __slots__ = ("counts", "created", "key", "label_pairs", "latency_sum", "touched", "ttft_sum")
 
-    def __init__(self, key: Key, created: float, journal: str, reasons: int) -> None:
+    def __init__(self, key: Key, created: float, touched: float, journal: str, reasons: int) -> None:
         labels = {**dict(zip(catalogue.LABEL_SET, key, strict=True)), "journal": journal}
         self.key = key
         self.label_pairs = tuple(label_pair(name, labels[name]) for name in sorted(labels))
         self.created = created
-        self.touched = created
+        self.touched = touched
         self.latency_sum = 0.0
         self.ttft_sum = 0.0
         self.counts = [0] * (ERRORS.start + reasons)
@@ -93,13 +97,13 @@ class SeriesTable:
         """The keys of all label sets."""
         return self._label_sets.keys()
 
-    def add(self, delta: SeriesDelta, now: float) -> None:
+    def add(self, delta: SeriesDelta, now: Moment) -> None:
         """Add increments. Makes the label set known if it was not. Nothing here can fail half-way."""
         key = (delta.journey, delta.persona, delta.config_version)
         label_set = self._label_sets.get(key)
         if label_set is None:
-            label_set = self._label_sets[key] = self._new(key, now)
-        label_set.touched = max(label_set.touched, now)  # a clock may be behind for a while
+            label_set = self._label_sets[key] = self._new(key, now.unix, now.running)
+        label_set.touched = max(label_set.touched, now.running)  # journals of format 1 went by the clock
         counts = label_set.counts
         counts[MESSAGES] += delta.messages
         counts[OUT_OF_SCOPE] += delta.out_of_scope
@@ -123,14 +127,14 @@ class SeriesTable:
         for key in keys:
             self._label_sets.pop(key, None)
 
-    def untouched_since(self, time: float) -> list[Key]:
-        """The keys of label sets without an increment or declaration since `time`."""
-        return [label_set.key for label_set in self if label_set.touched < time]
+    def untouched_since(self, running: float) -> list[Key]:
+        """The keys of label sets without an increment or declaration since then, in running time."""
+        return [label_set.key for label_set in self if label_set.touched < running]
 
-    def reset(self, journal: str, now: float) -> None:
+    def reset(self, journal: str, now: Moment) -> None:
         """Set every known label set to zero, as created `now`, under another journal id."""
         self.journal = journal
-        self._label_sets = {key: self._new(key, now) for key in self._label_sets}
+        self._label_sets = {key: self._new(key, now.unix, now.running) for key in self._label_sets}
 
     def save(self) -> list[SavedLabelSet]:
         """All label sets as plain values, for the journal."""
@@ -145,8 +149,7 @@ class SeriesTable:
         """Take over what `save` wrote, when `reasons` were those of the table that wrote it."""
         indexes = [self._reason_index(reason) for reason in reasons]
         for entry in saved:
-            label_set = self._new(entry.key, entry.created)
-            label_set.touched = entry.touched
+            label_set = self._new(entry.key, entry.created, entry.touched)
             label_set.latency_sum = entry.latency_sum
             label_set.ttft_sum = entry.ttft_sum
             label_set.counts[: ERRORS.start] = entry.counts[: ERRORS.start]
@@ -154,8 +157,8 @@ class SeriesTable:
                 label_set.counts[index] = count
             self._label_sets[entry.key] = label_set
 
-    def _new(self, key: Key, created: float) -> LabelSet:
-        return LabelSet(key, created, self.journal, len(self._reasons))
+    def _new(self, key: Key, created: float, touched: float) -> LabelSet:
+        return LabelSet(key, created, touched, self.journal, len(self._reasons))
 
     def _reason_index(self, reason: str) -> int:
         """Index of a reason. One that the policy no longer knows still counts: it was acknowledged."""

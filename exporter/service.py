@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
+from exporter.clock import JournalClock, Moment
 from exporter.commit import GroupCommit
 from exporter.errors import PolicyError, StateUnusableError, StorageError
 from exporter.ingest import Ingest
-from exporter.journal import Journal, Record
+from exporter.journal import Journal, Record, Recovery
 from exporter.limits import Limits, load_policy
 from exporter.monitoring import SelfMonitoring
 from exporter.render import View
@@ -23,8 +24,13 @@ _log = structlog.get_logger("exporter.service")
 class Service:
     """Holds the state folder from its creation to the end of `stop`."""
 
-    def __init__(self, settings: Settings, monitoring: SelfMonitoring, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        settings: Settings,
+        monitoring: SelfMonitoring,
+        unix: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._monitoring = monitoring
         self._policy_file = settings.policy_file
         policy = load_policy(settings.policy_file)
@@ -32,13 +38,15 @@ class Service:
         self._limits = Limits(policy, monitoring.rejected)
         journal = Journal(settings.state_dir)
         try:
-            _recover(journal, self._state, clock())
+            recovery = journal.recover()
+            self._clock = JournalClock(unix, monotonic, recovery.newest, monitoring.clock_jumped)
+            _take_over(journal, recovery, self._state, self._clock.now())
         except BaseException:
             journal.close()
             raise
         self.ingest = Ingest(self._state, self._limits)
         self._commit = GroupCommit(
-            journal, clock, self._snapshot, self.ingest.forget_pending, settings.compact_bytes
+            journal, self._clock, self._snapshot, self.ingest.forget_pending, settings.compact_bytes
         )
         self.ingest.connect(self._commit)
         monitoring.watch(self._state.table)
@@ -95,15 +103,14 @@ class Service:
 
     async def _expire_regularly(self) -> None:
         while True:
+            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
             try:
-                await self.ingest.expire(self._clock())
+                await self.ingest.expire(self._clock.now())
             except StorageError as error:
                 _log.warning("expiry_postponed", error=error.message)
-            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
 
 
-def _recover(journal: Journal, state: State, now: float) -> None:
-    recovery = journal.recover()
+def _take_over(journal: Journal, recovery: Recovery, state: State, now: Moment) -> None:
     state.recover(recovery, now)
     if recovery.fault is not None:
         report = _log.warning if recovery.bytes_dropped else _log.info

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from exporter import catalogue
+from exporter.clock import Moment
 from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet, SeriesTable
@@ -22,9 +23,9 @@ V = TypeVar("V")
 
 DAY = 86_400.0
 EXPIRY_SECONDS = 8 * DAY
-"""A label set untouched for longer is dropped: one day after the longest window has forgotten it."""
+"""Running time after which an untouched label set is dropped: a day after the longest window forgot it."""
 REMEMBER_SECONDS = 8 * DAY
-"""How long a client may be away and still retry a push without its being counted twice."""
+"""Running time for which a client may be away and still retry a push without its being counted twice."""
 MAX_REMEMBERED = 100_000
 """Clients, and idempotency keys, remembered at most."""
 
@@ -41,7 +42,7 @@ class ObservationsBatch(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Expiry(msgspec.Struct, gc=False):
-    """Label sets untouched since `before` (Unix seconds) are dropped."""
+    """Label sets untouched since `before` (running time) are dropped."""
 
     before: float
 
@@ -70,27 +71,27 @@ class State:
         entry = self._keys.get(key)
         return entry[0] if entry else None
 
-    def apply_push(self, push: Push, now: float) -> None:
+    def apply_push(self, push: Push, now: Moment) -> None:
         """Count a push, once."""
         if push.seq <= self.last_seq(push.client, push.epoch):
             return
         for delta in push.series:
             self.table.add(delta, now)
-        _remember(self._clients, (push.client, push.epoch), push.seq, now)
+        _remember(self._clients, (push.client, push.epoch), push.seq, now.running)
 
-    def apply_observations(self, batch: ObservationsBatch, now: float) -> None:
+    def apply_observations(self, batch: ObservationsBatch, now: Moment) -> None:
         """Count a batch of observations, once."""
         if batch.key in self._keys:
             return
         for delta in batch.series:
             self.table.add(delta, now)
-        _remember(self._keys, batch.key, batch.digest, now)
+        _remember(self._keys, batch.key, batch.digest, now.running)
 
     def apply_expiry(self, expiry: Expiry) -> None:
         """Drop label sets nobody touched."""
         self.table.remove(self.table.untouched_since(expiry.before))
 
-    def begin_anew(self, now: float) -> None:
+    def begin_anew(self, now: Moment) -> None:
         """Take a new journal id and count from zero, as after lost records: see FACTS on `journal`.
 
         Known label sets stay known, and counted batches stay counted: their counts are in the old journal's
@@ -98,12 +99,12 @@ class State:
         """
         self.table.reset(secrets.token_hex(8), now)
 
-    def recover(self, recovery: Recovery, now: float) -> None:
+    def recover(self, recovery: Recovery, now: Moment) -> None:
         """Take over what a journal held. Raises StateUnusableError if a record cannot be read."""
         self.table.journal = recovery.journal_id
         try:
-            for time, record in recovery.records:
-                self._replay(record, time)
+            for moment, record in recovery.records:
+                self._replay(record, moment)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
             raise StateUnusableError(f"The journal holds a record that cannot be read: {error!r}") from error
         if recovery.fault is not None and recovery.fault.lost_records:
@@ -119,12 +120,12 @@ class State:
         )
         return Record(SNAPSHOT, msgspec.msgpack.encode(content))
 
-    def _replay(self, record: Record, time: float) -> None:
+    def _replay(self, record: Record, moment: Moment) -> None:
         match record.kind:
             case b"P":
-                self.apply_push(msgspec.json.decode(record.body, type=Push), time)
+                self.apply_push(msgspec.json.decode(record.body, type=Push), moment)
             case b"O":
-                self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), time)
+                self.apply_observations(msgspec.json.decode(record.body, type=ObservationsBatch), moment)
             case b"X":
                 self.apply_expiry(msgspec.json.decode(record.body, type=Expiry))
             case b"S":
@@ -139,7 +140,10 @@ class State:
 
 
 def _remember(entries: dict[K, tuple[V, float]], name: K, value: V, now: float) -> None:
-    """Put an entry last and drop the oldest, which come first. A clock that is behind makes none older."""
+    """Put an entry last and drop the oldest, which come first.
+
+    In journals of format 1 the time may go back; that makes no entry older.
+    """
     latest = max(now, next(reversed(entries.values()))[1]) if entries else now
     entries.pop(name, None)
     entries[name] = (value, latest)

@@ -25,13 +25,23 @@ TOKEN = "an-ingest-token-for-tests"
 
 
 class Clock:
-    """Unix time that stands still until it is moved."""
+    """Unix time that stands still until it is moved; setting `now` alone is a jump of the system's clock."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
+        self._passed = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        """Seconds that have passed, whatever the system's clock says."""
+        return self._passed
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self._passed += seconds
 
 
 class Client:
@@ -88,9 +98,9 @@ def sample(exposition: str, name: str, **labels: str) -> float | None:
 class Running(Client):
     """An exporter in a thread of the test."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float], **of_the_server: Any) -> None:
+    def __init__(self, settings: Settings, clock: Clock, **of_the_server: Any) -> None:
         self.registry = CollectorRegistry()
-        app = create_app(settings, self.registry, clock)
+        app = create_app(settings, self.registry, clock, clock.monotonic)
         config = uvicorn.Config(
             app.asgi,
             host=settings.host,

@@ -24,6 +24,7 @@ CODES = [code for _, code in STATUS_AND_CODE.values()] + ["not_found", "method_n
         *catalogue.PUSH_RESULTS,
         *(fault.value for fault in Fault),
         *("policy_reloaded", "policy_kept", "exporter_cannot_start", "journal_recovered"),
+        *("clock_jumped", *catalogue.JUMPS),
     ],
 )
 def test_a_name_is_documented(name: str) -> None:

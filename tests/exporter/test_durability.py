@@ -120,7 +120,7 @@ def test_lost_records_start_a_new_journal_at_zero_with_the_same_label_sets(
     content = bytearray(path.read_bytes())
     content[-10] ^= 1
     path.write_bytes(content)
-    clock.now += 50
+    clock.wait(50)
     for _ in range(2):
         exporter = start()
         assert exporter.journal() != journal

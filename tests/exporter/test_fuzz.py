@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import catalogue
+from exporter.clock import Moment
 from exporter.errors import RequestRefusedError
 from exporter.ingest import Ingest, Outcome
 from exporter.journal import Record, Recovery
@@ -25,7 +26,7 @@ from exporter.series import SavedLabelSet
 from exporter.state import State
 from tests.exporter.running import series
 
-NOW = 1_700_000_000.0
+NOW = Moment(0.0, 1_700_000_000.0)
 PUSH = {
     "client": "c",
     "epoch": 1,
@@ -169,7 +170,7 @@ class Memory:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def commit(self, record: Record, apply: Callable[[float], Outcome]) -> "asyncio.Future[Outcome]":
+    def commit(self, record: Record, apply: Callable[[Moment], Outcome]) -> "asyncio.Future[Outcome]":
         self.records.append(record)
         counted: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         counted.set_result(apply(NOW))

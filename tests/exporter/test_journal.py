@@ -1,30 +1,42 @@
 """The journal file: what was appended is there again, and damage is told from an unfinished write."""
 
 import errno
+import json
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.clock import Moment
 from exporter.errors import StateLockedError, StateUnusableError
 from exporter.journal import Fault, Journal, Record, Recovery
 
+EPOCH = 1_700_000_000.0
+
+
+def at(number: float) -> Moment:
+    """A moment whose two times differ."""
+    return Moment(number / 2, EPOCH + number)
+
+
 SNAPSHOT = Record(b"S", b"snapshot")
 GROUPS = [[Record(b"P", b"one")], [Record(b"P", b"two"), Record(b"O", b"")], [Record(b"X", b"four" * 50)]]
-RECORDS = [(1.0, SNAPSHOT)] + [(2.0 + i, record) for i, group in enumerate(GROUPS) for record in group]
+RECORDS = [(at(1), SNAPSHOT)] + [(at(2 + i), record) for i, group in enumerate(GROUPS) for record in group]
 
 
 def write(folder: Path) -> list[int]:
     """Write GROUPS and give the length of the file before each, and at the end."""
     journal = Journal(folder)
     journal.recover()
-    journal.rewrite("id", SNAPSHOT, 1.0)
+    journal.rewrite("id", SNAPSHOT, at(1))
     ends = [(folder / "journal").stat().st_size]
     for number, group in enumerate(GROUPS):
-        journal.append(group, 2.0 + number)
+        journal.append(group, at(2 + number))
         ends.append((folder / "journal").stat().st_size)
     journal.close()
     return ends
@@ -71,9 +83,9 @@ def test_a_torn_tail_is_cut_off_before_the_next_group(tmp_path: Path) -> None:
     os.truncate(tmp_path / "journal", ends[-1] - 1)
     journal = Journal(tmp_path)
     assert journal.recover().fault is Fault.TORN
-    journal.append([Record(b"P", b"after")], 9.0)
+    journal.append([Record(b"P", b"after")], at(9))
     journal.close()
-    assert recover(tmp_path) == Recovery("id", [*RECORDS[:-1], (9.0, Record(b"P", b"after"))], None, 0)
+    assert recover(tmp_path) == Recovery("id", [*RECORDS[:-1], (at(9), Record(b"P", b"after"))], None, 0)
 
 
 def test_zeros_behind_the_last_group_are_a_torn_tail(tmp_path: Path) -> None:
@@ -102,7 +114,7 @@ def test_reading_copies_no_byte_again_and_again(
     journal.recover()
     monkeypatch.setattr(os, "fdatasync", lambda _: None)
     for number in range(500):
-        journal.append([Record(b"P", b"x" * 400)], 9.0 + number)
+        journal.append([Record(b"P", b"x" * 400)], at(9 + number))
     journal.close()
     content = Counted((tmp_path / "journal").read_bytes() + tail)
     monkeypatch.setattr(Path, "read_bytes", lambda _: content)
@@ -179,7 +191,7 @@ def test_an_older_copy_put_back_into_the_file_is_recognised(tmp_path: Path) -> N
     older = path.read_bytes()
     journal = Journal(tmp_path)
     journal.recover()
-    journal.append([Record(b"P", b"after the backup")], 9.0)
+    journal.append([Record(b"P", b"after the backup")], at(9))
     journal.close()
     inode = path.stat().st_ino
     path.write_bytes(older)
@@ -193,13 +205,13 @@ def test_a_mark_that_a_crash_left_behind_the_journal_holds(tmp_path: Path) -> No
     older = lock.read_bytes()
     journal = Journal(tmp_path)
     journal.recover()
-    journal.append([Record(b"P", b"next")], 9.0)
+    journal.append([Record(b"P", b"next")], at(9))
     lock.write_bytes(older)
     journal.close()
     assert recover(tmp_path).fault is None
     journal = Journal(tmp_path)
     journal.recover()
-    journal.rewrite("id", SNAPSHOT, 10.0)
+    journal.rewrite("id", SNAPSHOT, at(10))
     lock.write_bytes(older)
     journal.close()
     assert recover(tmp_path).fault is None
@@ -208,13 +220,46 @@ def test_a_mark_that_a_crash_left_behind_the_journal_holds(tmp_path: Path) -> No
 def test_a_format_of_a_newer_version_is_refused_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.journal.FORMAT", 2)
+    monkeypatch.setattr("exporter.journal.FORMAT", 3)
     write(tmp_path)
     monkeypatch.undo()
     before = (tmp_path / "journal").read_bytes()
-    with pytest.raises(StateUnusableError, match="format 2"):
+    with pytest.raises(StateUnusableError, match="format 3"):
         recover(tmp_path)
     assert (tmp_path / "journal").read_bytes() == before
+
+
+def write_format_1(folder: Path) -> None:
+    """Write GROUPS as journals of format 1 were, by their description: frames without a running time."""
+    folder.mkdir()
+    with (folder / "journal").open("wb") as file:
+        header = {"format": 1, "journal": "id", "inode": os.fstat(file.fileno()).st_ino}
+        groups = [[Record(b"H", json.dumps(header).encode())], [SNAPSHOT], *GROUPS]
+        checksum = 0
+        for group, unix in zip(groups, (1.0, 1.0, 2.0, 3.0, 4.0), strict=True):
+            records = [kind + struct.pack("<I", len(body)) + body for kind, body in group]
+            payload = struct.pack("<d", unix) + b"".join(records)
+            checksum = zlib.crc32(payload, checksum)
+            head = b"DBJ1" + struct.pack("<II", len(payload), checksum)
+            file.write(head + struct.pack("<I", zlib.crc32(head)) + payload)
+        mark = struct.pack("<QQI", header["inode"], file.tell(), checksum)
+    (folder / "lock").write_bytes(mark)
+
+
+OF_FORMAT_1 = [(Moment(moment.unix - EPOCH, moment.unix - EPOCH), record) for moment, record in RECORDS]
+
+
+def test_a_journal_of_format_1_goes_on(tmp_path: Path) -> None:
+    write_format_1(tmp_path / "state")
+    journal = Journal(tmp_path / "state")
+    recovery = journal.recover()
+    assert recovery == Recovery("id", OF_FORMAT_1, None, 0)
+    assert recovery.newest == Moment(4.0, 4.0)
+    journal.append([Record(b"P", b"next")], Moment(5.0, 70.0))
+    journal.close()
+    after = recover(tmp_path / "state")
+    assert after == Recovery("id", [*OF_FORMAT_1, (Moment(5.0, 70.0), Record(b"P", b"next"))], None, 0)
+    assert after.newest == Moment(5.0, 70.0)
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -263,12 +308,12 @@ def test_a_group_that_did_not_fit_on_the_disk_leaves_no_trace(
     journal.recover()
     monkeypatch.setattr(os, "pwrite", full_after(room))
     with pytest.raises(OSError, match="No space"):
-        journal.append([Record(b"P", b"x" * 200)], 8.0)
+        journal.append([Record(b"P", b"x" * 200)], at(8))
     assert (tmp_path / "journal").read_bytes() == before
     monkeypatch.undo()
-    journal.append([Record(b"P", b"later")], 9.0)
+    journal.append([Record(b"P", b"later")], at(9))
     journal.close()
-    assert recover(tmp_path) == Recovery("id", [*RECORDS, (9.0, Record(b"P", b"later"))], None, 0)
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (at(9), Record(b"P", b"later"))], None, 0)
 
 
 def test_a_group_whose_fsync_failed_is_taken_back_even_if_only_later(
@@ -284,22 +329,22 @@ def test_a_group_whose_fsync_failed_is_taken_back_even_if_only_later(
     monkeypatch.setattr(os, "ftruncate", broken)
     for _ in range(2):
         with pytest.raises(OSError, match="Input/output"):
-            journal.append([Record(b"P", b"never acknowledged")], 8.0)
+            journal.append([Record(b"P", b"never acknowledged")], at(8))
     monkeypatch.undo()
-    journal.append([Record(b"P", b"x")], 9.0)
+    journal.append([Record(b"P", b"x")], at(9))
     journal.close()
-    assert recover(tmp_path) == Recovery("id", [*RECORDS, (9.0, Record(b"P", b"x"))], None, 0)
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (at(9), Record(b"P", b"x"))], None, 0)
 
 
 def test_a_rewrite_replaces_everything(tmp_path: Path) -> None:
     write(tmp_path)
     journal = Journal(tmp_path)
     journal.recover()
-    journal.rewrite("id", Record(b"S", b"all of it"), 7.0)
-    journal.append([Record(b"P", b"next")], 8.0)
+    journal.rewrite("id", Record(b"S", b"all of it"), at(7))
+    journal.append([Record(b"P", b"next")], at(8))
     journal.close()
     assert recover(tmp_path) == Recovery(
-        "id", [(7.0, Record(b"S", b"all of it")), (8.0, Record(b"P", b"next"))], None, 0
+        "id", [(at(7), Record(b"S", b"all of it")), (at(8), Record(b"P", b"next"))], None, 0
     )
 
 
@@ -309,17 +354,17 @@ def test_a_rewrite_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytes
     journal.recover()
     monkeypatch.setattr(os, "pwrite", full_after(60))
     with pytest.raises(OSError, match="No space"):
-        journal.rewrite("id", Record(b"S", b"x" * 100), 7.0)
+        journal.rewrite("id", Record(b"S", b"x" * 100), at(7))
     monkeypatch.undo()
     assert {path.name for path in tmp_path.iterdir()} == {"journal", "lock"}
-    journal.append([Record(b"P", b"next")], 8.0)
+    journal.append([Record(b"P", b"next")], at(8))
     journal.close()
-    assert recover(tmp_path) == Recovery("id", [*RECORDS, (8.0, Record(b"P", b"next"))], None, 0)
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (at(8), Record(b"P", b"next"))], None, 0)
 
 
 def test_appending_to_a_journal_that_must_be_rewritten_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.recover()
     with pytest.raises(StateUnusableError):
-        journal.append([SNAPSHOT], 1.0)
+        journal.append([SNAPSHOT], at(1))
     journal.close()

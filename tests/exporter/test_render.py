@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from exporter import catalogue
 from exporter.catalogue import Metric
+from exporter.clock import Moment
 from exporter.render import LABEL_SETS_PER_CHUNK, View, render
 from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta, TokensDelta
@@ -98,7 +99,7 @@ def table_of(deltas: list[SeriesDelta]) -> SeriesTable:
     table = SeriesTable()
     table.journal = 'j"1'
     for number, delta in enumerate(deltas):
-        table.add(delta, TIME + number)
+        table.add(delta, Moment(number, TIME + number))
     return table
 
 

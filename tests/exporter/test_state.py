@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import state as kinds
+from exporter.clock import Moment
 from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
 from exporter.series import SavedLabelSet
@@ -13,6 +14,13 @@ from exporter.state import DAY, MAX_REMEMBERED, Expiry, ObservationsBatch, State
 from exporter.wire import HistogramDelta, Push, SeriesDelta
 
 START = 1_700_000_000.0
+
+
+def at(running: float) -> Moment:
+    """A moment, of which the system's clock says nothing but nonsense."""
+    return Moment(running, START - running)
+
+
 DELTA = st.builds(
     SeriesDelta,
     journey=st.sampled_from(["chat", "guidance"]),
@@ -47,24 +55,24 @@ def test_a_replay_ends_where_the_live_run_was(
 ) -> None:
     live = State()
     live.table.journal = "j"
-    records: list[tuple[float, Record]] = []
-    now = START
+    records: list[tuple[Moment, Record]] = []
+    now = 0.0
     for event, pause in events:
         now += pause
         if isinstance(event, Push):
-            records.append((now, Record(kinds.PUSH, msgspec.json.encode(event))))
-            live.apply_push(event, now)
+            records.append((at(now), Record(kinds.PUSH, msgspec.json.encode(event))))
+            live.apply_push(event, at(now))
         elif isinstance(event, ObservationsBatch):
-            records.append((now, Record(kinds.OBSERVATIONS, msgspec.json.encode(event))))
-            live.apply_observations(event, now)
+            records.append((at(now), Record(kinds.OBSERVATIONS, msgspec.json.encode(event))))
+            live.apply_observations(event, at(now))
         elif event == "expiry":
             expiry = Expiry(before=now - kinds.EXPIRY_SECONDS)
-            records.append((now, Record(kinds.EXPIRY, msgspec.json.encode(expiry))))
+            records.append((at(now), Record(kinds.EXPIRY, msgspec.json.encode(expiry))))
             live.apply_expiry(expiry)
         else:
-            records = [(now, live.snapshot())]
+            records = [(at(now), live.snapshot())]
     replayed = State()
-    replayed.recover(Recovery("j", records, None, 0), now)
+    replayed.recover(Recovery("j", records, None, 0), at(now))
     assert saved(replayed) == saved(live)
 
 
@@ -73,42 +81,42 @@ def test_what_was_counted_is_not_counted_again() -> None:
     push = Push("c", 1, 1, series=[SeriesDelta("chat", "p", "1", messages=1)])
     batch = ObservationsBatch("k", "d", push.series)
     for _ in range(2):
-        state.apply_push(push, START)
-        state.apply_observations(batch, START)
+        state.apply_push(push, at(0))
+        state.apply_observations(batch, at(0))
     assert [label_set.counts[0] for label_set in state.table] == [2]
 
 
 def test_a_client_is_forgotten_after_eight_days_of_silence() -> None:
     state = State()
-    state.apply_push(Push("a", 1, 7), START)
-    state.apply_push(Push("b", 1, 7), START)
-    state.apply_push(Push("a", 1, 8), START + 5 * DAY)
-    state.apply_push(Push("c", 1, 1), START + 9 * DAY)
+    state.apply_push(Push("a", 1, 7), at(0))
+    state.apply_push(Push("b", 1, 7), at(0))
+    state.apply_push(Push("a", 1, 8), at(5 * DAY))
+    state.apply_push(Push("c", 1, 1), at(9 * DAY))
     assert [state.last_seq(client, 1) for client in "abc"] == [8, 0, 1]
 
 
-def test_a_clock_that_is_behind_for_a_while_makes_no_label_set_older() -> None:
+def test_a_journal_whose_time_goes_back_makes_no_label_set_older() -> None:
     state = State()
     delta = SeriesDelta("chat", "p", "1", messages=1)
-    state.apply_push(Push("c", 1, 1, series=[delta]), START)
-    state.apply_push(Push("c", 1, 2, series=[delta]), START - 30 * DAY)
-    state.apply_expiry(Expiry(before=START - 8 * DAY))
+    state.apply_push(Push("c", 1, 1, series=[delta]), at(0))
+    state.apply_push(Push("c", 1, 2, series=[delta]), at(-30 * DAY))
+    state.apply_expiry(Expiry(before=-8 * DAY))
     assert [label_set.counts[0] for label_set in state.table] == [2]
 
 
-def test_a_clock_that_is_behind_for_a_while_makes_no_batch_older() -> None:
+def test_a_journal_whose_time_goes_back_makes_no_batch_older() -> None:
     state = State()
-    state.apply_push(Push("a", 1, 1), START)
-    state.apply_push(Push("a", 1, 2), START - 30 * DAY)
-    state.apply_push(Push("b", 1, 1), START - 30 * DAY)
-    state.apply_push(Push("c", 1, 1), START)
+    state.apply_push(Push("a", 1, 1), at(0))
+    state.apply_push(Push("a", 1, 2), at(-30 * DAY))
+    state.apply_push(Push("b", 1, 1), at(-30 * DAY))
+    state.apply_push(Push("c", 1, 1), at(0))
     assert [state.last_seq(client, 1) for client in "abc"] == [2, 1, 1]
 
 
 def test_the_names_of_batches_are_bounded() -> None:
     state = State()
     for number in range(MAX_REMEMBERED + 10):
-        state.apply_push(Push(f"c{number}", 1, 1), START)
+        state.apply_push(Push(f"c{number}", 1, 1), at(0))
     assert [state.last_seq(f"c{number}", 1) for number in (9, 10, MAX_REMEMBERED + 9)] == [0, 1, 1]
 
 
@@ -116,4 +124,4 @@ def test_the_names_of_batches_are_bounded() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"client": 1}', b"\xff"])
 def test_a_record_that_cannot_be_read_is_a_state_that_cannot_be_used(kind: bytes, body: bytes) -> None:
     with pytest.raises(StateUnusableError, match="a record that cannot be read"):
-        State().recover(Recovery("j", [(START, Record(kind, body))], None, 0), START)
+        State().recover(Recovery("j", [(at(0), Record(kind, body))], None, 0), at(0))
