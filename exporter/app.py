@@ -57,6 +57,7 @@ STATUS_AND_CODE: dict[type[ExporterError], tuple[int, str]] = {
     errors.IdempotencyKeyReusedError: (422, "idempotency_key_reused"),
     errors.StorageBusyError: (503, "storage_busy"),
     errors.StorageFullError: (503, "storage_full"),
+    errors.StorageLostError: (503, "storage_lost"),
     errors.StorageFailedError: (503, "storage_failed"),
 }
 """Every error a call on purpose answers with; those of the router are below."""

@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 import structlog
 
 from exporter.clock import JournalClock, Moment
-from exporter.errors import StorageBusyError, StorageError, StorageFailedError, StorageFullError
+from exporter.errors import (
+    StorageBusyError,
+    StorageError,
+    StorageFailedError,
+    StorageFullError,
+    StorageLostError,
+)
 from exporter.journal import Journal, Record
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -197,4 +203,8 @@ class GroupCommit:
 def _storage_error(error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError("The disk is full: nothing was counted, retry later")
+    if error.errno == errno.ESTALE:
+        return StorageLostError(
+            "The journal was removed or replaced: nothing was counted, restart the exporter"
+        )
     return StorageFailedError("The journal cannot be written: nothing was counted, retry later")

@@ -113,5 +113,9 @@ class StorageFullError(StorageError):
     """The disk or the quota is full."""
 
 
+class StorageLostError(StorageError):
+    """The journal was removed or replaced while it was in use."""
+
+
 class StorageFailedError(StorageError):
     """The journal could not be written for another reason."""

@@ -4,8 +4,9 @@ The file is a sequence of frames. Each has a header (magic, length, checksum of 
 header), all little-endian, and a payload: a time (double, Unix seconds) and records of (kind, length, bytes).
 The first record of a frame is the running time (a double, see `clock.py`), which frames of format 1 lack.
 A payload's checksum starts from the one before it, so that frames cannot be swapped, and a frame is on disk
-before the next one is written. The first frame names the format, the journal id and the file's inode; the
-second is a snapshot. `rewrite` makes a new such file and puts it in place with one rename.
+before the next one is written. The first frame names the format, the journal id, the file's inode and its
+generation, which is random; the second is a snapshot. `rewrite` makes a new such file, of another generation,
+and puts it in place with one rename.
 
 A frame cut short by the end of the file is the trace of a crash during a write that nobody was told had
 succeeded: it is cut off, and the journal goes on. Any other damage means that acknowledged records are gone.
@@ -13,13 +14,18 @@ So does a file whose inode is not the one it was written with: it is a copy, per
 file that lacks what the mark in `lock` says was written to it: an older copy was put back into it, or its end
 is gone. All are reported, and the caller starts a new journal id.
 
-The mark (inode, length and checksum of the journal after its last frame) is written behind every frame and
-not synced: a crash of the machine may leave an older one, which the journal then still contains.
+The mark (generation, length and checksum of the journal after its last frame) is written behind every frame
+and not synced: a crash of the machine may leave an older one, which the journal then still contains, or which
+is of a generation that it replaced. Format 1 had no generations: there an inode stands for one.
+
+The files are looked for before every write: whoever removes or replaces them while they are in use is told.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 import struct
 import time
 import zlib
@@ -42,7 +48,10 @@ _FRAME_LENGTH = _FRAME.size + _CHECKSUM.size
 _TIME = struct.Struct("<d")
 _RECORD = struct.Struct("<cI")
 _KIND_HEADER, _KIND_RUNNING = b"H", b"T"
-_MARK = struct.Struct("<QQI")
+_INODE = struct.Struct("<Q")
+_MARK = struct.Struct("<8sQI")
+_REPLACED = 16
+"""How many generations a journal remembers to have replaced: more than a mark can be late by."""
 
 
 class Record(NamedTuple):
@@ -93,10 +102,13 @@ class _Frame(NamedTuple):
     checksum: int
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _Header(msgspec.Struct):
     format: int
     journal: str
     inode: int
+    generation: str = ""
+    replaced: list[str] = []
+    """The generations before, the latest last."""
 
 
 class Journal:
@@ -107,8 +119,10 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal"
+        self._lock_path = folder / "lock"
         self._folder = folder
         self._fd: int | None = None
+        self._header = _Header(FORMAT, "", 0)
         self._end = 0
         self._checksum = 0
         self._tail_is_dirty = False
@@ -117,7 +131,7 @@ class Journal:
         """Bytes appended since the snapshot at the file's beginning."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateUnusableError(f"Cannot use the state folder {folder}: {error.strerror}") from None
         try:
@@ -146,21 +160,26 @@ class Journal:
             return self._set_aside(recovery)
         if header.inode != inode:
             return self._set_aside(recovery._replace(fault=Fault.COPIED))
-        if not self._contains_mark(inode, frames):
+        if not self._contains_mark(header, frames):
             return self._set_aside(recovery._replace(fault=Fault.SET_BACK))
         try:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise StateUnusableError(f"Cannot write {self._path}: {error.strerror}") from None
+        self._header = header
         self._end, self._checksum = end, checksum
         self._tail_is_dirty = fault is Fault.TORN
         self.grown = end
         return recovery
 
     def append(self, records: Sequence[Record], now: Moment) -> None:
-        """Write one group of records and return when it is on disk. On OSError none of it is."""
+        """Write one group of records and return when it is on disk. On OSError none of it is.
+
+        ESTALE means that the journal or the lock is not the file any more that was opened.
+        """
         if self._fd is None:
             raise StateUnusableError("The journal has not been recovered or rewritten")
+        self._check_in_place(self._fd)
         self._repair()
         frame, checksum = _frame(records, now, self._checksum)
         try:
@@ -178,10 +197,19 @@ class Journal:
 
     def rewrite(self, journal_id: str, snapshot: Record, now: Moment) -> None:
         """Replace the file by one that holds only `snapshot`. On OSError the old file is still in use."""
+        if self._fd is not None:
+            self._check_in_place(self._fd)
         temporary = self._path.with_suffix(".new")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            header = _Header(FORMAT, journal_id, os.fstat(fd).st_ino)
+            replaced = [*self._header.replaced, self._header.generation, self._marked_generation()]
+            header = _Header(
+                FORMAT,
+                journal_id,
+                os.fstat(fd).st_ino,
+                secrets.token_hex(8),
+                list(dict.fromkeys(filter(None, replaced)))[-_REPLACED:],
+            )
             first, checksum = _frame([Record(_KIND_HEADER, msgspec.json.encode(header))], now, 0)
             second, checksum = _frame([snapshot], now, checksum)
             _write(fd, first + second, 0)
@@ -194,12 +222,15 @@ class Journal:
         if self._fd is not None:
             os.close(self._fd)
         self._fd = fd
+        self._header = header
         self._end, self._checksum = len(first) + len(second), checksum
         self._tail_is_dirty = False
         self._folder_is_dirty = True
         self.grown = 0
-        self._write_mark()
         self._repair()
+        self._write_mark()
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._lock)
 
     def close(self) -> None:
         """Close the file and release the lock."""
@@ -207,6 +238,19 @@ class Journal:
             os.close(self._fd)
             self._fd = None
         os.close(self._lock)
+
+    def _check_in_place(self, fd: int) -> None:
+        """Raise OSError if the paths lead elsewhere than to the open files: what is written would be lost.
+
+        Without its lock the journal may be another exporter's by now. One that is too short lacks records.
+        """
+        for path, opened, length in ((self._path, fd, self._end), (self._lock_path, self._lock, 0)):
+            try:
+                there = path.stat()
+            except FileNotFoundError:
+                raise OSError(errno.ESTALE, "Removed while in use", str(path)) from None
+            if not os.path.samestat(there, os.fstat(opened)) or there.st_size < length:
+                raise OSError(errno.ESTALE, "Replaced while in use", str(path))
 
     def _repair(self) -> None:
         """Make good what a failure left: a tail that nobody was told about, a rename not yet on disk."""
@@ -226,17 +270,27 @@ class Journal:
         """Note how far the journal has come. Without room for it the mark before stays, which also holds."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
-                mark = _MARK.pack(os.fstat(self._fd).st_ino, self._end, self._checksum)
+                mark = _MARK.pack(bytes.fromhex(self._header.generation), self._end, self._checksum)
                 os.pwrite(self._lock, mark, 0)
 
-    def _contains_mark(self, inode: int, frames: Sequence[_Frame]) -> bool:
-        mark = os.pread(self._lock, _MARK.size, 0)
-        if len(mark) < _MARK.size:
+    def _marked_generation(self) -> str:
+        """The generation that the mark names, empty without a mark."""
+        mark = self._mark()
+        return mark[0].hex() if mark else ""
+
+    def _contains_mark(self, header: _Header, frames: Sequence[_Frame]) -> bool:
+        mark = self._mark()
+        if mark is None:
             return True
-        marked_inode, end, checksum = _MARK.unpack(mark)
-        return marked_inode != inode or any(
-            (frame.end, frame.checksum) == (end, checksum) for frame in reversed(frames)
-        )
+        generation, end, checksum = mark
+        if generation.hex() != header.generation:
+            return header.format == 1 or generation.hex() in header.replaced
+        return any((frame.end, frame.checksum) == (end, checksum) for frame in reversed(frames))
+
+    def _mark(self) -> tuple[bytes, int, int] | None:
+        """Generation, length and checksum as they were marked, None if they never were."""
+        content = os.pread(self._lock, _MARK.size, 0)
+        return _MARK.unpack(content) if len(content) == _MARK.size else None
 
     def _set_aside(self, recovery: Recovery) -> Recovery:
         """Keep a file that cannot be trusted for whoever wants to look at it, past `rewrite`."""
@@ -309,6 +363,8 @@ def _decode_header(records: Sequence[tuple[Moment, Record]], path: Path) -> _Hea
     header = msgspec.json.decode(records[0][1].body, type=_Header)
     if header.format not in READABLE_FORMATS:
         raise StateUnusableError(f"{path} has format {header.format}; this exporter reads up to {FORMAT}")
+    if header.format == 1:
+        header.generation = _INODE.pack(header.inode).hex()
     return header
 
 

@@ -136,6 +136,58 @@ def test_lost_records_start_a_new_journal_at_zero_with_the_same_label_sets(
     assert len(list(state_dir.glob("journal.damaged-*"))) == 1
 
 
+def remove(state_dir: Path) -> None:
+    (state_dir / "journal").rename(state_dir.with_name("kept"))
+
+
+def remove_the_folder(state_dir: Path) -> None:
+    state_dir.rename(state_dir.with_name("kept"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "undo"),
+    [
+        (remove, lambda state_dir: state_dir.with_name("kept").rename(state_dir / "journal")),
+        (remove_the_folder, lambda state_dir: state_dir.with_name("kept").rename(state_dir)),
+    ],
+    ids=["the journal", "the folder"],
+)
+def test_a_journal_that_is_removed_under_the_exporter_is_noticed(
+    exporter: Running,
+    state_dir: Path,
+    harm: Callable[[Path], None],
+    undo: Callable[[Path], None],
+) -> None:
+    exporter.push(series(messages=1), seq=1)
+    before = conversation(exporter)
+    harm(state_dir)
+    for _ in range(2):
+        response = exporter.post("/v1/push", push(2))
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_lost")
+    assert requests.get(exporter.url + "/-/ready", timeout=10).status_code == 503
+    assert conversation(exporter) == before
+    assert exporter.value("exporter_rejected_total", reason="storage_lost") == 2
+    undo(state_dir)
+    assert exporter.post("/v1/push", push(2)).json()["data"]["duplicate"] is False
+    assert exporter.value("conversation_messages_total") == 3
+    assert requests.get(exporter.url + "/-/ready", timeout=10).status_code == 200
+
+
+def test_a_removed_journal_makes_the_next_start_begin_anew_and_nothing_count_twice(
+    start: Callable[..., Running], state_dir: Path
+) -> None:
+    exporter = start()
+    exporter.push(series(messages=1), seq=1)
+    journal = exporter.journal()
+    (state_dir / "journal").unlink()
+    assert exporter.post("/v1/push", push(2)).status_code == 503
+    exporter.stop()
+    exporter = start()
+    assert exporter.journal() != journal
+    assert exporter.post("/v1/push", push(2)).json()["data"]["duplicate"] is False
+    assert exporter.value("conversation_messages_total") == 2
+
+
 def test_a_copied_state_gets_a_journal_of_its_own(
     start: Callable[..., Running], launch: Callable[..., Process], state_dir: Path, tmp_path: Path
 ) -> None:

@@ -217,6 +217,82 @@ def test_a_mark_that_a_crash_left_behind_the_journal_holds(tmp_path: Path) -> No
     assert recover(tmp_path).fault is None
 
 
+def rewrite_until_its_inode_comes_back(folder: Path) -> None:
+    """Most file systems give it after two."""
+    path = folder / "journal"
+    inode = path.stat().st_ino
+    journal = Journal(folder)
+    journal.recover()
+    for _ in range(9):
+        journal.rewrite("id", SNAPSHOT, at(10))
+        if path.stat().st_ino == inode:
+            break
+    journal.close()
+
+
+def test_an_inode_that_comes_back_is_no_journal_that_was_set_back(tmp_path: Path) -> None:
+    write(tmp_path)
+    lock = tmp_path / "lock"
+    older = lock.read_bytes()
+    rewrite_until_its_inode_comes_back(tmp_path)
+    lock.write_bytes(older)  # as when the machine crashes before later marks are on disk
+    assert recover(tmp_path) == Recovery("id", [(at(10), SNAPSHOT)], None, 0)
+
+
+def test_an_older_generation_put_back_into_an_inode_that_came_back_is_recognised(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "journal"
+    older = path.read_bytes()
+    rewrite_until_its_inode_comes_back(tmp_path)
+    path.write_bytes(older)
+    assert recover(tmp_path).fault in (Fault.SET_BACK, Fault.COPIED)
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def replaced_by_a_copy(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("journal", removed),
+        ("journal", replaced_by_a_copy),
+        ("journal", emptied),
+        ("lock", removed),
+        ("lock", replaced_by_a_copy),
+    ],
+)
+def test_a_file_that_is_gone_while_in_use_takes_no_record(
+    tmp_path: Path, name: str, harm: Callable[[Path], None]
+) -> None:
+    write(tmp_path)
+    journal = Journal(tmp_path)
+    journal.recover()
+    kept = tmp_path / "kept"
+    kept.hardlink_to(tmp_path / name)
+    content = kept.read_bytes()
+    harm(tmp_path / name)
+    with pytest.raises(OSError, match="while in use") as raised:
+        journal.append([Record(b"P", b"never acknowledged")], at(8))
+    assert raised.value.errno == errno.ESTALE
+    with pytest.raises(OSError, match="while in use"):
+        journal.rewrite("id", SNAPSHOT, at(8))
+    kept.write_bytes(content)
+    kept.replace(tmp_path / name)
+    journal.append([Record(b"P", b"x")], at(9))
+    journal.close()
+    assert recover(tmp_path) == Recovery("id", [*RECORDS, (at(9), Record(b"P", b"x"))], None, 0)
+
+
 def test_a_format_of_a_newer_version_is_refused_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +336,13 @@ def test_a_journal_of_format_1_goes_on(tmp_path: Path) -> None:
     after = recover(tmp_path / "state")
     assert after == Recovery("id", [*OF_FORMAT_1, (Moment(5.0, 70.0), Record(b"P", b"next"))], None, 0)
     assert after.newest == Moment(5.0, 70.0)
+    journal = Journal(tmp_path / "state")
+    journal.recover()
+    mark = (tmp_path / "state" / "lock").read_bytes()
+    journal.rewrite("id", SNAPSHOT, at(10))
+    journal.close()
+    (tmp_path / "state" / "lock").write_bytes(mark)
+    assert recover(tmp_path / "state") == Recovery("id", [(at(10), SNAPSHOT)], None, 0)
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
