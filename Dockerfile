@@ -5,11 +5,13 @@ FROM ${BASE} AS build
 # Two builds hold the same bytes: compiled files name a checksum of their source and not its time, and all files one time.
 ENV SOURCE_DATE_EPOCH=1767225600
 WORKDIR /src
-COPY requirements.lock ./
+COPY requirements.lock requirements-build.lock ./
 # Two environments: the builder's pip and hatchling stay behind, the image gets what runs.
 RUN python3 -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --constraint requirements.lock hatchling \
- && python3 -m venv --without-pip /opt/driftback
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement requirements-build.lock \
+ && python3 -m venv --without-pip /opt/driftback \
+ && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-cache-dir \
+    --only-binary :all: --require-hashes --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 COPY config_rollback config_rollback
@@ -18,8 +20,7 @@ COPY prometheus prometheus
 COPY grafana grafana
 COPY examples examples
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
- && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-cache-dir \
-    --only-binary :all: --constraint requirements.lock /dist/*.whl \
+ && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-deps --no-index /dist/*.whl \
  && find /opt/driftback -exec touch --no-dereference --date=@$SOURCE_DATE_EPOCH {} +
 
 FROM ${BASE}

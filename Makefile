@@ -10,7 +10,7 @@ ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit lock lowest rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,13 +18,15 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv with the tool `driftback`
 
 # Debian splits venv out of python3; as root it is installed here, else the message says what to do.
-$(INSTALLED): pyproject.toml requirements.lock
+$(INSTALLED): pyproject.toml requirements-dev.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Driftback needs Python 3.11 or newer; name one with PYTHON=...") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python lacks the venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --requirement requirements-build.lock --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: install ## run everything with traffic, break a persona, wait for your click
@@ -54,7 +56,6 @@ prometheus-3-test: install ## run the tests of the rules with Prometheus 3 (buil
 	$(BIN)/pytest -s -m soak tests/rules/test_prometheus_3.py $(ARGS)
 
 bench: install ## measure against peers in one run; writes build/bench.json
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 capacity: install ## measure series, samples, memory, disk and rule cost of a persona and version
@@ -64,8 +65,34 @@ capacity: install ## measure series, samples, memory, disk and rule cost of a pe
 audit: ## ask a vulnerability service about every locked version (fails where it cannot be reached)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock $(ARGS) || { \
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements-dev.lock \
+	  --requirement requirements-build.lock $(ARGS) || { \
 	  echo "audit: not every locked version could be looked up, or one is vulnerable: see above" >&2; exit 1; }
+
+# Versions that are locked already stay; UPGRADE=--upgrade takes the newest.
+UPGRADE ?=
+COMPILE = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --custom-compile-command 'make lock' $(UPGRADE)
+lock: build/uv/bin/uv ## write the locks (what runs, what builds, all) from pyproject.toml, with hashes
+	$(COMPILE) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra bench --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+
+# Chosen for what they touch: both services over HTTP, storage, tokens, pages, commands, rules.
+LOWEST_TESTS ?= tests/exporter/test_connection.py tests/exporter/test_refusals.py tests/exporter/test_render.py \
+  tests/config_rollback/test_api_ops.py tests/config_rollback/test_delivery.py tests/config_rollback/test_pages.py \
+  tests/config_rollback/test_rate_limits.py tests/config_rollback/test_cli.py tests/config_rollback/test_config_schema.py \
+  tests/config_rollback/auth tests/stack/test_supervisor.py tests/rules/test_build.py
+lowest: build/uv/bin/uv ## run tests with the lowest version of each dependency that pyproject.toml allows
+	build/uv/bin/uv pip compile pyproject.toml --quiet --resolution lowest-direct --python $(PYTHON) --output-file build/lowest.txt
+	$(PYTHON) -m venv build/lowest
+	build/uv/bin/uv pip install --quiet --python build/lowest/bin/python --constraint build/lowest.txt --editable '.[dev]'
+	build/lowest/bin/python -m tests.support.install
+	build/lowest/bin/pytest -n $(WORKERS) --dist loadfile $(LOWEST_TESTS) $(ARGS)
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
 	$(BIN)/python -m benchmarks.rules_report $(ARGS)

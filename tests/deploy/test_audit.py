@@ -7,6 +7,7 @@ import re
 import subprocess
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.stacks import ROOT
@@ -14,10 +15,12 @@ from tests.support.web import Answer, serving
 
 pytestmark = pytest.mark.soak
 
-_LINES = (ROOT / "requirements.lock").read_text()
+_LOCKS = "".join((ROOT / f"requirements-{which}.lock").read_text() for which in ("build", "dev"))
+_LOCKED = map(Requirement, re.findall(r"^(\S+==.*?) \\$", _LOCKS, re.M))
 LOCKED = {
-    canonicalize_name(name): version
-    for name, version in re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", _LINES, re.M)
+    canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+    for pin in _LOCKED
+    if pin.marker is None or pin.marker.evaluate()
 }
 VULNERABLE = canonicalize_name("starlette")
 
