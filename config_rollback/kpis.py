@@ -27,7 +27,7 @@ STALE_SECONDS = 180
 """Three evaluations at the shipped interval of a minute."""
 LOW_SAMPLE_RATE = 30
 LOW_SAMPLE_P95 = 20
-"""Below this many messages a p95 is noise (standard deviation 16%, FACTS.md)."""
+"""Below this many messages a p95 is noise: its standard deviation is then some 16% of its value."""
 
 P95 = 0.95
 Z_95 = 1.959963984540054

@@ -92,7 +92,7 @@ class State:
         self.table.remove(self.table.untouched_since(expiry.before))
 
     def begin_anew(self, now: Moment) -> None:
-        """Take a new journal id and count from zero, as after lost records: see FACTS on `journal`.
+        """Take a new journal id and count from zero, as after lost records (docs/exporter.md).
 
         Known label sets stay known, and counted batches stay counted: their counts are in the old journal's
         series.

@@ -80,7 +80,7 @@ class Stack:
             self._lock.close()
 
     def describe(self) -> dict[str, Any]:
-        """The line of `driftback up --json` (DESIGN.md): URLs, a fresh one-time login link, and tokens."""
+        """The line of `driftback up --json`: URLs, a fresh one-time login link, and tokens."""
         names = ["exporter", "config_rollback", "prometheus", "alertmanager"]
         if self._grafana:
             names.append("grafana")
