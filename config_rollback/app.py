@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
+import structlog
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -101,17 +102,21 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
     return app
 
 
-def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
+    # A coroutine: a plain function would run in one of the threads that a rollback needs.
     if not isinstance(error, errors.ConfigRollbackError):
         raise error
     if isinstance(error, errors.AuthenticationError):
         services(request).metrics.authentication_failures.labels(error.code).inc()
+        structlog.contextvars.bind_contextvars(
+            error=error.code, reason=error.reason
+        )  # for the request's line
     if isinstance(error, errors.OverloadedError):
         services(request).metrics.refused(error)
     return error_response(request, error)
 
 
-def _refuse_route(request: Request, error: Exception) -> Response:
+async def _refuse_route(request: Request, error: Exception) -> Response:
     """Starlette's own errors, raised by the router."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         response = error_response(request, errors.MethodNotAllowedError("this method does not work here"))

@@ -26,6 +26,9 @@ class SettingsError(ConfigRollbackError):
 class AuthenticationError(ConfigRollbackError):
     """The caller did not prove who they are."""
 
+    reason: str | None = None
+    """What is wrong with the credentials, for the log alone."""
+
 
 class UnauthenticatedError(AuthenticationError):
     """No credentials at all."""

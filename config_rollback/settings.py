@@ -37,6 +37,7 @@ _SECRETS = (
 
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
 """Tokens, one per line or comma separated; all verify, so that one can be replaced without a gap."""
+NameList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -103,7 +104,11 @@ class Settings(BaseSettings):
     jwt_audience: str | None = None
     """`aud` of its tokens: this service."""
     jwt_role_claim: str = "role"
-    """The claim of its tokens that holds the role, a text or a list of texts."""
+    """The claim of its tokens that holds the role, a text or a list, or a path: `realm_access.roles`."""
+    jwt_ops_roles: NameList = ("ops",)
+    """What gives the role `ops` there, such as `sre-oncall,/ops`; one a line where a name holds a comma."""
+    jwt_max_lifetime_seconds: int = Field(default=24 * 3600, ge=60, le=366 * 24 * 3600)
+    """How long its tokens may be good for, from `iat` to `exp`."""
 
     oidc_issuer: str | None = None
     """OpenID provider for logins in a browser, exactly as its discovery document spells it."""
@@ -115,7 +120,9 @@ class Settings(BaseSettings):
     oidc_scopes: str = "openid"
     """Scopes asked for, separated by spaces."""
     oidc_role_claim: str = "role"
-    """The claim of the ID token that holds the role, a text or a list of texts."""
+    """The claim of the ID token that holds the role, a text or a list, or a path: `realm_access.roles`."""
+    oidc_ops_roles: NameList = ("ops",)
+    """What gives the role `ops` there, such as `sre-oncall,/ops`; one a line where a name holds a comma."""
     oidc_subject_claim: str = "sub"
     """The claim that names a person in audit rows."""
 
@@ -144,6 +151,16 @@ class Settings(BaseSettings):
     def _split_tokens(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(token.strip() for token in value.replace(",", "\n").splitlines() if token.strip())
+        return value
+
+    @field_validator("jwt_ops_roles", "oidc_ops_roles", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            names = value.splitlines() if "\n" in value else value.split(",")
+            value = tuple(name.strip() for name in names if name.strip())
+        if not value:
+            raise ValueError("names at least one role")
         return value
 
     @field_validator("service_tokens", "alertmanager_tokens")

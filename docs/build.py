@@ -169,7 +169,9 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-    return f"`{value}`" if value not in (None, "", ()) else ""
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    return f"`{value}`" if value not in (None, "") else ""
 
 
 def _environment() -> Iterator[str]:

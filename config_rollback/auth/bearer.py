@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from config_rollback.errors import TokenInvalidError, UnauthenticatedError
+from config_rollback.auth.claims import invalid
+from config_rollback.errors import UnauthenticatedError
 
 
 def bearer_token(authorization: str | None) -> str:
@@ -25,4 +26,4 @@ def check_static(token: str, accepted: Sequence[SecretStr]) -> None:
         for known in accepted
     ]
     if not any(matches):
-        raise TokenInvalidError("the token is not valid")
+        raise invalid("it is none of the tokens in the settings")

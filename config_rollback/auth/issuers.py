@@ -17,8 +17,8 @@ from config_rollback.clock import Clock
 from config_rollback.outgoing import fetch
 from config_rollback.settings import Settings
 
-_HEADER_FIELDS = frozenset({"alg", "typ", "kid", "x5t", "x5t#S256"})
-"""`jku`, `jwk`, `x5u` and `x5c` would let a token bring its own key, `crit` ask for more than is checked."""
+_REFUSED_FIELDS = frozenset({"jku", "jwk", "x5u", "x5c", "crit"})
+"""They would let a token bring its own key, `crit` ask for more than is checked; others mean nothing here."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
 """OpenID Connect Core, section 2: they mark what tells a client about a login, not what opens an API."""
@@ -31,7 +31,8 @@ class AccessTokens:
         self._own = own
         self._clock = clock
         self._issuer, self._audience = settings.jwt_issuer, settings.jwt_audience
-        self._role_claim = settings.jwt_role_claim
+        self._lifetime = settings.jwt_max_lifetime_seconds
+        self._role_claim, self._ops = settings.jwt_role_claim, settings.jwt_ops_roles
         self._keys: KeySet | None = None
         if settings.jwks_file is not None:
             self._keys = KeySet(settings.jwks_file.read_bytes, clock)
@@ -44,14 +45,16 @@ class AccessTokens:
         if self._keys is None or header.get("alg") == ALGORITHM:
             return self._own.verify(token, "api")
         if str(header.get("typ", "JWT")).lower() not in _TYPES:
-            raise rules.invalid()
+            raise rules.invalid(f"typ in its header is none of {', '.join(sorted(_TYPES))}")
         claims = await signed_claims(token, header, self._keys, self._issuer)
-        if claims["aud"] != self._audience or not _ID_TOKEN_CLAIMS.isdisjoint(claims):
-            raise rules.invalid()
-        expires_at = rules.check_times(claims, self._clock())
+        if self._audience not in rules.audiences(claims):
+            raise rules.invalid(f"aud is {str(claims['aud'])[:200]!r} and does not hold {self._audience!r}")
+        if not _ID_TOKEN_CLAIMS.isdisjoint(claims):
+            raise rules.invalid("it is an ID token, which opens no API: an access token is needed")
+        expires_at = rules.check_times(claims, self._clock(), self._lifetime, whole=False)
         return Identity(
             subject=rules.text(claims, "sub"),
-            role=rules.role(claims, self._role_claim),
+            role=rules.role(claims, self._role_claim, self._ops),
             jti="",
             expires_at=expires_at,
             issuer=claims["iss"],
@@ -62,24 +65,25 @@ async def signed_claims(
     token: str, header: dict[str, Any], keys: KeySet, issuer: str | None
 ) -> dict[str, Any]:
     """The claims of a token that one of the keys signed; audience and times are for the caller to check."""
-    if not _HEADER_FIELDS.issuperset(header):
-        raise rules.invalid()
+    if not _REFUSED_FIELDS.isdisjoint(header):
+        raise rules.invalid(f"its header has one of {', '.join(sorted(_REFUSED_FIELDS))}")
     key = await keys.find(header.get("kid"), header.get("alg"))
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
             algorithms=[key.algorithm_name],
-            issuer=issuer,
             options={
                 "require": ["exp", "iat", "iss", "aud", "sub"],
                 "verify_aud": False,
-                # Checked against the injected clock, and as whole numbers only.
+                # Checked against the injected clock.
                 "verify_exp": False,
                 "verify_iat": False,
                 "verify_nbf": False,
             },
         )
     except jwt.PyJWTError as error:
-        raise rules.invalid(error) from error
+        raise rules.invalid(str(error)) from error
+    if claims["iss"] != issuer:
+        raise rules.invalid(f"iss is {str(claims['iss'])[:200]!r}, not {issuer!r}")
     return claims

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -177,19 +178,26 @@ class OidcLogins:
         try:
             header = rules.read_header(id_token)
             claims = await signed_claims(id_token, header, self._keys, self._issuer)
-            rules.check_times(claims, self._clock())
-            audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
-            if self._client_id not in audience or claims.get("nonce") != nonce:
-                raise rules.invalid()
+            # For how long it is good does not matter: it is used once, now.
+            rules.check_times(claims, self._clock(), math.inf, whole=False)
+            audience = rules.audiences(claims)
+            if self._client_id not in audience:
+                raise rules.invalid(
+                    f"aud is {str(claims['aud'])[:200]!r} and does not hold {self._client_id!r}"
+                )
+            if claims.get("nonce") != nonce:
+                raise rules.invalid("nonce is not that of this login")
             if claims.get("azp", self._client_id) != self._client_id or (
                 len(audience) > 1 and "azp" not in claims
             ):
-                raise rules.invalid()
+                raise rules.invalid(f"azp is not {self._client_id!r}")
             subject = rules.text(claims, self._settings.oidc_subject_claim)
         except AuthenticationError as error:
-            log.warning("login_id_token_refused", error=error.code)
+            log.warning("login_id_token_refused", error=error.code, reason=error.reason)
             raise LoginFailedError("the provider's ID token does not hold") from error
-        return Actor(subject, rules.role(claims, self._settings.oidc_role_claim), self._issuer)
+        settings = self._settings
+        role = rules.role(claims, settings.oidc_role_claim, settings.oidc_ops_roles)
+        return Actor(subject, role, self._issuer)
 
     def _discover(self) -> Mapping[str, str]:
         """OpenID Connect Discovery 1.0, section 4."""

@@ -52,7 +52,7 @@ class TokenVerifier:
     def verify(self, token: str, scope: Scope) -> Identity:
         """Who the token names; raises `TokenInvalidError`, `TokenExpiredError`, `TokenScopeMismatchError`."""
         if not _HEADER_FIELDS.issuperset(rules.read_header(token)):
-            raise rules.invalid()
+            raise rules.invalid("its header has fields that this service's own tokens do not have")
         try:
             claims = jwt.decode(
                 token,
@@ -70,11 +70,11 @@ class TokenVerifier:
                 },
             )
         except jwt.PyJWTError as error:
-            raise rules.invalid(error) from error
+            raise rules.invalid(f"as a token of this service: {error}") from error
         expires_at = rules.check_times(claims, self._clock())
         subject, role, jti = (rules.text(claims, name) for name in ("sub", "role", "jti"))
         if claims["scope"] not in ("api", "login"):
-            raise rules.invalid()
+            raise rules.invalid("scope is neither api nor login")
         if claims["scope"] != scope:
             raise TokenScopeMismatchError("this token was made for another purpose")
         return Identity(subject, role, jti, expires_at, OWN_ISSUER)

@@ -194,6 +194,25 @@ def test_62_callers_who_proved_nothing_take_few_threads(
         assert {question.result().status_code for question in asked} == {200}
 
 
+def test_62_a_refusal_takes_no_thread(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, go_on, waiting = service.app.state.services.store, threading.Event(), []
+    read = store.read
+
+    def hang() -> object:
+        waiting.append(1)
+        go_on.wait(100)
+        return read()
+
+    monkeypatch.setattr(store, "read", hang)
+    with asking(lambda: service.request("GET", "/v1/ops/personas")) as asked:
+        wait_until(lambda: len(waiting) == 40)
+        for path, answer in {"/x": 404, "/v1/ops/personas": 401, "/static/style.css": 200}.items():
+            assert service.request("GET", path, token=None).status_code == answer
+        assert not any(question.done() for question in asked)
+        go_on.set()
+    assert {question.result().status_code for question in asked} == {200}
+
+
 def test_62_a_made_up_cookie_asks_no_database(service: Service) -> None:
     service.database.execute("DROP TABLE sessions")
     for cookie in ("x" * 43, f"{'x' * 43}.{'0' * 64}", "ä"):

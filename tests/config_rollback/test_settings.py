@@ -33,6 +33,19 @@ def test_tokens_are_lines_or_commas(text: str, tmp_path: Path) -> None:
         assert [token.get_secret_value() for token in settings.service_tokens] == ["a" * 16, "b" * 16]
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("ops", ("ops",)),
+        ("sre-oncall, /ops", ("sre-oncall", "/ops")),
+        ("CN=SRE on call,OU=Groups\n/ops\n", ("CN=SRE on call,OU=Groups", "/ops")),
+    ],
+)
+def test_names_of_roles_are_lines_or_commas(text: str, names: tuple[str, ...]) -> None:
+    settings = load({**GOOD, "CONFIG_ROLLBACK_JWT_OPS_ROLES": text, "CONFIG_ROLLBACK_OIDC_OPS_ROLES": text})
+    assert settings.jwt_ops_roles == settings.oidc_ops_roles == names
+
+
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("f" * 40 + "\n")
@@ -59,6 +72,8 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ("RATE_LIMIT_GLOBAL", "0/minute", "a rate such as 300/minute"),
         ("RATE_LIMIT_STORE", "memcached://x", "memory:// or a redis:// URL"),
         ("JWKS_URL", "file:///etc/passwd", "http or https"),
+        ("JWT_OPS_ROLES", " , ", "names at least one role"),
+        ("JWT_MAX_LIFETIME_SECONDS", "0", "greater than or equal to 60"),
         ("JWT_ISSUER", "https://issuer.example", "goes with CONFIG_ROLLBACK_JWKS_FILE or"),
         ("JWT_ISSUER", "driftback", "so this service's own is called"),
         ("JWKS_FILE", "keys.json", "CONFIG_ROLLBACK_JWT_ISSUER goes with"),

@@ -18,6 +18,7 @@ from tests.config_rollback.auth.test_tokens import signed
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import SECRET, Clock, Service
 from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.test_delivery import wait_until
 from tests.support.documents import Documents
 
 ISSUER = "https://issuer.example/"
@@ -109,13 +110,20 @@ INVALID = {
     "19 wrong iss": token({"iss": "https://issuer.example"}),
     "this service's iss": token(OWN),
     "20 wrong aud": token({"aud": "another"}),
-    "20 list aud": token({"aud": [AUDIENCE]}),
+    "20 list of other aud": token({"aud": ["another", "web-client"]}),
+    "20 aud in a list of lists": token({"aud": [[AUDIENCE]]}),
+    "iat in the future by a fraction": token({"iat": NOW + 60.5}),
+    "exp that is a text": token({"exp": str(NOW + 60)}),
+    "exp that is true": token({"exp": True}),
+    "times that are no number": raw(json.dumps(CLAIMS | {"exp": float("nan")})),
+    "times beyond all numbers": raw(json.dumps(CLAIMS | {"iat": NOW + 0.5, "exp": 10**400})),
     "21 ID token": token({"aud": "web-client", "nonce": "n"}),
     "21 ID token for this audience": token({"nonce": "n"}),
     "21 ID token of a hybrid flow": token({"at_hash": "h"}),
     "22 duplicate role claim": raw(json.dumps(CLAIMS).replace('"role": "ops"', '"role":"user","role":"ops"')),
     "23 kid with a path": token(kid="../../r1"),
     "23 kid with a URL": token(kid="https://evil.example/r1"),
+    "x5c": token(x5c=["MIIB"]),
     "23 kid with a line break": token(kid="r1\nr1"),
     "23 jku": token(jku="https://evil.example/keys"),
     "23 x5u": token(x5u="https://evil.example/cert"),
@@ -155,8 +163,17 @@ def call(service: Service, given: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "good",
-    [token(), token(typ="at+jwt"), token(key=EC_KEY, alg="ES256", kid="e1"), token(kid=None)],
-    ids=["RS", "at", "ES", "no kid"],
+    [
+        token(),
+        token(typ="at+jwt"),
+        token(key=EC_KEY, alg="ES256", kid="e1"),
+        token(kid=None),
+        token({"aud": ["account", AUDIENCE]}),
+        token({"iat": NOW - 0.25, "exp": NOW + 3599.75, "nbf": NOW - 0.5}),
+        token(cty="JWT", pi_atm="x"),
+        token({"sub": "s" * 255, "groups": ["0123456789abcdef0123456789abcdef"] * 300}),
+    ],
+    ids=["RS", "at", "ES", "no kid", "aud in a list", "fractions", "unknown header fields", "long"],
 )
 def test_a_good_token_opens_the_api(trusting: Service, good: str) -> None:
     assert call(trusting, good) == (200, "")
@@ -209,14 +226,82 @@ def test_25_only_ops_may_act(trusting: Service, role: Any, expected: int) -> Non
     assert len(trusting.audit()) == (1 if expected == 403 else 0)
 
 
-def test_the_role_may_be_in_another_claim(start: Callable[..., Service], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "ops", "claims", "expected"),
+    [
+        ("https://x.example/groups", ("ops",), {"https://x.example/groups": ["ops"]}, 200),
+        ("https://x.example/groups", ("ops",), {"role": "ops"}, 403),
+        ("realm_access.roles", ("ops",), {"realm_access": {"roles": ["user", "ops"]}}, 200),
+        ("realm_access.roles", ("ops",), {"realm_access": {"roles": ["user"]}}, 403),
+        ("realm_access.roles", ("ops",), {"realm_access": ["ops"]}, 403),
+        (
+            "resource_access.my.client.roles",
+            ("ops",),
+            {"resource_access": {"my.client": {"roles": ["ops"]}}},
+            200,
+        ),
+        ("groups", ("sre-oncall", "/ops"), {"groups": ["staff", "sre-oncall"]}, 200),
+        ("groups", ("sre-oncall", "/ops"), {"groups": ["/ops"]}, 200),
+        ("groups", ("sre-oncall", "/ops"), {"groups": "sre-oncall"}, 200),
+        ("groups", ("sre-oncall", "/ops"), {"groups": ["ops", "/ops/sub", "SRE-ONCALL"]}, 403),
+        ("groups", ("sre-oncall",), {"groups": [7, {"a": "sre-oncall"}, None]}, 403),
+    ],
+)
+def test_25_the_role_is_found_by_a_path_and_names(
+    start: Callable[..., Service],
+    tmp_path: Path,
+    path: str,
+    ops: tuple[str, ...],
+    claims: dict[str, Any],
+    expected: int,
+) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(JWKS)
     service = start(
-        jwks_file=file, jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_role_claim="https://x.example/groups"
+        jwks_file=file, jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_role_claim=path, jwt_ops_roles=ops
     )
-    assert call(service, token())[0] == 403
-    assert call(service, token({"role": None, "https://x.example/groups": ["ops"]}))[0] == 200
+    assert call(service, token({"role": None} | claims))[0] == expected
+    assert [row["role"] == "ops" for row in service.audit()] == ([] if expected == 200 else [False])
+
+
+def test_18_how_long_a_token_may_live_is_a_setting(start: Callable[..., Service], tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(JWKS)
+    trusting = {"jwks_file": file, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+    week, longer = (token({"exp": NOW + 7 * 86400 + more}) for more in (0, 1))
+    assert call(start(**trusting), week) == (401, "token_invalid")
+    service = start(**trusting, jwt_max_lifetime_seconds=7 * 86400)
+    assert call(service, week) == (200, "")
+    assert call(service, longer) == (401, "token_invalid")
+    with pytest.raises(ValueError, match="a token lives"):
+        service.token(lifetime_seconds=7 * 86400)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (token({"aud": ["account"]}), f"aud is \"['account']\" and does not hold '{AUDIENCE}'"),
+        (token({"iss": "https://x.example"}), f"iss is 'https://x.example', not '{ISSUER}'"),
+        (token({"exp": NOW + 90_000}), "it lives for 90000 s; more than 0 and up to 86400 are taken"),
+        (token({"sub": None}), 'Token is missing the "sub" claim'),
+        (token(kid="r2"), "no key of the set has its kid and alg ('r2', 'RS256')"),
+        (token(key=STRANGER), "Signature verification failed"),
+        (token({"nonce": "n"}), "it is an ID token, which opens no API: an access token is needed"),
+        (signed(CLAIMS), 'as a token of this service: Token is missing the "jti" claim'),
+        ("eyJub.dG9rZW4", "it is no signed JWT, which has three parts"),
+    ],
+)
+def test_the_log_says_why_and_holds_no_token(
+    trusting: Service, caplog: pytest.LogCaptureFixture, given: str, reason: str
+) -> None:
+    caplog.set_level("INFO")
+    answer = trusting.request("GET", "/v1/ops/personas", token=given)
+    assert error(answer) == (401, "token_invalid")
+    assert answer.json()["error"]["message"] == "the token is not valid", "it says nothing to whoever forges"
+    wait_until(lambda: '"event": "request"' in caplog.text)  # after the answer
+    (line,) = [json.loads(r.message) for r in caplog.records if '"event": "request"' in r.message]
+    assert (line["error"], line["reason"]) == ("token_invalid", reason)
+    assert not any(part in caplog.text for part in given.split("."))
 
 
 def test_24_cached_keys_serve_on_while_their_source_is_down(trusting: Service, issuer: Documents) -> None:

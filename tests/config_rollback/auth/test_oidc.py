@@ -337,6 +337,7 @@ def test_a_document_about_another_issuer_is_not_believed(provider: Provider, bro
         ({"role": "OPS"}, "OPS"),
         ({"role": ["user", "ops,user"]}, "user"),
         ({"role": None}, "none"),
+        ({"role": ["\n"]}, "none"),
     ],
 )
 def test_25_whoever_is_not_ops_sees_nothing(
@@ -352,6 +353,32 @@ def test_25_whoever_is_not_ops_sees_nothing(
     assert row["issuer"] == provider.url, "the session has forgotten who vouched for it"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": [CLIENT]},
+        {"aud": [CLIENT, "account"], "azp": CLIENT},
+        {"iat": 1772366400.25, "exp": 1772366700.75},
+        {"exp": 1772366400 + 30 * 86400},
+    ],
+    ids=["aud in a list", "aud and azp", "fractions", "30 days"],
+)
+def test_an_id_token_of_another_kind_holds(
+    provider: Provider, browser: Browser, changes: dict[str, Any]
+) -> None:
+    provider.changes = changes
+    assert browser.get(provider.log_in(begin(browser))).status_code == 303
+
+
+def test_the_log_says_why_an_id_token_does_not_hold(
+    provider: Provider, browser: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.changes = {"aud": "another-client"}
+    assert refusal(browser, provider.log_in(begin(browser))) == (401, "login_failed")
+    (line,) = [json.loads(r.message) for r in caplog.records if "login_id_token_refused" in r.message]
+    assert line["reason"] == f"aud is 'another-client' and does not hold '{CLIENT}'"
+
+
 def test_role_and_name_come_from_the_claims_of_the_settings(
     start: Callable[..., Service], provider: Provider
 ) -> None:
@@ -359,10 +386,11 @@ def test_role_and_name_come_from_the_claims_of_the_settings(
         oidc_issuer=provider.url,
         oidc_client_id=CLIENT,
         oidc_scopes="openid email",
-        oidc_role_claim="groups",
+        oidc_role_claim="access.groups",
+        oidc_ops_roles=("/sre", "/ops"),
         oidc_subject_claim="email",
     )
-    provider.changes = {"role": None, "groups": ["staff", "ops"], "email": "ann@example.org"}
+    provider.changes = {"role": None, "access": {"groups": ["/staff", "/ops"]}, "email": "ann@example.org"}
     browser = Browser(service)
     browser.get(provider.log_in(begin(browser)))
     assert "ann@example.org" in browser.get("/").text
