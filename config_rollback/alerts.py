@@ -14,6 +14,8 @@ MAX_ALERTS = 2_000
 """Per message; a larger group needs Alertmanager's `max_alerts`."""
 HEARD_WITHIN = timedelta(hours=5)
 """Alertmanager repeats what fires, every four hours in prometheus/alertmanager.yml."""
+LATE_WITHIN = timedelta(seconds=15)
+"""A message may take so long to arrive, and be overtaken by the one that tells of the end."""
 NO_END_YEAR = 1
 """Alertmanager writes an end that is not known as Go's zero time, in the year 1."""
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, aliased
 
 from config_rollback import audit, database, persona_config, record
+from config_rollback.alerts import LATE_WITHIN
 from config_rollback.database import ACTIVATIONS_CHANNEL
 from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
 from config_rollback.models import (
@@ -438,32 +439,37 @@ class Transaction:
         An alert is given by its columns. The number of statements does not depend on how many there are.
         """
         keys = {(alert["fingerprint"], alert["starts_at"]) for alert in told}
-        query = select(Alert.fingerprint, Alert.starts_at, Alert.alert_id, Alert.status, Alert.ends_at)
-        found = self._session.execute(query.where(tuple_(Alert.fingerprint, Alert.starts_at).in_(keys)))
+        columns = (Alert.fingerprint, Alert.starts_at, Alert.alert_id, Alert.status, Alert.updated_at)
+        found = self._session.execute(
+            select(*columns).where(tuple_(Alert.fingerprint, Alert.starts_at).in_(keys))
+        )
         rows: dict[tuple[str, datetime], dict[str, Any]] = {
-            (fingerprint, starts_at): {"alert_id": number, "status": status, "ends_at": ends_at}
-            for fingerprint, starts_at, number, status, ends_at in found
+            (fingerprint, starts_at): {"alert_id": number, "status": status, "updated_at": updated_at}
+            for fingerprint, starts_at, number, status, updated_at in found
         }
         for alert in told:
             row = rows.setdefault((alert["fingerprint"], alert["starts_at"]), dict(alert))
-            if row["status"] != "resolved":  # a late copy must not bring a resolved alert back
-                row["status"], row["ends_at"] = alert["status"], alert["ends_at"]
-            row["annotations_json"], row["updated_at"] = alert["annotations_json"], alert["updated_at"]
+            since = alert["updated_at"] - row["updated_at"]
+            if row["status"] == "resolved" and alert["status"] == "firing" and since < LATE_WITHIN:
+                continue  # a late copy does not bring it back; what is told again later does fire again
+            changed = ("status", "ends_at", "annotations_json", "updated_at")
+            row.update((name, alert[name]) for name in changed)
         new = [row for row in rows.values() if "alert_id" not in row]
         if new:
             self._session.execute(insert(Alert), new)
-        if known := [row for row in rows.values() if "alert_id" in row]:
+        if known := [row for row in rows.values() if "ends_at" in row and "alert_id" in row]:
             self._session.execute(update(Alert), known)
         return len(new)
 
     def alerts(self, limit: int, persona: str | None = None, status: str | None = None) -> Sequence[Alert]:
-        """Newest first."""
-        query = select(Alert).order_by(Alert.starts_at.desc(), Alert.alert_id.desc()).limit(limit)
+        """Those that were told last, the newest start first: what goes on firing is not behind what ended."""
+        query = select(Alert).order_by(Alert.updated_at.desc(), Alert.alert_id.desc()).limit(limit)
         if persona is not None:
             query = query.where(Alert.persona == persona)
         if status is not None:
             query = query.where(Alert.status == status)
-        return self._session.scalars(query).all()
+        found = self._session.scalars(query).all()
+        return sorted(found, key=lambda alert: (alert.starts_at, alert.alert_id), reverse=True)
 
     # Convergence
 

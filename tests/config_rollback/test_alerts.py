@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -96,8 +97,50 @@ def test_a_resolved_alert_has_an_end(service: Service) -> None:
 
 def test_a_late_copy_does_not_bring_a_resolved_alert_back(service: Service) -> None:
     send(service, alert(status="resolved", endsAt="2026-03-01T12:05:00Z"))
+    for _ in range(3):
+        service.clock.move(seconds=4)
+        send(service, alert())
+        assert rows(service)[0][1] == "resolved"
+
+
+def test_an_alert_told_again_after_its_end_fires_again(service: Service, browser: Browser) -> None:
+    """Alertmanager ends what Prometheus stopped telling it, and gets it back with the same start."""
     send(service, alert())
+    send(service, alert(status="resolved", endsAt="2026-03-01T12:05:00Z"))
+    service.clock.move(minutes=1)
+    assert send(service, alert()) == {"received": 1, "new": 0}
+    assert [row[1:] for row in rows(service)] == [("firing", None)]
+    assert "1 firing, as Alertmanager told." in browser.get("/alerts").text
+    send(service, alert(status="resolved", endsAt="2026-03-01T12:09:00Z"))
     assert rows(service)[0][1] == "resolved"
+
+
+@pytest.mark.parametrize("page", ["/alerts", "/"])
+def test_many_that_ended_or_are_not_heard_of_hide_none_that_fires(
+    service: Service, browser: Browser, page: str
+) -> None:
+    service.publish()
+    old = alert(labels=alert()["labels"] | {"config_version": "1"}, startsAt="2026-02-28T12:00:00Z")
+    others = [
+        alert(fingerprint=f"{status}{number}", status=status, endsAt=NEVER, labels={"alertname": "Other"})
+        for number in range(200)
+        for status in ("firing", "resolved")
+    ]
+    send(service, *others)
+    service.clock.move(hours=6)
+    send(service, old)
+    text = browser.get(page).text
+    assert "concierge drifts" in text
+    assert text.count('class="badge firing"') == 1
+
+
+def test_a_ticket_and_a_page_of_one_cause_differ(service: Service, browser: Browser) -> None:
+    service.publish()
+    service.publish(temperature=1)
+    send(service, alert(), alert(fingerprint="f", labels=alert()["labels"] | {"severity": "ticket"}))
+    for path in ("/", "/alerts", "/rollback/concierge?from=2"):
+        text = browser.get(path).text
+        assert re.findall(r'data-testid="severity">(\w+)<', text) == ["ticket", "page"]
 
 
 def test_one_message_may_tell_of_an_alert_twice_and_of_old_and_new_ones(service: Service) -> None:
