@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import structlog
 import typer
 
 from config_rollback.cli import audit, connection, db, kpis, persona, replay, token, up
+from config_rollback.cli.output import output
 
 _app = typer.Typer(
     name="driftback",
@@ -28,14 +28,13 @@ _app.add_typer(db.app, name="db")
 
 def main() -> None:
     """Entry point of the `driftback` script."""
+    output.guard()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     try:
-        try:
-            _app()
-        finally:
-            sys.stdout.flush()
-    except OSError as error:  # a full disk behind a redirection, a folder of somebody else
-        # What is still buffered would fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _app()
+    except SystemExit as ended:
+        exit_code = ended.code if isinstance(ended.code, int) else connection.REFUSED
+    except OSError as error:  # a folder of somebody else
         connection.err.print(f"driftback: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(connection.REFUSED)
+        exit_code = connection.REFUSED
+    sys.exit(output.finish(exit_code))

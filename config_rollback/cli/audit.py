@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from config_rollback.audit import ACTIONS, STATUSES, Head, Verification
 from config_rollback.cli import connection
 from config_rollback.cli.connection import Connection
 from config_rollback.cli.db import opened, require_file
+from config_rollback.cli.output import output
 from config_rollback.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
@@ -71,7 +73,9 @@ def export(
     rows = Connection.open(url, token, state_dir).lines("/v1/ops/audit/export", after=after)
     if file is None:
         for row in rows:
-            print(row.decode())  # noqa: T201 (the command's output)
+            sys.stdout.buffer.write(row + b"\n")  # the bytes that a hash was made from
+            if output.lost:
+                break
         return
     partial = file.with_name(f"{file.name}.partial")
     try:

@@ -28,6 +28,7 @@ from rich.text import Text
 from config_rollback import outgoing
 from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.tokens import mint_access_token
+from config_rollback.cli.output import output
 from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 from config_rollback.visible import visible
@@ -240,6 +241,7 @@ class Connection:
                     soft_wrap=True,
                 )
             raise
+        output.act_is_done()
         return data
 
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config_rollback import database
 from config_rollback.cli import connection
+from config_rollback.cli.output import output
 from config_rollback.errors import UnavailableError
 from config_rollback.settings import check_database_url
 from config_rollback.stack.layout import Layout, default_state_dir
@@ -38,6 +39,7 @@ def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirO
     """Bring the schema up to date; the service does the same when it starts."""
     with opened(_url(database_url, state_dir)) as engine:
         database.upgrade(engine)
+        output.act_is_done()
         connection.out.print(f"{_shown(engine)} is up to date.", soft_wrap=True)
 
 
@@ -57,6 +59,7 @@ def grant(
             database.grant(engine, application, database.APPLICATION)
         if auditor is not None:
             database.grant(engine, auditor, database.AUDITOR)
+        output.act_is_done()
         connection.out.print(f"{_shown(engine)}: privileges granted.", soft_wrap=True)
 
 
@@ -84,6 +87,7 @@ def backup(
     if not result.valid:
         connection.fail(connection.broken(result.broken_at, result.problem), connection.REFUSED)
     partial.replace(file)
+    output.act_is_done()
     for suffix in ("-wal", "-shm"):
         partial.with_name(partial.name + suffix).unlink(missing_ok=True)
     connection.out.print(

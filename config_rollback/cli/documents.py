@@ -46,10 +46,15 @@ def read(file: Path) -> Document:
         raise ValueError(f"{file}: {problems}") from None
 
 
-def written(document: Document) -> str:
-    """The document as YAML, from which `read` gets the same; what nobody sees is written as escapes."""
+def written(document: Document, *, allow_unicode: bool = True) -> str:
+    """The document as YAML, from which `read` gets the same; what nobody sees is written as escapes.
+
+    Without `allow_unicode` all that is not ASCII is: a terminal that lacks it would show another text.
+    """
     content = {"persona": document.persona, "note": document.note, "config": document.config}
-    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, width=float("inf")
+    )
     return re.sub(r"[^\n\t -~]", _escaped, text)
 
 

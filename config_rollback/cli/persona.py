@@ -14,6 +14,7 @@ from config_rollback.audit import ACCEPT_BASELINE
 from config_rollback.cli import connection, documents
 from config_rollback.cli.connection import Connection, persona_path
 from config_rollback.cli.documents import Document
+from config_rollback.cli.output import output
 from config_rollback.visible import visible
 
 app = typer.Typer(no_args_is_help=True, help="Persona configurations and their versions.")
@@ -135,7 +136,7 @@ def show(
     by = visible(data["created_by"])
     print(f"# version {number}, {state}, by {by} at {data['created_at']}")  # noqa: T201 (the command's output)
     document = Document(persona=persona, note=data["note"], config=data["config"])
-    print(documents.written(document), end="")  # noqa: T201
+    print(documents.written(document, allow_unicode=output.is_utf8), end="")  # noqa: T201
 
 
 @app.command()
