@@ -145,7 +145,8 @@ def backup(engine: Engine, file: Path) -> None:
 
 def _run(engine: Engine, action: Any, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    migrations = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", migrations.replace("%", "%%"))  # configparser's own sign
     with engine.connect().execution_options(driftback_write=True) as connection:
         if engine.name == "postgresql":
             _take_time(connection)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import limits
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from config_rollback.errors import SettingsError
@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     state_dir: Path | None = None
     """Folder of the default SQLite database."""
     database_url: SecretStr = SecretStr("")
-    """SQLAlchemy URL, a secret as it may hold a password; by default `sqlite:///<state_dir>/config_rollback.db`."""
+    """SQLAlchemy URL, percent-encoded, a secret as it may hold a password; by default the SQLite file
+    `config_rollback.db` in the state folder."""
     database_url_file: Path | None = None
     jwt_secret: SecretStr = SecretStr("")
     """HS256 key, at least 32 bytes."""
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
         if not values.get("database_url"):
             if not values.get("state_dir"):
                 raise ValueError(f"{_variable('state_dir')} or {_variable('database_url')} must be set")
-            values["database_url"] = f"sqlite:///{Path(values['state_dir']) / 'config_rollback.db'}"
+            values["database_url"] = sqlite_url(Path(values["state_dir"]) / "config_rollback.db")
         return values
 
     @field_validator("service_tokens", "alertmanager_tokens", mode="before")
@@ -258,6 +259,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value != ""})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a SQLite database; what means something in a URL is encoded."""
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
 
 
 def check_database_url(url: str) -> None:

@@ -35,6 +35,6 @@ def main() -> None:
     except SystemExit as ended:
         exit_code = ended.code if isinstance(ended.code, int) else connection.REFUSED
     except OSError as error:  # a folder of somebody else
-        connection.err.print(f"driftback: {error}", style="red", markup=False, soft_wrap=True)
+        connection.err.print(f"driftback: {error}", style="red", soft_wrap=True)
         exit_code = connection.REFUSED
     sys.exit(output.finish(exit_code))

@@ -84,7 +84,7 @@ def export(
         partial.replace(file)  # a file of this name is whole
     except OSError as error:
         connection.fail(f"{file}: {error.strerror}", connection.USAGE)
-    connection.err.print(f"{count} rows in {file}.", markup=False, soft_wrap=True)
+    connection.err.print(f"{count} rows in {file}.", soft_wrap=True)
 
 
 @app.command()

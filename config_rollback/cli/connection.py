@@ -67,13 +67,15 @@ KeyOption = Annotated[
     ),
 ]
 
-out = Console()
-err = Console(stderr=True)
+# Nothing that is printed is markup: names and paths hold brackets and colons.
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
+out = Console(**_PLAIN)
+err = Console(stderr=True, **_PLAIN)
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Prints the message on standard error and ends the command."""
-    err.print(visible(message), style="red", markup=False, soft_wrap=True)
+    err.print(visible(message), style="red", soft_wrap=True)
     raise typer.Exit(exit_code)
 
 
@@ -85,7 +87,7 @@ def broken(row: int | None, problem: str | None) -> str:
 
 def say(message: str) -> None:
     """A line on standard output, to the letter."""
-    out.print(visible(message), markup=False, soft_wrap=True)
+    out.print(visible(message), soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
@@ -102,14 +104,14 @@ def table(*columns: str) -> Table:
 
 
 def cell(value: object) -> Text:
-    """A table cell to the letter: a str would be read as rich's markup. In a pipe a line break is a space."""
+    """A table cell. In a pipe a line break is a space."""
     text = "" if value is None else str(value)
     return Text(visible(" ".join(text.splitlines()) if _in_a_pipe() else text))
 
 
 def print_table(made: Table) -> None:
     """The table on standard output."""
-    Console(width=_WIDE if _in_a_pipe() else None).print(made)
+    Console(width=_WIDE if _in_a_pipe() else None, **_PLAIN).print(made)
 
 
 def _in_a_pipe() -> bool:
@@ -237,7 +239,6 @@ class Connection:
                 err.print(
                     f"It may have been done. It is done once at most, and you learn what came of it, if you "
                     f"repeat the command with {repeat} --idempotency-key {shlex.quote(key)}",
-                    markup=False,
                     soft_wrap=True,
                 )
             raise

@@ -17,7 +17,7 @@ from config_rollback import database
 from config_rollback.cli import connection
 from config_rollback.cli.output import output
 from config_rollback.errors import UnavailableError
-from config_rollback.settings import check_database_url
+from config_rollback.settings import check_database_url, sqlite_url
 from config_rollback.stack.layout import Layout, default_state_dir
 from config_rollback.store import Store
 
@@ -82,7 +82,7 @@ def backup(
         except sqlite3.Error as error:  # of either side
             partial.unlink(missing_ok=True)
             connection.fail(f"cannot copy {_shown(engine)} to {file}: {error}", connection.REFUSED)
-    with opened(f"sqlite:///{partial}") as copy, Store(copy).read() as transaction:
+    with opened(sqlite_url(partial)) as copy, Store(copy).read() as transaction:
         result = transaction.verify_audit()
     if not result.valid:
         connection.fail(connection.broken(result.broken_at, result.problem), connection.REFUSED)
@@ -119,6 +119,8 @@ def require_file(engine: Engine) -> None:
 
 
 def _shown(engine: Engine) -> str:
+    if engine.name == "sqlite":
+        return str(engine.url.database)  # the path, as one types it
     return engine.url.render_as_string(hide_password=True)
 
 
@@ -127,7 +129,7 @@ def _url(given: str | None, state_dir: Path | None) -> str:
         configured = _configured_url(given)
     else:
         configured = connection.unless_exported(given, "CONFIG_ROLLBACK_DATABASE_URL", state_dir)
-    return configured or f"sqlite:///{_default_database(state_dir)}"
+    return configured or sqlite_url(_default_database(state_dir))
 
 
 def _configured_url(given: str | None) -> str | None:

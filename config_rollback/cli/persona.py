@@ -302,7 +302,7 @@ def _warn_of_repetition(told: str, number: int, yes: bool) -> None:
             f"{told}. Nothing was changed: to go on from version {number} after all, give --from {number}.",
             connection.REFUSED,
         )
-    connection.err.print(visible(f"{told}."), style="yellow", markup=False, soft_wrap=True)
+    connection.err.print(visible(f"{told}."), style="yellow", soft_wrap=True)
 
 
 def _confirm(question: str, yes: bool) -> None:

@@ -154,7 +154,7 @@ def replay(
     The traces carry no latency: it is derived as 0.4 s + 25 ms x GeneratedTokens, times a lognormal factor
     with sigma 0.25 from a seeded generator. Outcomes are drawn from the same generator at the rates given.
     """
-    notes = Console(stderr=True)
+    notes = connection.err
     if out_of_scope_rate + error_rate > 1:
         raise typer.BadParameter("--out-of-scope-rate and --error-rate add up to more than 1")
     try:

@@ -60,7 +60,7 @@ def up(
     Nothing needs root, everything listens on loopback, and what is in the state folder survives a restart.
     One Ctrl-C stops every process.
     """
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
     try:
         ports = Ports().shifted(port_offset)
     except ValueError as error:
@@ -74,7 +74,7 @@ def up(
     stack = Stack(Layout(folder), ports, options)
 
     def say(text: str) -> None:
-        notes.print(text, soft_wrap=True, markup=False)
+        notes.print(text, soft_wrap=True)
 
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)

@@ -3,6 +3,7 @@ native run: other addresses, other files, and a faster clock where one is asked 
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def render(
     Without Grafana alerts have no link to it.
     """
     prometheus = _load(assets / "prometheus" / "prometheus.yml")
-    prometheus["rule_files"] = [str(assets / "rules" / "*.yml")]
+    prometheus["rule_files"] = [f"{glob.escape(str(assets / 'rules'))}/*.yml"]
     links = {"driftback_url": ports.url("config_rollback")}
     if grafana:
         links["grafana_url"] = ports.url("grafana")
@@ -60,7 +61,7 @@ def render(
     _save(layout.config / "prometheus.yml", _readdressed(prometheus, ports, secret))
 
     alertmanager = _load(assets / "prometheus" / "alertmanager.yml")
-    alertmanager["templates"] = [str(assets / "prometheus" / "templates" / "*.tmpl")]
+    alertmanager["templates"] = [f"{glob.escape(str(assets / 'prometheus' / 'templates'))}/*.tmpl"]
     _save(layout.config / "alertmanager.yml", _readdressed(alertmanager, ports, secret))
 
 

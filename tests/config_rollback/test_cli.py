@@ -28,6 +28,7 @@ from config_rollback.clock import utc_now
 from config_rollback.stack.layout import Layout
 from tests.config_rollback.running import CONFIG, SECRET, Clock, Service
 from tests.config_rollback.test_kpis import HEALTHY
+from tests.support.stacks import ROOT
 
 
 class RealTime(Clock):
@@ -627,3 +628,37 @@ def test_a_stack_that_is_given_comes_before_a_service_that_is_exported(
     assert run("login-link", "--state-dir", str(stack)).stdout.startswith(service.url)
     elsewhere = run("persona", "list", "--state-dir", str(stack), "--url", "http://127.0.0.1:2")
     assert "http://127.0.0.1:2 does not answer" in elsewhere.stderr
+
+
+NAMES = ["feature%2Flogin", "a?b=c", "a#b", "50% & more", "ä:@[b]"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_of_any_name_is_that_file(tmp_path: Path, name: str) -> None:
+    state, copy = tmp_path / name, tmp_path / "copies" / f"{name}.db"
+    copy.parent.mkdir()
+    upgraded = run("db", "upgrade", "--state-dir", str(state))
+    file = state / "data" / "config_rollback" / "config_rollback.db"
+    assert upgraded.stdout == f"{file} is up to date.\n"
+    assert file.is_file()
+    assert [path.name for path in tmp_path.iterdir() if path != copy.parent] == [name]
+    assert run("db", "backup", str(copy), "--state-dir", str(state)).stdout.startswith(
+        f"{copy}: 0 audit rows"
+    )
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_the_package_may_be_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """Alembic reads the path of the migrations by configparser, to which a percent sign means something."""
+    checkout = tmp_path / "feature%2Flogin"
+    checkout.symlink_to(ROOT)
+    result = run_process(
+        "db",
+        "upgrade",
+        "--state-dir",
+        str(tmp_path),
+        stdout=os.devnull,
+        PYTHONPATH=str(checkout),
+        PYTHONSAFEPATH="1",
+    )
+    assert (result.returncode, result.stderr) == (0, "")

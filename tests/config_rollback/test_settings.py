@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, make_url
 
 from config_rollback.errors import SettingsError
 from config_rollback.settings import load
@@ -19,6 +20,12 @@ def test_defaults() -> None:
     assert settings.service_tokens == ()
     assert settings.external_url == "http://127.0.0.1:9811"
     assert not settings.secure
+
+
+@pytest.mark.parametrize("folder", ["/srv/feature%2Flogin", "/srv/a?b=c", "/srv/a#b", "/srv/a b+c"])
+def test_the_database_is_in_the_state_folder_whatever_it_is_called(folder: str) -> None:
+    url = load(GOOD | {"CONFIG_ROLLBACK_STATE_DIR": folder}).database_url.get_secret_value()
+    assert make_url(url) == URL.create("sqlite", database=f"{folder}/config_rollback.db")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from config_rollback.stack.components import ensure
 from config_rollback.stack.layout import Layout, assets_dir
 from config_rollback.stack.ports import Ports
 from config_rollback.stack.render import PrometheusOptions, render
 from config_rollback.stack.secrets import SecretFiles
+from tests.support.commands import run
 
 PORTS = Ports().shifted(20_000)
 OPTIONS = PrometheusOptions(scrape_interval="5s", remote_write="http://127.0.0.1:8428/api/v1/write")
@@ -68,3 +70,19 @@ def test_the_webhook_goes_to_the_stack_with_its_token(rendered: dict[str, Any], 
     assert [hook["url"] for hook in hooks] == ["http://127.0.0.1:29811/v1/alerts"]
     path = hooks[0]["http_config"]["authorization"]["credentials_file"]
     assert path == str(tmp_path / "secrets" / "alertmanager_token")
+
+
+def test_the_rules_are_found_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """A folder's own brackets are no pattern."""
+    assets = tmp_path / "feature[1]%2F a?b"
+    assets.symlink_to(assets_dir())
+    layout = Layout(tmp_path / "state")
+    layout.create()
+    render(layout, PORTS, SecretFiles.create(layout.secrets), assets, OPTIONS, grafana=False)
+    checks = {
+        "promtool": ("check", "config", layout.config / "prometheus.yml"),
+        "amtool": ("check-config", layout.config / "alertmanager.yml"),
+    }
+    found = {tool: run(ensure([tool])[tool], *words) for tool, words in checks.items()}
+    assert found["promtool"].count(f"Checking {assets}/rules/") == len(list((assets / "rules").glob("*.yml")))
+    assert "1 templates\n  SUCCESS" in found["amtool"], "what a pattern does not find is none"
