@@ -249,6 +249,8 @@ def test_kpis_are_shown_as_a_table(start: Callable[..., Service], stack: Path, r
     watched = start(prometheus_url="http://prometheus:9090")
     requests_mock.register_uri(ANY, re.compile("^http://127.0.0.1:"), real_http=True)
     rows = [{"metric": {"kpi": name}, "value": [0, str(value)]} for name, value in HEALTHY.items()]
+    for bound, count in (("1.1", "900"), ("1.4", "1000"), ("+Inf", "1000")):
+        rows.append({"metric": {"kpi": "latency_bucket", "le": bound}, "value": [0, count]})
     requests_mock.post(
         "http://prometheus:9090/api/v1/query", json={"status": "success", "data": {"result": rows}}
     )
