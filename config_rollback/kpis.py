@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -28,6 +29,10 @@ STALE_SECONDS = 180
 LOW_SAMPLE_RATE = 30
 LOW_SAMPLE_P95 = 20
 """Below this many messages a p95 is noise: its standard deviation is then some 16% of its value."""
+
+_IDENTITY = "(journal, journey, persona, config_version)"
+_CARRY = "6h"
+"""How long the rules carry a last known value over a gap."""
 
 P95 = 0.95
 Z_95 = 1.959963984540054
@@ -103,13 +108,7 @@ class Kpis:
         Raises `MonitoringUnavailableError`, and `InvalidRequestError`, which names the journeys that
         there are, for another one.
         """
-        if self._url is None:
-            raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
-        ask = partial(_ask, f"{self._url}/api/v1/query", expression(selection))
-        try:
-            answer = await self._calls.run(ask, TOTAL_SECONDS)
-        except TimeoutError as error:
-            raise MonitoringUnavailableError("Prometheus does not answer in time") from error
+        answer = await self._answer(expression(selection))
         known = sorted(answer.journeys)
         if known and selection.journey not in known:
             raise InvalidRequestError(
@@ -124,12 +123,26 @@ class Kpis:
             "kpis": summarise(answer),
         }
 
+    async def read_since(self, persona: str, config_version: str, moment: datetime) -> dict[str, Any]:
+        """The four KPI of a version's messages from the moment on, to the accuracy of an evaluation.
+
+        There is no window before. Raises `MonitoringUnavailableError`.
+        """
+        return summarise(await self._answer(expression_since(persona, config_version, moment)))
+
+    async def _answer(self, query: str) -> Answer:
+        if self._url is None:
+            raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
+        try:
+            return await self._calls.run(partial(_ask, f"{self._url}/api/v1/query", query), TOTAL_SECONDS)
+        except TimeoutError as error:
+            raise MonitoringUnavailableError("Prometheus does not answer in time") from error
+
 
 def expression(selection: Selection) -> str:
     """One PromQL expression for all values, each under its name in the label `kpi`."""
     window = {"window": selection.window}
     recorded = _selector({"scope": selection.scope, **window, **selection.filters})
-    total = _selector({"scope": "total", **window})
     buckets = f"kpi:latency_bucket:sum{_selector({**window, **selection.filters})}"
     messages = f"sum(kpi:messages_total{recorded})"
     before = f" offset {selection.window}"
@@ -140,14 +153,54 @@ def expression(selection: Selection) -> str:
         "previous_messages": f"sum(kpi:messages_total{recorded}{before})",
         **{f"previous_{name}": part for name, part in _values(recorded + before, buckets + before).items()},
         "coverage": f"max(kpi:coverage_ratio{_selector(window)})",
-        "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
-        "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
+        **_health(selection.window),
     }
     if selection.journey is not None:
         parts["journey"] = (
             f"group by (journey) (kpi:messages_total{_selector({'scope': 'journey', **window})})"
         )
+    return _named(parts)
+
+
+def expression_since(persona: str, config_version: str, moment: datetime) -> str:
+    """The same of a version since a moment: what is counted less what was then, as in the rules' windows."""
+    chosen = _selector({"persona": persona, "config_version": config_version})
+    then = f"{moment.timestamp():.3f}"
+
+    def counted(counter: str) -> str:
+        last = f"kpi:{counter}:last{chosen}"
+        born = f"{_IDENTITY} kpi:created:last{chosen} > {then}"
+        known = f"last_over_time({last}[{_CARRY}] @ {then})"
+        return f"({last} - (0 * {last} and on {born} or {known} or kpi:{counter}:first{chosen}))"
+
+    messages, buckets = counted("messages"), counted("latency_bucket")
+    out_of_scope = counted("out_of_scope")
+    parts = {
+        "messages": f"sum({messages})",
+        "latency_bucket": f"sum by (le) ({buckets})",
+        "scoped_messages": f"sum({messages} and {out_of_scope})",
+        "out_of_scope": f"sum({out_of_scope})",
+        "llm_errors": f"sum({counted('llm_errors')})",
+        "p95_latency_ms": _p95(buckets),
+        **_health(WINDOWS[0]),
+    }
+    return _named(parts)
+
+
+def _named(parts: Mapping[str, str]) -> str:
     return " or ".join(f'label_replace({part}, "kpi", "{name}", "", "")' for name, part in parts.items())
+
+
+def _health(window: str) -> dict[str, str]:
+    total = _selector({"scope": "total", "window": window})
+    return {
+        "age_seconds": f"time() - max(timestamp(kpi:messages_total{total}))",
+        "exporter_up": f'max(max_over_time(up{{job="exporter"}}[{STALE_SECONDS}s]))',
+    }
+
+
+def _p95(buckets: str) -> str:
+    return f"1000 * histogram_quantile({P95}, sum by (le) ({buckets})) >= 0"
 
 
 def _values(recorded: str, buckets: str) -> dict[str, str]:
@@ -156,7 +209,7 @@ def _values(recorded: str, buckets: str) -> dict[str, str]:
         "out_of_scope": f"sum(kpi:out_of_scope_total{recorded})",
         "llm_errors": f"sum(kpi:llm_errors_total{recorded})",
         # From the buckets and not from the recorded p95: that of several journeys cannot be combined.
-        "p95_latency_ms": f"1000 * histogram_quantile({P95}, sum by (le) ({buckets})) >= 0",
+        "p95_latency_ms": _p95(buckets),
     }
 
 

@@ -10,6 +10,7 @@ import anyio
 
 from config_rollback.errors import MonitoringUnavailableError
 from config_rollback.kpis import Kpis, Selection
+from config_rollback.models import Activation
 
 WAIT_SECONDS = 2.0
 """How long a page waits for Prometheus before it is shown without."""
@@ -20,11 +21,15 @@ Measured = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The KPI of each version over one window; `problem` says why there are none."""
+    """The KPI of each version over one window; `problem` says why there are none.
+
+    What was `restored` counts from that activation on: what it served before is not what came of it.
+    """
 
     window: str
     versions: Mapping[int, Measured]
     problem: str | None = None
+    restored: Activation | None = None
 
     @property
     def quiet(self) -> bool:
@@ -39,13 +44,14 @@ class Evidence:
 
 
 async def collect(
-    kpis: Kpis, persona: str, versions: tuple[int, ...], judged: tuple[int, ...] | None = None
+    kpis: Kpis, persona: str, versions: tuple[int, ...], restored: Activation | None = None
 ) -> Evidence:
-    """Asks for all windows at once. Never raises: what a page says without Prometheus is in `problem`.
+    """Asks for all at once. Never raises: what a page says without Prometheus is in `problem`.
 
-    The window is the shortest in which the `judged` versions (None: all) had messages, else the longest.
+    The window is the shortest in which all `versions` had messages, else the longest.
     """
     found: dict[tuple[str, int], Measured] = {}
+    after: dict[int, Measured] = {}
     problems: list[str] = []
 
     async def ask(window: str, version: int) -> None:
@@ -55,18 +61,26 @@ async def collect(
         except MonitoringUnavailableError as error:
             problems.append(error.message)
 
+    async def ask_since(activation: Activation) -> None:
+        version, moment = activation.version, activation.activated_at
+        try:
+            after[version] = await kpis.read_since(persona, str(version), moment)
+        except MonitoringUnavailableError as error:
+            problems.append(error.message)
+
     with anyio.move_on_after(WAIT_SECONDS) as waiting:
         async with anyio.create_task_group() as group:
             for window in WINDOWS:
                 for version in versions:
                     group.start_soon(ask, window, version)
+            if restored is not None:
+                group.start_soon(ask_since, restored)
     if waiting.cancelled_caught:
         problems.append("Prometheus does not answer in time")
     if problems:
         return Evidence(WINDOWS[0], {}, problems[0])
     for window in WINDOWS:
-        evidence = Evidence(window, {version: found[window, version] for version in versions})
-        judge = versions if judged is None else judged
-        if all(evidence.versions[version]["messages_total"]["value"] for version in judge):
-            return evidence
-    return evidence
+        measured = {version: found[window, version] for version in versions}
+        if all(kpis["messages_total"]["value"] for kpis in measured.values()):
+            break
+    return Evidence(window, measured | after, restored=restored)

@@ -154,8 +154,7 @@ async def _show_result(
     evidence = None
     # First the fast answer, then this; the version that is back may have to wait for its first messages.
     if latest and outcome.row.from_version is not None and not (waiting and young):
-        left, restored = outcome.row.from_version, outcome.activation.version
-        evidence = await collect(here.kpis, persona, (left, restored), judged=(left,))
+        evidence = await collect(here.kpis, persona, (outcome.row.from_version,), outcome.activation)
     return page(
         request,
         "result.html",

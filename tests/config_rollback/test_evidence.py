@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 
@@ -82,18 +83,46 @@ def test_p95_has_an_interval_and_what_is_surely_worse_is_marked(
     assert "of 1,000" in rows["p95_latency_ms"]
 
 
-def test_after_a_rollback_the_window_is_that_of_the_version_that_was_left(
+def test_what_came_after_a_rollback_is_counted_from_it_on(
     service: Service, browser: Browser, prometheus: Prometheus
 ) -> None:
-    silent = dict.fromkeys(COUNTS, 0.0)
-    restored_in_the_last_hour = ('config_version="1"', 'window="1h"')
-    by_query(prometheus, lambda query: silent if all(p in query for p in restored_in_the_last_hour) else {})
-    assert 'data-window="24h"' in browser.get(LINK).text, "the decision needs figures of both"
+    """Version 1 served 289 messages before version 2, and 5 since the rollback at 12:00."""
+    before, after, left = (
+        dict(zip(COUNTS, counts, strict=True))
+        for counts in ((289.0, 289.0, 8.0, 1.0), (0.0, 0.0, 0.0, 0.0), (70.0, 70.0, 35.0, 0.0))
+    )
+    since = f"@ {service.clock().timestamp():.3f}"
+
+    def counted(query: str) -> dict[str, float]:
+        if 'config_version="2"' in query:
+            return left
+        return after if since in query else before
+
+    by_query(prometheus, counted)
     browser.post("/rollback/concierge", form(browser.get(LINK).text))
     result = browser.get("/rollback/concierge?result=3").text
-    assert 'data-window="1h"' in result, "what version 1 did yesterday is not what came after"
-    assert "no traffic yet" in result
+    caption = result.partition("<caption>")[2].partition("</caption>")[0]
+    assert "Version 2 in the last hour, version 1 since" in caption
+    assert "1 Mar 2026, 12:00:00 UTC</time>" in caption
+    table = result.partition('data-testid="kpis"')[2].partition("</table>")[0]
+    assert "35 of 70" in table
+    assert "289" not in table, "that is from before"
+    assert "none yet" in table
     assert "needs a minute or two to see the first messages of version 1" in result
+    after |= dict(zip(COUNTS, (5.0, 5.0, 1.0, 0.0), strict=True))
+    service.clock.move(minutes=2)
+    result = browser.get("/rollback/concierge?result=3").text
+    assert "1 of 5" in result
+    assert "a minute or two" not in result
+
+
+def test_the_text_of_an_alert_says_when_it_was_told(service: Service, browser: Browser) -> None:
+    """Its figures are older than those of the table beside it."""
+    send(service, alert())
+    service.clock.move(minutes=10)
+    page = browser.get(LINK).text
+    assert "400:1 that the rate has tripled" in page
+    assert re.search(r"\(As of <time[^>]*>1 Mar 2026, 12:00:00 UTC</time>\.\)", page)
 
 
 def test_where_processes_never_follow_the_result_shows_the_figures_all_the_same(

@@ -27,6 +27,7 @@ from config_rollback.kpis import (
     Kpis,
     Selection,
     expression,
+    expression_since,
     p95_interval,
     summarise,
     wilson_interval,
@@ -325,6 +326,7 @@ def test_nothing_is_not_a_number(watched: Service, prometheus: Prometheus) -> No
 
 @pytest.mark.parametrize("persona", ["concierge", 'a"b', "a\\", "a\nb", "名前", '"} or vector(1) #'])
 def test_the_expression_parses_whatever_the_persona_is_called(persona: str) -> None:
+    promql_parser.parse(expression_since(persona, "3", Clock()()))
     for selection in (
         Selection("1h"),
         Selection("7d", "chat"),

@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,37 @@ def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_p
         assert not [sample["metric"] for sample in recorded if math.isnan(float(sample["value"][1]))]
         groups = asked.get("rules")["groups"]
         assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+
+
+def test_what_a_version_does_since_a_rollback_is_told_from_what_it_did_before(
+    prometheus: Path, tmp_path: Path
+) -> None:
+    exporter = Exporter()
+    exporter.count(CHAT_1, 289, seconds=4.0, out_of_scope=100, errors=9)
+    exporter.count(GUIDANCE_1, 7, seconds=0.4)
+
+    def since(moment: datetime) -> dict[str, dict[str, Any]]:
+        read: dict[str, dict[str, Any]] = anyio.run(
+            Kpis(asked.url, utc_now).read_since, "concierge", "1", moment
+        )
+        return read
+
+    with running(prometheus, tmp_path, exporter) as asked:
+        asked.wait_for(TOTAL, 296)
+        rollback = utc_now()
+        assert since(rollback)["messages_total"]["value"] == 0
+        assert since(rollback)["p95_latency_ms"]["value"] is None
+        exporter.count(CHAT_1, 4, seconds=0.4)
+        exporter.count(CHAT_1, 1, seconds=0.4, out_of_scope=1)
+        # A journey that was not seen before.
+        exporter.count(SUPPORT_1, 2, seconds=0.4, errors=1)
+        asked.wait_for(TOTAL, 303)
+        kpis = since(rollback)
+        assert kpis["messages_total"]["value"] == 7
+        assert (kpis["out_of_scope_rate"]["numerator"], kpis["out_of_scope_rate"]["denominator"]) == (1, 5)
+        assert kpis["llm_error_rate"]["numerator"] == 1
+        assert kpis["p95_latency_ms"]["value"] < 1000
+        exporter.lose_state("journal-2")
+        exporter.count(CHAT_1, 3, seconds=0.4)
+        asked.wait_for(TOTAL, 306)
+        assert since(rollback)["messages_total"]["value"] == 10
