@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
@@ -27,15 +25,17 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
     """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`.
 
-    Counted first: a flood of refused attempts must not fill the audit. Raises also `RateLimitedError`.
+    Raises also `RateLimitedError`, and what `Refusals.write` raises.
     """
-    await services(request).rate_limits.check(actor)
+    here = services(request)
+    await here.rate_limits.check(actor)
     if actor.role == OPS:
         return actor
+    here.metrics.forbidden.inc()
     call = Call(actor, request_id(request))
-    await run_sync(
-        partial(services(request).attempts.record_denied, call, action, persona, ForbiddenError.code)
-    )
+    first = here.refusals.admit(call, action, persona, ForbiddenError.code)
+    if first is not None:
+        await run_sync(here.refusals.write, first)
     raise ForbiddenError("this needs the role ops")
 
 

@@ -80,12 +80,13 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
         await here.delivery.refresh()
         for persona in here.delivery.active:
             here.metrics.know_persona(persona)
-        tasks = asyncio.gather(here.delivery.watch(), here.clients.share())
+        tasks = asyncio.gather(here.delivery.watch(), here.clients.share(), here.upkeep.run())
         try:
             yield
         finally:
             here.delivery.close()
             here.clients.close()
+            here.upkeep.close()
             try:
                 await tasks
             finally:

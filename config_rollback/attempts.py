@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -159,12 +159,14 @@ class Attempts:
             raise outcome
         return outcome
 
-    def record_denied(self, call: Call, action: str, persona: str | None, error_code: str) -> None:
-        """Audits an attempt that was refused before any decision. Raises as `perform` does."""
-        attempt = replace(self.begin(call, action, persona), status="failed", error_code=error_code)
-        with self._auditable(attempt), self._store.write() as transaction:
-            head = transaction.append_audit(attempt)
-        self._announce(head, attempt)
+    def record(self, attempts: Sequence[Attempt]) -> None:
+        """Audits attempts that were refused before any decision, all or none. Raises as `perform` does."""
+        if not attempts:
+            return
+        with self._auditable(attempts[0]), self._store.write() as transaction:
+            heads = [transaction.append_audit(attempt) for attempt in attempts]
+        for head, attempt in zip(heads, attempts, strict=True):
+            self._announce(head, attempt)
 
     @contextmanager
     def _alone(self, call: Call) -> Iterator[None]:
@@ -211,6 +213,7 @@ class Attempts:
             persona=attempt.persona,
             status=attempt.status,
             error_code=attempt.error_code,
+            attempts=attempt.attempts,
         )
 
 

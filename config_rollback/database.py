@@ -107,11 +107,10 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 
 APPLICATION = {
-    "SELECT, INSERT": ("versions", "activations", "audit", "idempotency"),
+    "SELECT, INSERT": ("versions", "activations", "audit"),
     "SELECT, UPDATE": ("audit_head",),
-    "SELECT, INSERT, DELETE": ("used_tokens",),
-    "SELECT, INSERT, UPDATE": ("sessions", "alerts"),
-    "SELECT, INSERT, UPDATE, DELETE": ("serving",),
+    "SELECT, INSERT, DELETE": ("used_tokens", "idempotency"),
+    "SELECT, INSERT, UPDATE, DELETE": ("sessions", "alerts", "serving"),
     "SELECT": ("alembic_version",),
 }
 """Privileges of a role that runs the service without owning its tables."""

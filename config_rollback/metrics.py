@@ -75,6 +75,17 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.forbidden = Counter(
+            "config_forbidden",
+            "Attempts refused for want of the role ops; audit rows may tell of several.",
+            registry=self.registry,
+        )
+        self.rows_deleted = Counter(
+            "config_rows_deleted",
+            "Rows deleted because they were older than the settings keep them.",
+            ["table"],
+            registry=self.registry,
+        )
         self._refused = Counter(
             "config_requests_refused",
             "Connections and requests refused by the server itself: not HTTP, or over a bound.",
@@ -117,7 +128,7 @@ class Metrics:
             self.know_persona(attempt.persona)
             self.activations.labels(attempt.persona, attempt.action).inc()
         if attempt.action == "rollback":
-            self.rollbacks.labels("succeeded" if done else "refused").inc()
+            self.rollbacks.labels("succeeded" if done else "refused").inc(attempt.attempts)
 
     def unaudited(self, attempt: Attempt, error: UnavailableError) -> None:
         """Counts an attempt that the database failed (`attempts.Observer`)."""

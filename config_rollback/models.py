@@ -135,6 +135,7 @@ class IdempotencyRecord(Base):
     """What was answered to an actor's `Idempotency-Key`, written in the transaction of the act."""
 
     __tablename__ = "idempotency"
+    __table_args__ = (Index("ix_idempotency_created_at", "created_at"),)
 
     issuer: Mapped[str] = mapped_column(primary_key=True)
     actor: Mapped[str] = mapped_column(primary_key=True)
@@ -149,6 +150,7 @@ class UsedToken(Base):
     """The id of a one-time login token that was used up; kept until the token is expired anyway."""
 
     __tablename__ = "used_tokens"
+    __table_args__ = (Index("ix_used_tokens_expires_at", "expires_at"),)
 
     jti: Mapped[str] = mapped_column(String(64), primary_key=True)
     expires_at: Mapped[datetime]
@@ -158,6 +160,7 @@ class BrowserSession(Base):
     """A login in a browser. Only a hash of the cookie is kept, so the table opens no session."""
 
     __tablename__ = "sessions"
+    __table_args__ = (Index("ix_sessions_expires_at", "expires_at"),)
 
     cookie_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     issuer: Mapped[str]
@@ -175,6 +178,7 @@ class Alert(Base):
     __table_args__ = (
         UniqueConstraint("fingerprint", "starts_at"),
         Index("ix_alerts_persona", "persona", "status"),
+        Index("ix_alerts_updated_at", "updated_at"),
     )
 
     alert_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

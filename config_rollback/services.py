@@ -22,9 +22,11 @@ from config_rollback.errors import SettingsError
 from config_rollback.kpis import Kpis
 from config_rollback.metrics import Metrics
 from config_rollback.rate_limits import RateLimits
+from config_rollback.refusals import Refusals
 from config_rollback.rollback import Changes
 from config_rollback.settings import Settings
 from config_rollback.store import Store
+from config_rollback.upkeep import Upkeep
 
 ANONYMOUS_THREADS = 4
 """Of anyio's 40, for `/metrics`, `/-/ready` and login links."""
@@ -37,7 +39,8 @@ class Services:
     settings: Settings
     clock: Clock
     store: Store
-    attempts: Attempts
+    refusals: Refusals
+    upkeep: Upkeep
     changes: Changes
     access_tokens: AccessTokens
     sessions: Sessions
@@ -72,13 +75,15 @@ def build(settings: Settings, clock: Clock) -> Services:
     rate_limits = RateLimits(settings)
     metrics = Metrics(store, delivery, clients, rate_limits, clock, settings.external_url)
     attempts = Attempts(store, clock, metrics)
+    refusals = Refusals(attempts)
     schema = settings.config_schema_file
     validate_config = ConfigSchema(schema).validate if schema else persona_config.validate_config
     return Services(
         settings=settings,
         clock=clock,
         store=store,
-        attempts=attempts,
+        refusals=refusals,
+        upkeep=Upkeep(store, refusals, settings, clock, metrics),
         changes=Changes(attempts, validate_config),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, secret, clock),

@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     While it is away each replica counts for itself."""
     rate_limit_store_file: Path | None = None
 
+    keep_sessions_days: int = Field(default=30, ge=1, le=36_500)
+    """How long logins that are over stay in the database."""
+    keep_idempotency_keys_days: int = Field(default=7, ge=1, le=36_500)
+    """How long a retry with the same `Idempotency-Key` gets the first answer."""
+    keep_alerts_days: int = Field(default=90, ge=1, le=36_500)
+    """How long alerts stay in the inbox after Alertmanager last told of them."""
+
     jwks_file: Path | None = None
     """Public keys (RFC 7517) of an issuer of access tokens; read anew while the service runs."""
     jwks_url: str | None = None

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, 
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from config_rollback import audit, database, persona_config, record
 from config_rollback.alerts import LATE_WITHIN
@@ -62,6 +62,15 @@ def _entry(columns: Iterable[Any]) -> record.Entry:
         None if activation["activation_id"] is None else record.ActivationRecord(**activation),
         None if version["content_hash"] is None else record.VersionRecord(**version),
     )
+
+
+FORGETTABLE: dict[str, InstrumentedAttribute[datetime]] = {
+    "sessions": BrowserSession.expires_at,
+    "used_tokens": UsedToken.expires_at,
+    "idempotency": IdempotencyRecord.created_at,
+    "alerts": Alert.updated_at,
+}
+"""Tables whose old rows may go, each with what says how old a row is. Nothing of the record is here."""
 
 
 class Store:
@@ -403,9 +412,8 @@ class Transaction:
 
     # Logins
 
-    def use_token(self, jti: str, expires_at: datetime, now: datetime) -> bool:
+    def use_token(self, jti: str, expires_at: datetime) -> bool:
         """Uses up a one-time token; False where it was used before."""
-        self._session.execute(delete(UsedToken).where(UsedToken.expires_at < now))
         try:
             with self._session.begin_nested():
                 self._session.execute(insert(UsedToken).values(jti=jti, expires_at=expires_at))
@@ -470,6 +478,16 @@ class Transaction:
             query = query.where(Alert.status == status)
         found = self._session.scalars(query).all()
         return sorted(found, key=lambda alert: (alert.starts_at, alert.alert_id), reverse=True)
+
+    # Retention
+
+    def forget(self, moment: InstrumentedAttribute[datetime], before: datetime, limit: int) -> int:
+        """Deletes the oldest rows whose moment, one of `FORGETTABLE`, is before then; returns how many."""
+        table = moment.class_
+        key = [getattr(table, column.key) for column in table.__table__.primary_key]
+        oldest = select(*key).where(moment < before).order_by(moment).limit(limit)
+        gone = delete(table).where(tuple_(*key).in_(oldest)).returning(key[0])
+        return len(self._session.execute(gone, execution_options={"synchronize_session": False}).all())
 
     # Convergence
 

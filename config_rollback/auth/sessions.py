@@ -51,7 +51,7 @@ class Sessions:
         """Uses up a one-time token. Raises an `AuthenticationError`, the second time too."""
         identity = self._verifier.verify(login_token, "login")
         with self._store.write() as transaction:
-            if not transaction.use_token(identity.jti, identity.expires_at, self._clock()):
+            if not transaction.use_token(identity.jti, identity.expires_at):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
             login = self._add(transaction, Actor(identity.subject, identity.role, identity.issuer))
         log.info("logged_in", actor=identity.subject, role=identity.role, way="link")

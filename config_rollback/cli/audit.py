@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def list_rows(
             connection.cell(row["persona"]),
             connection.cell(row["from_version"]),
             connection.cell(row["to_version"]),
-            row["status"] if row["error_code"] is None else row["error_code"],
+            _outcome(row),
             connection.cell(row["reason"] or row["alert"]),
             style=None if row["status"] == "succeeded" else "yellow",
         )
@@ -145,6 +145,11 @@ def _verify_file(file: Path, known: Head | None) -> Verification:
         connection.fail(f"{file}: {error.strerror}", connection.USAGE)
     except ValueError as error:
         connection.fail(f"{file}: {error}", connection.USAGE)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    times = f" ({row['attempts']} times)" if row["attempts"] > 1 else ""
+    return f"{row['error_code'] or row['status']}{times}"
 
 
 def _head(head: dict[str, object]) -> str:

@@ -32,10 +32,12 @@ ON_BOTH_DATABASES = {
     "test_migrations",
     "test_openapi",
     "test_record",
+    "test_refusals",
     "test_secrets",
     "test_state",
     "test_state_machine",
     "test_store",
+    "test_upkeep",
 }
 ON_POSTGRESQL = {"test_replicas", "test_roles"}
 """SQLite serves one process."""
