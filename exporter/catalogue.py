@@ -125,6 +125,12 @@ POLICY_RELOADED: Final = Metric(
     (),
     "Whether the label policy was valid when it was read last: 0 means that the one before is in force.",
 )
+RECOVERIES: Final = Metric(
+    "exporter_journal_recoveries_total",
+    "counter",
+    ("fault",),
+    "Starts that found this fault in the journal: all but a torn tail mean lost state and a new journal id.",
+)
 CLOCK_JUMPS: Final = Metric(
     "exporter_clock_jumps_total",
     "counter",
@@ -140,6 +146,7 @@ SELF_METRICS: Final = (
     SERIES,
     SERIES_LIMIT,
     POLICY_RELOADED,
+    RECOVERIES,
     CLOCK_JUMPS,
     BUILD_INFO,
 )

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter import catalogue
 from exporter.catalogue import Metric
+from exporter.journal import Fault
 from exporter.series import SeriesTable
 
 
@@ -30,6 +31,9 @@ class SelfMonitoring:
         self._by_result = {result: pushes.labels(result) for result in catalogue.PUSH_RESULTS}
         for reason in (*error_codes, *catalogue.OVERFLOWS):
             self._rejected.labels(reason)
+        self._recoveries = counter(catalogue.RECOVERIES)
+        for fault in Fault:
+            self._recoveries.labels(fault.value)
         for direction in catalogue.JUMPS:
             self._clock_jumps.labels(direction)
         gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
@@ -45,6 +49,10 @@ class SelfMonitoring:
     def policy_reloaded(self, successful: bool) -> None:
         """Say whether the label policy could be read anew."""
         self._policy_reloaded.set(successful)
+
+    def recovered(self, fault: Fault) -> None:
+        """Count a start that found a fault in the journal."""
+        self._recoveries.labels(fault.value).inc()
 
     def clock_jumped(self, direction: str) -> None:
         """Count a jump of the system's clock; `direction` is one of `catalogue.JUMPS`."""

@@ -41,6 +41,8 @@ class Service:
             recovery = journal.recover()
             self._clock = JournalClock(unix, monotonic, recovery.newest, monitoring.clock_jumped)
             _take_over(journal, recovery, self._state, self._clock.now())
+            if recovery.fault is not None:
+                monitoring.recovered(recovery.fault)
         except BaseException:
             journal.close()
             raise

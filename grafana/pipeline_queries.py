@@ -21,6 +21,11 @@ def lost_observations() -> str:
     return f'{rejected} or label_replace({dropped}, "reason", "dropped_by_client", "", "")'
 
 
+def journal_recoveries() -> str:
+    """Starts within the dashboard's time range whose journal was not as it was left, by fault."""
+    return "sum by (fault) (max_over_time(exporter_journal_recoveries_total[$__range]))"
+
+
 def series_share_of_limit() -> str:
     """Fullness of the exporter's table of label sets; at 1 new label sets become `other`."""
     return "max by (instance) (exporter_series / exporter_series_limit)"

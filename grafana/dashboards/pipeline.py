@@ -36,7 +36,7 @@ def dashboard() -> Dashboard:
         panels=panels.place(
             [
                 (5, [(6, _coverage(1)), (6, _alerting(10)), (6, _audit(11)), (6, _audit_failures(3))]),
-                (5, [(12, _rollbacks(2)), (12, _activations(12))]),
+                (5, [(8, _rollbacks(2)), (6, _activations(12)), (10, _journal_recoveries(17))]),
                 (8, [(12, _pushes(6)), (12, _lost(5))]),
                 (8, [(8, _targets(4)), (8, _scrape_duration(13)), (8, _series(7))]),
                 (8, [(8, _rule_age(14)), (8, _rule_failures(8)), (8, _rule_load(9))]),
@@ -84,6 +84,20 @@ def _activations(panel_id: int) -> Builder[Panel]:
         unit="short",
         decimals=0,
         no_value=_NO_ROLLBACK,
+    )
+
+
+def _journal_recoveries(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Journals found faulty",
+        "Exporters that found this fault in their journal when they started, in the time range. A torn tail "
+        "loses nothing, and a new exporter's journal is missing; else counts since the last scrape are lost.",
+        expr=queries.journal_recoveries(),
+        legend="{{fault}}",
+        unit="short",
+        decimals=0,
+        no_value=_NOT_SCRAPED,
     )
 
 

@@ -7,12 +7,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from exporter.journal import Fault
 from tests.exporter.running import Clock, Process, Running, sample, series
 
 
@@ -186,6 +188,40 @@ def test_a_removed_journal_makes_the_next_start_begin_anew_and_nothing_count_twi
     assert exporter.journal() != journal
     assert exporter.post("/v1/push", push(2)).json()["data"]["duplicate"] is False
     assert exporter.value("conversation_messages_total") == 2
+    assert exporter.value("exporter_journal_recoveries_total", fault="missing") == 1
+
+
+def test_each_fault_is_counted_from_the_start_and_a_sound_journal_is_none(
+    start: Callable[..., Running], state_dir: Path
+) -> None:
+    numbers = count(1)
+
+    def found() -> dict[str, float | None]:
+        exporter = start()
+        name = "exporter_journal_recoveries_total"
+        counts = {fault.value: exporter.value(name, fault=fault.value) for fault in Fault}
+        for _ in range(2):
+            exporter.push(series(messages=1), seq=next(numbers))
+        exporter.stop()
+        return counts
+
+    path = state_dir / "journal"
+
+    def copy() -> None:
+        shutil.copy(path, state_dir / "copy")
+        (state_dir / "copy").replace(path)
+
+    none = dict.fromkeys((fault.value for fault in Fault), 0.0)
+    assert found() == none | {"missing": 1}
+    assert found() == none
+    for harm, fault in (
+        (lambda: path.write_bytes(path.read_bytes() + b"DBJ1\0"), "torn"),
+        (lambda: path.write_bytes(path.read_bytes()[:-1] + b"?"), "damaged"),
+        (copy, "copied"),
+        (lambda: os.truncate(path, path.stat().st_size - 1), "set_back"),
+    ):
+        harm()
+        assert found() == none | {fault: 1}
 
 
 def test_a_copied_state_gets_a_journal_of_its_own(

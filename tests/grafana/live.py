@@ -131,6 +131,7 @@ def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
     metric(Counter, catalogue.PUSHES).labels("accepted").inc()
     metric(Counter, catalogue.REJECTED).labels("label_not_allowed").inc()
     metric(Counter, catalogue.CLIENT_DROPPED).inc()
+    metric(Counter, catalogue.RECOVERIES).labels("missing").inc()
     metric(Gauge, catalogue.SERIES).set(3 * len(personas))
     metric(Gauge, catalogue.SERIES_LIMIT).set(1000)
     for persona in personas:

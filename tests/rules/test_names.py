@@ -27,6 +27,7 @@ CONFIG_ROLLBACK_METRICS = {
 PROMETHEUS_METRICS = {
     "ALERTS",
     "alertmanager_notifications_failed_total",
+    "process_start_time_seconds",
     "prometheus_notifications_errors_total",
     "prometheus_rule_evaluation_failures_total",
     "prometheus_rule_group_iterations_missed_total",
