@@ -14,8 +14,8 @@ WINDOWS = ("1h", "6h", "24h", "7d")
 MINIMUM_SAMPLE = 30
 """Messages below which a rate is not judged; the same limit as in the z test of `ConfigVersionRegression`."""
 
-EVIDENCE_STARTS, EVIDENCE_ENDS, EVIDENCE_ODDS = 6.4, 3.5, 600
-"""Evidence at which a drift alert starts and below which it ends, and the odds that the former stands for."""
+EVIDENCE_STARTS, EVIDENCE_ENDS = 6.4, 3.5
+"""Evidence at which a drift alert starts and below which it ends."""
 
 REGRESSION_STARTS, REGRESSION_ENDS = 3.5, 2.5
 """Standard deviations above which a version is worse than its predecessor, and below which no longer."""
@@ -125,7 +125,7 @@ def drift_state(alert: str, kpi_name: str) -> str:
 
 
 def evidence() -> str:
-    """Natural log of the odds, 0 to 6.4, that a serving version's rate has tripled."""
+    """Evidence that a serving version's rate has tripled: a log likelihood ratio, from 0 to 6.4."""
     return _judged("kpi:drift:evidence")
 
 

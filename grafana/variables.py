@@ -135,7 +135,9 @@ def config_changes() -> AnnotationQuery:
 
 def firing_alerts() -> AnnotationQuery:
     """Marks when an alert that someone must act on was firing."""
-    return _annotation("Firing alerts", "red", queries.firing_alerts(), "{{alertname}}: {{persona}}")
+    return _annotation(
+        "Firing alerts", "red", queries.firing_alerts(), "{{alertname}} ({{severity}}): {{persona}}"
+    )
 
 
 def rollback_link(persona: str, config_version: str) -> str:

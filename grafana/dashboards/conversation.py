@@ -156,12 +156,11 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Drifting personas",
-        "What is known against each serving version, the strongest evidence first. Evidence of "
-        f"{queries.EVIDENCE_STARTS} means {queries.EVIDENCE_ODDS}:1 that the rate has tripled against the "
-        f"persona's own past and raises an alert, below {queries.EVIDENCE_ENDS} it ends; z "
-        f"above {queries.REGRESSION_STARTS} means worse than the predecessor, until it is below "
-        f"{queries.REGRESSION_ENDS}. The persona opens its versions side by side, the version its rollback "
-        "page.",
+        "What is known against each serving version, the strongest evidence first. At evidence "
+        f"{queries.EVIDENCE_STARTS} that its rate has tripled against the persona's own past an alert "
+        f"starts, below {queries.EVIDENCE_ENDS} it ends; z above {queries.REGRESSION_STARTS} means worse "
+        f"than the predecessor, until it is below {queries.REGRESSION_ENDS}. The persona opens its versions "
+        "side by side, the version its rollback page.",
         exprs=[
             queries.evidence(),
             queries.evidence_since(),

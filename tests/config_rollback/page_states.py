@@ -26,9 +26,9 @@ PROMPT = (
 )
 SUMMARY = "The out-of-scope rate of persona concierge has drifted (chat, version 2)"
 DESCRIPTION = (
-    "The odds are 600:1 that in chat the out-of-scope rate of persona concierge has grown 3-fold since "
-    "2026-03-05 08:11 UTC. In the last hour 53 messages of version 2 were out of scope; its own "
-    "past week lets expect 7.0."
+    "In the last hour 53 of 184 messages of version 2 in chat were out of scope. At the rate of the "
+    "persona's own past (3.8%) it would have been 7.0. The rate has been higher since about 2026-03-05 08:11 "
+    "UTC. In simulations a persona that did not drift had such an alert up to once in two weeks."
 )
 _NAMES = (
     "messages",

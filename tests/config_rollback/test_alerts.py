@@ -31,7 +31,7 @@ def alert(**changes: Any) -> dict[str, Any]:
         },
         "annotations": {
             "summary": "concierge drifts",
-            "description": "400:1 that the rate has tripled",
+            "description": "53 of 184 messages of version 2 in chat were out of scope",
             "dashboard_url": "http://127.0.0.1:3000/d/driftback-persona",
         },
         "startsAt": "2026-03-01T11:55:00.123456789Z",

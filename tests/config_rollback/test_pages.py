@@ -55,7 +55,7 @@ def test_the_rollback_page_says_what_will_happen_and_why(drifted: Service, brows
     page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
     assert "<h1>Roll concierge back to version 1?</h1>" in page
     assert "Roll concierge back from version 2 to 1</button>" in page
-    assert "400:1 that the rate has tripled" in page
+    assert "53 of 184 messages of version 2 in chat were out of scope" in page
     assert "<ins>" in page
     assert "returns" in page
     assert "1 serving process will follow" in page

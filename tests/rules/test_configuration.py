@@ -150,9 +150,9 @@ def test_a_resolved_alert_offers_no_rollback(amtool: Path, tmp_path: Path, templ
     assert "/rollback/" not in text
 
 
-def test_the_title_counts_what_fires(amtool: Path, tmp_path: Path) -> None:
-    assert _rendered(amtool, tmp_path, "title", "firing") == "[FIRING:1] persona a & <b> has drifted"
-    assert _rendered(amtool, tmp_path, "title", "resolved") == "[RESOLVED] persona a & <b> has drifted"
+def test_the_title_counts_what_fires_and_says_whether_it_is_a_page(amtool: Path, tmp_path: Path) -> None:
+    assert _rendered(amtool, tmp_path, "title", "firing") == "[FIRING:1] page: persona a & <b> has drifted"
+    assert _rendered(amtool, tmp_path, "title", "resolved") == "[RESOLVED] page: persona a & <b> has drifted"
 
 
 @pytest.mark.parametrize("template", ["title", "text", "html", "slack"])
