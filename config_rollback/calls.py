@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import requests
 import structlog
@@ -48,12 +48,17 @@ class Calls:
             async with asyncio.timeout(seconds):
                 await self._free.acquire()
                 call = asyncio.create_task(_in_a_thread(work))
-                # Not when the caller gives up: the thread is busy until then.
-                call.add_done_callback(lambda _: self._free.release())
+                call.add_done_callback(self._ended)
                 return await asyncio.shield(call)
         except TimeoutError:
             self._closed_until = now() + COOLDOWN_SECONDS
             raise
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        # Not when the caller gave up: the thread was busy until now.
+        self._free.release()
+        if not call.cancelled():
+            call.exception()  # asyncio would log what nobody waits for any more
 
 
 class Document(Generic[Result]):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from config_rollback import postgres_connection
 
@@ -41,21 +42,16 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         event.listen(engine, "checkin", _end_transaction)
         return engine
-    limits = {
-        "lock_timeout": busy_timeout,
-        "statement_timeout": postgres_connection.STATEMENT_SECONDS,
-        "idle_in_transaction_session_timeout": postgres_connection.IDLE_SECONDS,
-    }
-    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+    defaults = postgres_connection.PARAMETERS
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={**postgres_connection.PARAMETERS, "options": options},
+        connect_args={name: value for name, value in defaults.items() if name not in parsed.query},
         pool_timeout=busy_timeout,
         pool_pre_ping=True,
         **_POOL,
     )
     event.listen(engine, "do_connect", _connect_postgresql)
-    event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "begin", partial(_begin_postgresql, _limits(parsed, busy_timeout)))
     event.listen(engine, "checkin", _end_transaction)
     return engine
 
@@ -82,7 +78,23 @@ def _connect_postgresql(_dialect: Any, _record: Any, arguments: Any, parameters:
     return connection
 
 
-def _begin_postgresql(connection: Connection) -> None:
+def _limits(url: URL, busy_timeout: float) -> str:
+    """The statement that bounds a transaction; what the URL's own `options` set stays as it is.
+
+    In each transaction: PgBouncer refuses them at the connection, and keeps no setting between transactions.
+    """
+    seconds = {
+        "lock_timeout": busy_timeout,
+        "statement_timeout": postgres_connection.STATEMENT_SECONDS,
+        "idle_in_transaction_session_timeout": postgres_connection.IDLE_SECONDS,
+    }
+    given = str(url.query.get("options", ""))
+    limits = {name: int(limit * 1000) for name, limit in seconds.items() if f"{name}=" not in given}
+    return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', true)" for name, limit in limits.items())
+
+
+def _begin_postgresql(limits: str, connection: Connection) -> None:
+    connection.exec_driver_sql(limits)
     # What BEGIN IMMEDIATE is on SQLite: one writer at a time, whatever it writes; ends with the transaction.
     # Statements after it see what the writer before has committed (READ COMMITTED, the default).
     if connection.get_execution_options().get("driftback_write", False):

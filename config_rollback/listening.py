@@ -32,23 +32,30 @@ class Listener:
         """Whether every activation is told at this moment."""
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled, or finds a pooler in between: activations are then looked for, not told."""
         while True:
             try:
-                await self._listen()
+                if not await self._listen():
+                    log.warning("listening_impossible", cause="a connection pooler such as PgBouncer")
+                    return
             except psycopg.Error as error:
                 log.warning("listening_failed", error=type(error).__name__)
             finally:
                 self.listening = False
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load)
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> bool:
+        """False where nothing would be told: a pooler gives the connection to somebody else."""
         async with await self._connect() as connection:
+            (server,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or (None,)
+            if server != connection.info.backend_pid:  # a pooler makes one up
+                return False
             await connection.execute(f"LISTEN {ACTIVATIONS_CHANNEL}".encode())
             self.listening = True
             self._heard()  # what was activated while nobody listened
             async for _ in connection.notifies():
                 self._heard()
+        return True
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
         connecting = asyncio.create_task(psycopg.AsyncConnection.connect(**self._parameters, autocommit=True))

@@ -171,7 +171,9 @@ class _Versions(Collector):
         for persona in self._delivery.active.keys() | self._delivery.withheld:
             withheld.add_metric([persona], persona in self._delivery.withheld)
         yield withheld
-        up = GaugeMetricFamily("config_database_up", "1 where the database could be read for this scrape.")
+        up = GaugeMetricFamily(
+            "config_database_up", "1 where the database could be read for this scrape and takes writes."
+        )
         try:
             yield from self._stored()
         except UnavailableError:  # the store has logged it
@@ -202,6 +204,7 @@ class _Versions(Collector):
             labels=["persona"],
         )
         with self._store.read() as transaction:
+            transaction.require_writable()
             for activation in transaction.recent_activations(self._clock() - PREDECESSOR_WITHIN):
                 target = transaction.default_target(activation)
                 if target is not None:

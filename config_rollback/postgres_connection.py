@@ -21,6 +21,8 @@ IDLE_SECONDS = 15.0
 
 PARAMETERS: dict[str, Any] = {
     "connect_timeout": 5,
+    # PgBouncer hands every transaction to another server connection, where the statement is not prepared.
+    "prepare_threshold": None,
     # A server that went away without a word is noticed after half a minute,
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -28,6 +30,7 @@ PARAMETERS: dict[str, Any] = {
     # and where something was sent to it after ten seconds (here in milliseconds).
     "tcp_user_timeout": 10_000,
 }
+"""Where the URL says nothing else."""
 
 Answer = TypeVar("Answer")
 

@@ -165,6 +165,15 @@ class Transaction:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def require_writable(self) -> None:
+        """Raises `StorageUnavailableError` where the database is a standby, or set read-only."""
+        if self._session.get_bind().dialect.name != "postgresql":
+            return
+        read_only = func.current_setting("default_transaction_read_only") == "on"
+        if self._session.scalar(select(or_(func.pg_is_in_recovery(), read_only))):
+            log.error("storage_failed", cause="the database takes no writes: a standby, or set read-only")
+            raise StorageUnavailableError("the database takes no writes")
+
     # Versions and activations
 
     def active(self, persona: str) -> Activation | None:

@@ -29,12 +29,12 @@ async def healthy(_: Request) -> Response:
 
 @operation("anyone", None)
 async def ready(request: Request) -> Response:
-    """The database answers too."""
+    """The database answers too, and takes writes."""
     here = services(request)
 
     def ask() -> None:
         with here.store.read() as transaction:
-            transaction.newest_activation()
+            transaction.require_writable()
 
     async with here.anonymous:
         await run_sync(ask)

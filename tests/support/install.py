@@ -18,6 +18,7 @@ from tests.support import postgres
 SYSTEM_PACKAGES = {
     "chromium": ["chromium", "fonts-dejavu-core"],
     "redis-check-rdb": ["redis-tools"],  # holds the server too (see redis.py)
+    "pgbouncer": ["pgbouncer"],
 }
 
 

@@ -43,32 +43,36 @@ def find_binaries() -> Path:
 
 
 class Server:
-    """A running server; `close` ends it and removes its files."""
+    """A running server; `close` ends it and removes its files. With `primary`, a hot standby of that one."""
 
-    def __init__(self) -> None:
+    def __init__(self, primary: Server | None = None) -> None:
         self._binaries = find_binaries()
         # Not below pytest's folder: that one is for its user alone, and a socket's path is at most 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="driftback-pg-", dir="/tmp"))
         self._log = self._folder / "log"
         self._names = (f"test_{number}" for number in count(1))
         if os.geteuid() == 0:
-            user = _unprivileged()
+            user = unprivileged()
             os.chown(self._folder, user.pw_uid, user.pw_gid)
         data = self._folder / "data"
-        self._run_as_user(
-            "initdb",
-            "--wal-segsize=1",
-            "-D",
-            data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C.UTF-8",
-            "--no-sync",
-        )
+        if primary is None:
+            self._run_as_user(
+                "initdb",
+                "--wal-segsize=1",
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            )
+        else:
+            source = ("-h", primary.folder, "-U", "postgres", "--checkpoint=fast")
+            self._run_as_user("pg_basebackup", *source, "-D", data, "--write-recovery-conf", "--no-sync")
         # No fsync: these tests kill clients and backends, not the machine.
         options = {
             "listen_addresses": "",
@@ -80,13 +84,14 @@ class Server:
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_as_user(), str(self._binaries / "postgres"), "-D", str(data), *arguments],
+                [*as_user(), str(self._binaries / "postgres"), "-D", str(data), *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
             )
         self._wait()
-        self.execute(f"CREATE ROLE {OWNER} LOGIN")
+        if primary is None:
+            self.execute(f"CREATE ROLE {OWNER} LOGIN")
 
     @property
     def folder(self) -> Path:
@@ -126,7 +131,7 @@ class Server:
 
     def _limit_files(self, size: str) -> None:
         # The soft limit alone, by the server's own user: no privilege is needed for that.
-        command = [*_as_user(), "prlimit", "--pid", str(self._process.pid), f"--fsize={size}:"]
+        command = [*as_user(), "prlimit", "--pid", str(self._process.pid), f"--fsize={size}:"]
         subprocess.run(command, check=True)
 
     def program(self, name: str) -> str:
@@ -156,21 +161,22 @@ class Server:
                 return
 
     def _run_as_user(self, program: str, *arguments: object) -> None:
-        command = [*_as_user(), self.program(program), *map(str, arguments)]
+        command = [*as_user(), self.program(program), *map(str, arguments)]
         done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
 
 
-def _unprivileged() -> pwd.struct_passwd:
+def unprivileged() -> pwd.struct_passwd:
     """Whom the server runs as where the tests run as root, which PostgreSQL refuses."""
     known = {user.pw_name: user for user in pwd.getpwall()}
     return known.get("postgres") or known["nobody"]
 
 
-def _as_user() -> list[str]:
+def as_user() -> list[str]:
+    """The words before a command that keep it from outliving the tests, and from being root."""
     command = ["setpriv", "--pdeathsig", "INT"]
     if os.geteuid() == 0:
-        user = _unprivileged()
+        user = unprivileged()
         command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     return command
