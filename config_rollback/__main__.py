@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from functools import partial
+from importlib.metadata import version
 from socket import socket
 
 import uvicorn
@@ -14,8 +16,8 @@ from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
 from config_rollback.server import Protocol
 from config_rollback.services import Services
-from config_rollback.settings import Settings, load
-from exporter import descriptors
+from config_rollback.settings import PREFIX, Settings, load
+from exporter.listener import ListenError, listen
 
 STOP_SECONDS = 5
 """How long a stop waits for answers in progress."""
@@ -35,40 +37,42 @@ class Server(uvicorn.Server):
 
 
 def create_server(settings: Settings) -> Server:
-    """The server, not yet started. Raises SettingsError."""
-    try:
-        descriptors.provide(settings.max_connections)
-    except descriptors.TooFewDescriptorsError as error:
-        raise SettingsError(f"CONFIG_ROLLBACK_MAX_CONNECTIONS: {error}") from None
+    """The server, not yet started."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         http=partial(Protocol, app.state.services),  # type: ignore[arg-type]  # a class for all it does
         ws="none",
         log_config=None,
         access_log=False,  # `RequestContext` logs requests, without their queries
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
-        backlog=4096,
     )
     return Server(config, app.state.services)
 
 
 def main() -> int:
     """Exit code 2 for unusable settings, 3 where the server could not start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m config_rollback",
+        description="Keeps persona configurations and rolls them back, audited: API, pages and delivery.",
+        epilog="Settings are environment variables that begin with CONFIG_ROLLBACK_. docs/reference.md "
+        "lists all; CONFIG_ROLLBACK_STATE_DIR or _DATABASE_URL, and _JWT_SECRET (or _FILE) are needed.",
+    )
+    parser.add_argument("--version", action="version", version=version("driftback"))
+    parser.parse_args()
     try:
         settings = load()
         logs.configure()
+        listener = listen(settings.host, settings.port, settings.max_connections, PREFIX)
         server = create_server(settings)
-    except SettingsError as error:
-        sys.stderr.write(f"config_rollback: {error.message}\n")
+    except (SettingsError, ListenError) as error:
+        sys.stderr.write(f"config_rollback: {error}\n")
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn handles the signal, stops, and then raises it once more for whoever was there before.
         signal.signal(number, lambda *_: None)
-    server.run()
+    server.run(sockets=[listener])
     return 0 if server.started else 3
 
 

@@ -18,13 +18,13 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from config_rollback.errors import SettingsError
+from exporter.secret_files import read_secret, read_tokens, split_tokens
 
 PREFIX = "CONFIG_ROLLBACK_"
 OWN_ISSUER = "driftback"
 """`iss` of the tokens and login links that this service signs itself."""
 MINIMUM_SECRET_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
-MINIMUM_TOKEN_LENGTH = 16
 
 _SECRETS = (
     "database_url",
@@ -34,6 +34,8 @@ _SECRETS = (
     "rate_limit_store",
     "oidc_client_secret",
 )
+
+_TOKENS = ("service_tokens", "alertmanager_tokens")
 
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
 """Tokens, one per line or comma separated; all verify, so that one can be replaced without a gap."""
@@ -54,7 +56,7 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; `::` is every one, IPv4's too."""
     port: int = Field(default=9811, ge=0, le=65535)
     """TCP port to listen on; 0 takes a free one."""
     max_connections: int = Field(default=2048, ge=4, le=1_000_000)
@@ -143,23 +145,21 @@ class Settings(BaseSettings):
                 continue
             if values.get(name):
                 raise ValueError(f"{_variable(name)} and {_variable(name)}_FILE are both set: give one")
+            read = read_tokens if name in _TOKENS else read_secret
             try:
-                values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-                raise ValueError(f"{_variable(name)}_FILE: cannot read {path}: {reason}") from None
+                values[name] = read(Path(path))
+            except ValueError as error:
+                raise ValueError(f"{_variable(name)}_FILE: {error}") from None
         if not values.get("database_url"):
             if not values.get("state_dir"):
                 raise ValueError(f"{_variable('state_dir')} or {_variable('database_url')} must be set")
             values["database_url"] = sqlite_url(Path(values["state_dir"]) / "config_rollback.db")
         return values
 
-    @field_validator("service_tokens", "alertmanager_tokens", mode="before")
+    @field_validator(*_TOKENS, mode="before")
     @classmethod
     def _split_tokens(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(token.strip() for token in value.replace(",", "\n").splitlines() if token.strip())
-        return value
+        return split_tokens(value) if isinstance(value, str) else value
 
     @field_validator("jwt_ops_roles", "oidc_ops_roles", mode="before")
     @classmethod
@@ -170,13 +170,6 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("names at least one role")
         return value
-
-    @field_validator("service_tokens", "alertmanager_tokens")
-    @classmethod
-    def _check_tokens(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(token.get_secret_value()) < MINIMUM_TOKEN_LENGTH for token in tokens):
-            raise ValueError(f"every token needs at least {MINIMUM_TOKEN_LENGTH} characters")
-        return tokens
 
     @field_validator("jwt_secret")
     @classmethod

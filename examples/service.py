@@ -45,9 +45,9 @@ class ServiceSettings:
             port=int(env.get("PORT", port)),
             persona=env.get("PERSONA", persona),
             exporter_url=env.get("EXPORTER_URL", "http://127.0.0.1:9810"),
-            exporter_token=Path(env["EXPORTER_TOKEN_FILE"]).read_text().strip(),
+            exporter_token=Path(env["EXPORTER_TOKEN_FILE"]).read_text(encoding="utf-8-sig").strip(),
             config_rollback_url=env.get("CONFIG_ROLLBACK_URL", "http://127.0.0.1:9811"),
-            service_token=Path(env["SERVICE_TOKEN_FILE"]).read_text().strip(),
+            service_token=Path(env["SERVICE_TOKEN_FILE"]).read_text(encoding="utf-8-sig").strip(),
             cache_dir=Path(env["CACHE_DIR"]),
         )
 

@@ -1,8 +1,9 @@
 """`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT.
 
-SIGHUP reads the label policy anew.
+SIGHUP reads the label policy and the file of tokens anew.
 """
 
+import argparse
 import asyncio
 import logging
 import signal
@@ -10,20 +11,20 @@ import socket
 import sys
 import time
 from functools import partial
+from importlib.metadata import version
 
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from structlog.tracebacks import ExceptionDictTransformer
 
-from exporter import descriptors
 from exporter.app import Application, create_app
 from exporter.connection import Connection
 from exporter.errors import SettingsError, StartError
-from exporter.settings import Settings, load_settings
+from exporter.listener import ListenError, listen
+from exporter.settings import PREFIX, Settings, load_settings
 
 GRACE_SECONDS = 10
-BACKLOG = 2048
 
 _log = structlog.get_logger("exporter")
 
@@ -35,7 +36,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._application.reload_policy)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._application.reload)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             _log.info("exporter_listening", host=host, port=port)
@@ -43,6 +44,14 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Run the exporter. Returns 0 after a signal, 1 when it cannot start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter",
+        description="Takes what services count, keeps it on disk, and shows it to Prometheus on /metrics.",
+        epilog="Settings are environment variables that begin with EXPORTER_. docs/exporter.md explains all; "
+        "EXPORTER_STATE_DIR and EXPORTER_INGEST_TOKENS (or _FILE) are needed.",
+    )
+    parser.add_argument("--version", action="version", version=version("driftback"))
+    parser.parse_args()
     _configure_logs()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     # While the journal is read; and uvicorn raises the signal again after a graceful stop.
@@ -77,17 +86,9 @@ def main() -> int:
 def _listen(settings: Settings) -> socket.socket:
     """A listening socket, taken before the state folder is touched. Raises SettingsError."""
     try:
-        descriptors.provide(settings.max_connections)
-    except descriptors.TooFewDescriptorsError as error:
-        raise SettingsError(f"EXPORTER_MAX_CONNECTIONS: {error}") from None
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        place = f"{settings.host} port {settings.port}"
-        raise SettingsError(
-            f"EXPORTER_HOST, EXPORTER_PORT: cannot listen on {place}: {error.strerror}"
-        ) from None
+        return listen(settings.host, settings.port, settings.max_connections, PREFIX)
+    except ListenError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _configure_logs() -> None:

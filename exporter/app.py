@@ -85,7 +85,7 @@ def create_app(
     `registry` takes the exporter's metrics on itself; `clock` gives Unix seconds, and may jump; `monotonic`
     gives seconds that never do. Raises StartError.
     """
-    tokens = settings.read_tokens()
+    tokens = _encoded(settings.read_tokens())
     codes = (*(code for _, code in STATUS_AND_CODE.values()), *ROUTER_CODES.values())
     monitoring = SelfMonitoring(registry, codes)
     service = Service(settings, monitoring, clock, monotonic)
@@ -117,7 +117,12 @@ def create_app(
         lifespan=lifespan,
     )
     starlette.router.redirect_slashes = False
-    return Application(starlette, posts, service.reload_policy)
+
+    def reload() -> None:
+        service.reload_policy()
+        posts.reload_tokens()
+
+    return Application(starlette, posts, reload)
 
 
 class Application(NamedTuple):
@@ -126,26 +131,41 @@ class Application(NamedTuple):
     asgi: Starlette
     posts: "Posts"
     """The POSTs, which the connection hands over without ASGI; `connection.py` says how."""
-    reload_policy: Callable[[], None]
-    """Reads the label policy anew, as on SIGHUP. Call in the event loop."""
+    reload: Callable[[], None]
+    """Reads the label policy and the file of tokens anew, as on SIGHUP. Call in the event loop."""
 
 
 class Posts:
     """The calls that count: `post.Calls`."""
 
     def __init__(
-        self, settings: Settings, tokens: Sequence[SecretStr], service: Service, monitoring: SelfMonitoring
+        self, settings: Settings, tokens: Sequence[bytes], service: Service, monitoring: SelfMonitoring
     ) -> None:
         self.max_connections = settings.max_connections
         self.max_body_bytes = settings.max_body_bytes
         self.body_timeout_seconds = settings.body_timeout_seconds
-        self._tokens = [token.get_secret_value().encode() for token in tokens]
+        self._settings = settings
+        self._tokens = tokens
         self._service = service
         self._monitoring = monitoring
         self._ways_in: dict[bytes, Callable[[Head], Count]] = {
             b"/v1/push": lambda _: service.ingest.push,
             b"/v1/observations": self._under_its_key,
         }
+
+    def reload_tokens(self) -> None:
+        """Read the file of tokens anew; keep those in force if it is unusable."""
+        if self._settings.ingest_tokens_file is None:
+            return
+        try:
+            tokens = self._settings.read_tokens()
+        except errors.SettingsError as error:
+            self._monitoring.tokens_reloaded(successful=False)
+            _log.error("tokens_kept", reason=error.message)
+            return
+        self._tokens = _encoded(tokens)
+        self._monitoring.tokens_reloaded(successful=True)
+        _log.info("tokens_reloaded", tokens=len(tokens))
 
     def takes(self, path: bytes) -> bool:
         """Whether a POST to this path is counted."""
@@ -184,6 +204,10 @@ class Posts:
         if not _IDEMPOTENCY_KEY.fullmatch(key):
             raise IdempotencyKeyMissingError("Send an Idempotency-Key of 1 to 128 visible ASCII characters")
         return partial(self._service.ingest.observe, key)
+
+
+def _encoded(tokens: Sequence[SecretStr]) -> list[bytes]:
+    return [token.get_secret_value().encode() for token in tokens]
 
 
 class _Scrapes:

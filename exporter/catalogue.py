@@ -137,6 +137,12 @@ CLOCK_JUMPS: Final = Metric(
     ("direction",),
     "Jumps of the system's clock, against a monotonic clock or, at a start, the journal's last write.",
 )
+TOKENS_RELOADED: Final = Metric(
+    "exporter_tokens_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the file of tokens was usable when it was read last: 0 means that those before are in force.",
+)
 BUILD_INFO: Final = Metric("exporter_build_info", "gauge", ("version",), "Version of the running exporter.")
 
 SELF_METRICS: Final = (
@@ -147,6 +153,7 @@ SELF_METRICS: Final = (
     SERIES_LIMIT,
     POLICY_RELOADED,
     RECOVERIES,
+    TOKENS_RELOADED,
     CLOCK_JUMPS,
     BUILD_INFO,
 )

@@ -26,7 +26,9 @@ class SelfMonitoring:
         self._series = gauge(catalogue.SERIES)
         self._limit = gauge(catalogue.SERIES_LIMIT)
         self._policy_reloaded = gauge(catalogue.POLICY_RELOADED)
-        self._policy_reloaded.set(1)
+        self._tokens_reloaded = gauge(catalogue.TOKENS_RELOADED)
+        for reloaded in (self._policy_reloaded, self._tokens_reloaded):
+            reloaded.set(1)
         self._clock_jumps = counter(catalogue.CLOCK_JUMPS)
         self._by_result = {result: pushes.labels(result) for result in catalogue.PUSH_RESULTS}
         for reason in (*error_codes, *catalogue.OVERFLOWS):
@@ -57,6 +59,10 @@ class SelfMonitoring:
     def clock_jumped(self, direction: str) -> None:
         """Count a jump of the system's clock; `direction` is one of `catalogue.JUMPS`."""
         self._clock_jumps.labels(direction).inc()
+
+    def tokens_reloaded(self, successful: bool) -> None:
+        """Say whether the file of tokens could be read anew."""
+        self._tokens_reloaded.set(successful)
 
     def pushed(self, result: str) -> None:
         """Count a push or a batch of observations; `result` is one of `catalogue.PUSH_RESULTS`."""

@@ -7,9 +7,9 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from exporter.errors import SettingsError
+from exporter.secret_files import read_tokens, split_tokens
 
 PREFIX = "EXPORTER_"
-MIN_TOKEN_LENGTH = 16
 
 
 class Settings(BaseSettings):
@@ -19,11 +19,13 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", description="Address to listen on; `::` is every one, IPv4's too.")
     port: int = Field(9810, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     state_dir: Path = Field(description="Folder of the durable journal; one exporter at a time.")
     ingest_tokens: SecretStr | None = Field(None, description="Bearer tokens that may push.")
-    ingest_tokens_file: Path | None = Field(None, description="File with those tokens, instead.")
+    ingest_tokens_file: Path | None = Field(
+        None, description="File with those tokens, instead; read anew on SIGHUP."
+    )
     policy_file: Path | None = Field(None, description="Label policy (YAML).")
     max_connections: int = Field(
         1024,
@@ -49,18 +51,16 @@ class Settings(BaseSettings):
 
     def read_tokens(self) -> tuple[SecretStr, ...]:
         """The ingest tokens in order. Raises SettingsError."""
-        if self.ingest_tokens is not None:
-            variable, text = "EXPORTER_INGEST_TOKENS", self.ingest_tokens.get_secret_value()
-        else:
-            assert self.ingest_tokens_file is not None  # noqa: S101 (validated above; for the type checker)
-            variable = "EXPORTER_INGEST_TOKENS_FILE"
-            text = _read(variable, self.ingest_tokens_file)
-        tokens = [token.strip() for token in text.replace("\n", ",").split(",") if token.strip()]
-        if not tokens:
-            raise SettingsError(f"{variable}: holds no token")
-        if any(len(token) < MIN_TOKEN_LENGTH or not token.isascii() for token in tokens):
-            raise SettingsError(f"{variable}: a token has at least {MIN_TOKEN_LENGTH} characters, all ASCII")
-        return tuple(SecretStr(token) for token in tokens)
+        variable = "EXPORTER_INGEST_TOKENS_FILE" if self.ingest_tokens_file else "EXPORTER_INGEST_TOKENS"
+        try:
+            if self.ingest_tokens_file is not None:
+                tokens = read_tokens(self.ingest_tokens_file)
+            else:
+                assert self.ingest_tokens is not None  # noqa: S101 (validated above; for the type checker)
+                tokens = split_tokens(self.ingest_tokens.get_secret_value())
+        except ValueError as error:
+            raise SettingsError(f"{variable}: {error}") from None
+        return tuple(map(SecretStr, tokens))
 
 
 def load_settings() -> Settings:
@@ -77,10 +77,3 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
     return f"{PREFIX}{str(location[0]).upper()}: {message}"
-
-
-def _read(variable: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}: cannot read {path}: {error}") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import structlog
 import typer
@@ -12,7 +14,6 @@ from config_rollback.cli.output import output
 
 _app = typer.Typer(
     name="driftback",
-    help="Sees an LLM chat drift, names the configuration that caused it, and rolls it back, audited.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
@@ -24,6 +25,22 @@ _app.add_typer(persona.app, name="persona")
 _app.add_typer(audit.app, name="audit")
 _app.add_typer(token.app, name="token")
 _app.add_typer(db.app, name="db")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("driftback"))
+        raise typer.Exit
+
+
+@_app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Sees an LLM chat drift, names the configuration that caused it, and rolls it back, audited."""
 
 
 def main() -> None:

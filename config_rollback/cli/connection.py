@@ -32,6 +32,7 @@ from config_rollback.cli.output import output
 from config_rollback.settings import MINIMUM_SECRET_BYTES
 from config_rollback.stack.layout import Layout, default_state_dir, demo_state_dir
 from config_rollback.visible import visible
+from exporter.secret_files import read_secret
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 
@@ -167,10 +168,9 @@ def jwt_secret(state_dir: Path | None, instead: str = "") -> str:
         folder = Path(running_stack(instead=instead)["state_dir"])
     path = Layout(folder).secrets / "jwt_secret" if folder else Path(str(file))
     try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        fail(f"cannot read {path}: {reason}", USAGE)
+        secret = read_secret(path)
+    except ValueError as error:
+        fail(str(error), USAGE)
     return _long_enough(secret, str(path))
 
 

@@ -20,6 +20,7 @@ from config_rollback.errors import UnavailableError
 from config_rollback.settings import check_database_url, sqlite_url
 from config_rollback.stack.layout import Layout, default_state_dir
 from config_rollback.store import Store
+from exporter.secret_files import read_secret
 
 app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
 
@@ -143,11 +144,9 @@ def _configured_url(given: str | None) -> str | None:
             connection.USAGE,
         )
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        connection.fail(
-            f"CONFIG_ROLLBACK_DATABASE_URL_FILE: cannot read {file}: {error.strerror}", connection.USAGE
-        )
+        return read_secret(Path(file))
+    except ValueError as error:
+        connection.fail(f"CONFIG_ROLLBACK_DATABASE_URL_FILE: {error}", connection.USAGE)
 
 
 def _default_database(state_dir: Path | None) -> Path:

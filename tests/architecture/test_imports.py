@@ -1,4 +1,4 @@
-"""Dependencies point one way: catalogue, errors, settings ← domain modules ← app ← __main__."""
+"""Dependencies point one way: catalogue, errors, secret_files, settings ← domain modules ← app ← __main__."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("exporter", "config_rollback", "grafana", "examples")
-LEAVES = ("catalogue", "errors", "settings")
+LEAVES = ("catalogue", "errors", "secret_files", "settings")
 SERVICES_MAY_IMPORT = ("exporter.client", "config_rollback.client", "examples")
 
 
@@ -68,7 +68,7 @@ def _forbidden(module: str, target: str) -> str | None:
     if target.endswith(".app") and not module.endswith(".__main__"):
         return "only __main__ imports app"
     if _is_leaf(module) and not _is_leaf(target):
-        return "catalogue, errors and settings import each other at most"
+        return "catalogue, errors, secret_files and settings import each other at most"
     outer = ("config_rollback.cli", "config_rollback.stack")
     if home == "config_rollback" and _own(target, outer) and not _own(module, outer):
         return "the service knows nothing of its command line"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,25 @@ def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, 
     assert run("token", "mint").exit_code == 2, "both are given"
     monkeypatch.delenv("CONFIG_ROLLBACK_JWT_SECRET")
     assert verifier.verify(run("token", "mint").stdout.strip(), "api").role == "ops"
+
+
+def test_the_version_is_told() -> None:
+    told = run("--version")
+    assert (told.exit_code, told.stdout) == (0, f"{version('driftback')}\n")
+
+
+def test_the_key_may_come_from_a_file_with_a_byte_order_mark(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET_FILE", str(file))
+    file.write_text(f"\ufeff{SECRET}\r\n")
+    minted = run("token", "mint").stdout.strip()
+    assert TokenVerifier(SECRET, utc_now).verify(minted, "api").role == "ops"
+    file.write_text("two\nlines")
+    refused = run("token", "mint")
+    assert refused.exit_code == 2
+    assert f"{file} holds more than one line" in " ".join(refused.output.split())
 
 
 def test_kpis_without_prometheus_are_refused(stack: Path) -> None:

@@ -220,3 +220,19 @@ def test_a_start_without_its_database_says_what_the_database_said(process: Proce
         record for record in map(json.loads, ended.stderr.splitlines()) if record["event"] == "storage_failed"
     ]
     assert "Connection refused" in said["cause"]
+
+
+def test_all_addresses_are_those_of_both_kinds(process: Process) -> None:
+    process.environment["CONFIG_ROLLBACK_HOST"] = "::"
+    process.start()  # asks 127.0.0.1
+    assert answers(process.url.replace("127.0.0.1", "[::1]") + "/-/healthy")
+    assert process.end(signal.SIGTERM) == 0
+
+
+def test_an_address_that_is_taken_is_named(process: Process) -> None:
+    process.start()
+    taken = process.fail({})
+    assert taken.returncode == 2
+    assert taken.stderr.startswith(
+        "config_rollback: CONFIG_ROLLBACK_HOST, CONFIG_ROLLBACK_PORT: cannot listen on 127.0.0.1 port "
+    )

@@ -1,5 +1,6 @@
 """`python -m exporter` as an operator sees it: log lines, exit codes, hostile conditions."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,45 @@ def test_a_taken_state_folder_is_not_touched(launch: Callable[..., Process], sta
     before = (state_dir / "journal").read_bytes()
     launch().end()
     assert (state_dir / "journal").read_bytes() == before
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", "::1", "127.0.0.1"])
+def test_it_listens_on_the_address_given_and_on_both_kinds_for_all(
+    launch: Callable[..., Process], host: str
+) -> None:
+    exporter = launch(EXPORTER_HOST=host)
+    listening = exporter.event("exporter_listening")
+    assert listening is not None
+    answering = []
+    for address in ("127.0.0.1", "::1"):
+        with (
+            contextlib.suppress(ConnectionRefusedError),
+            socket.create_connection((address, listening["port"]), 20),
+        ):
+            answering.append(address)
+    expected = {"::": ["127.0.0.1", "::1"], "0.0.0.0": ["127.0.0.1"]}
+    assert answering == expected.get(host, [host])
+
+
+@pytest.mark.parametrize(
+    ("program", "prefix", "page"),
+    [
+        ("exporter", "EXPORTER_", "docs/exporter.md"),
+        ("config_rollback", "CONFIG_ROLLBACK_", "docs/reference.md"),
+    ],
+)
+def test_a_service_says_what_it_is_and_refuses_arguments(program: str, prefix: str, page: str) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", program, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    told = run("--help")
+    assert told.returncode == 0
+    text = " ".join(told.stdout.split())
+    assert f"Settings are environment variables that begin with {prefix}" in text
+    assert page in text
+    assert (Path(__file__).parents[2] / page).exists()
+    assert run("--version").stdout == f"{version('driftback')}\n"
+    refused = run("--port", "1")
+    assert refused.returncode == 2
+    assert "unrecognized arguments: --port 1" in refused.stderr

@@ -1,13 +1,14 @@
-"""SIGHUP reads the label policy anew; an invalid one changes nothing but a metric and the log."""
+"""SIGHUP reads the label policy and the tokens anew; what is invalid changes a metric and the log alone."""
 
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.exporter.running import Process, series, wait_for
+from tests.exporter.running import TOKEN, Process, series, wait_for
 
 BEFORE = "{journeys: {chat: {out_of_scope: true}}, max_personas: 1}"
 AFTER = "{journeys: {chat: {out_of_scope: true}, support: {}}, reasons: [other, lost], max_series: 7}"
@@ -114,3 +115,37 @@ def test_reloads_under_load_lose_nothing(exporter: Process, policy: Path) -> Non
     for thread in threads:
         thread.join()
     assert exporter.value("conversation_messages_total") == 300
+
+
+def test_a_token_is_replaced_without_a_restart(launch: Callable[..., Process], tmp_path: Path) -> None:
+    new, file, reloaded = (
+        "another-ingest-token",
+        tmp_path / "tokens",
+        "exporter_tokens_last_reload_successful",
+    )
+    file.write_text(TOKEN)
+    exporter = launch(EXPORTER_INGEST_TOKENS="", EXPORTER_INGEST_TOKENS_FILE=str(file))
+
+    def hup(text: str) -> dict[str, Any]:
+        """The last line of the log after the file holds this."""
+        file.write_text(text)
+        seen = len(exporter.log)
+        exporter.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(exporter.log) == seen + 2)  # of the policy, and of the tokens
+        return exporter.log[-1]
+
+    def accepted() -> list[bool]:
+        """Whether the old and the new token may push."""
+        body = {"client": "c", "epoch": 1, "seq": 1, "series": [series(messages=1)]}
+        return [exporter.post("/v1/push", body, token=token).status_code == 200 for token in (TOKEN, new)]
+
+    assert accepted() == [True, False]
+    assert hup(f"{TOKEN}\n{new}")["event"] == "tokens_reloaded"
+    assert accepted() == [True, True]
+    kept = hup("short")
+    assert (kept["event"], str(file) in kept["reason"]) == ("tokens_kept", True)
+    assert accepted() == [True, True]
+    assert exporter.value(reloaded) == 0
+    assert hup(new)["event"] == "tokens_reloaded"
+    assert accepted() == [False, True]
+    assert exporter.value(reloaded) == 1
