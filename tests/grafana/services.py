@@ -22,7 +22,7 @@ from tests.support.stacks import answers, free_port
 
 SECRET = "a secret of at least thirty-two bytes"
 ALERTMANAGER_TOKEN = "an-alertmanager-token-for-tests"
-_DEADLINE_SECONDS = 60
+_DEADLINE_SECONDS = 300
 
 
 class Rollback:

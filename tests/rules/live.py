@@ -19,7 +19,7 @@ from exporter import catalogue
 from tests.rules.files import CHECKOUT, RULES, load
 from tests.support import web
 
-_DEADLINE_SECONDS = 60
+_DEADLINE_SECONDS = 300
 _BOUNDS = [*catalogue.LATENCY_BOUNDS, math.inf]
 
 LabelSet = tuple[str, str, str]

@@ -33,7 +33,7 @@ def _assert_counts(prometheus: Prometheus, name: str, expected: dict[tuple[str, 
                 kept = dict(zip(("journey", "persona", "config_version"), label_set[:width], strict=False))
                 key = tuple(sorted({"scope": scope, "window": window, **kept}.items()))
                 sums[key] = sums.get(key, 0) + count
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while (found := prometheus.query(name)) != sums and time.monotonic() < deadline:
         time.sleep(0.1)
     assert found == sums, name

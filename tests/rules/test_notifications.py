@@ -15,7 +15,7 @@ from tests.rules.live import Exporter, LabelSet, running
 from tests.support import web
 from tests.support.stacks import wait_for
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 300
 GROUP_WAIT = "5s"
 """In place of the committed ten seconds: Prometheus sends the alerts of one evaluation one by one."""
 GROUP_INTERVAL_SECONDS = 1
