@@ -4,18 +4,24 @@ Each thread has its own cumulative counts and is their only writer, and a count 
 The flush thread copies a list in one step (atomic in CPython) and sends the difference to the last copy. So
 nothing is ever set back or swapped under a writer, a message is either in a copy or in the next one, and
 memory does not grow while the exporter is away. What threads counted that have ended since is added up.
+
+A thread has a list per label set and outcome that it met, so that one look-up finds it, and it is as long as
+what was counted asks for. What did not change is compared and not copied.
 """
 
 import threading
 import weakref
 from collections.abc import Iterator
-from itertools import count as count_from
+from itertools import zip_longest
 from typing import Any, Final
 
-from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, REASONS
+from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, OUTCOMES, REASONS
 
 MAX_LABEL_SETS: Final = 1000
 """Label sets that one recorder holds; further ones are counted under persona and config_version `other`."""
+
+MAX_WAYS: Final = 4 * MAX_LABEL_SETS
+"""Cells that one thread finds by what the caller says, before it begins anew to note them."""
 
 FEW_THREADS: Final = 64
 """A new thread looks for ended ones when the cells of more are held, and of twice as many as lived then."""
@@ -23,21 +29,23 @@ FEW_THREADS: Final = 64
 MAX_JOURNEYS: Final = 32
 MAX_LABEL_LENGTH: Final = 128
 
-# A cell is a list: latency counts by outcome and bucket (so that a message is one increment), then the rest.
-OUTCOME_OFFSETS: Final = {"ok": 0, "out_of_scope": BUCKETS, "llm_error": BUCKETS * (2 + REASONS.index(OTHER))}
-REASON_OFFSETS: Final = {reason: BUCKETS * (2 + index) for index, reason in enumerate(REASONS)}
-TTFT: Final = BUCKETS * (2 + len(REASONS))
-INPUT: Final = TTFT + BUCKETS
+# A cell is a list: the buckets of latency, these, and from the first time to first token on its buckets.
+INPUT: Final = BUCKETS
 OUTPUT: Final = INPUT + 1
 LATENCY_SUM: Final = OUTPUT + 1
 TTFT_SUM: Final = LATENCY_SUM + 1
+TTFT: Final = TTFT_SUM + 1
 _EMPTY: Final = [0] * LATENCY_SUM + [0.0, 0.0]
-_BLOCKS: Final = [slice(start, start + BUCKETS) for start in range(0, TTFT_SUM + 1, BUCKETS)]
+EMPTY_TTFT: Final = [0] * BUCKETS
 
 Cell = list[Any]
 Delta = dict[int, Any]
 """What was added to a cell, by position: few positions of many."""
 Key = tuple[str, str, str]
+CellKey = tuple[Key, str, str]
+"""A label set, the outcome, and the reason of an error."""
+Way = tuple[str, str, str | int, str, str | None]
+"""Labels, outcome and reason as the caller gives them: a version may be a number, a reason be left out."""
 Item = dict[str, Any]
 """An element of `series` in the body of a push."""
 
@@ -51,15 +59,15 @@ class _ThreadCells:
 
     def __init__(self, life: _Life) -> None:
         self.life = weakref.ref(life)
-        self.cells: dict[Key, Cell] = {}
-        self.taken: dict[Key, Cell] = {}
+        self.cells: dict[CellKey, Cell] = {}
+        self.taken: dict[CellKey, Cell] = {}
 
 
 class Local(threading.local):
-    """The current thread's cells under the labels as the caller gives them (a version may be a number)."""
+    """The current thread's cells."""
 
     def __init__(self) -> None:
-        self.cells: dict[tuple[str, str, str | int], Cell] = {}
+        self.cells: dict[Way, Cell] = {}
         self.life = _Life()
         self.owned: _ThreadCells | None = None
 
@@ -70,7 +78,7 @@ class Buffer:
     def __init__(self) -> None:
         self.local = Local()
         self._threads: list[_ThreadCells] = []
-        self._ended: dict[Key, Delta] = {}
+        self._ended: dict[CellKey, Delta] = {}
         """What ended threads counted and nobody took."""
         self._most_threads = FEW_THREADS
         self._folding = threading.Lock()  # held for as long as it takes, so `record` never waits for it
@@ -83,11 +91,11 @@ class Buffer:
         is_number = isinstance(config_version, int) and not isinstance(config_version, bool)
         version = str(config_version) if is_number or isinstance(config_version, str) else ""
         key = (journey, persona, version)
-        if not all(isinstance(label, str) and 0 < len(label) <= MAX_LABEL_LENGTH for label in key):
-            raise ValueError("a label is a text of 1 to 128 characters")
-        "".join(key).encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
-        if "\0" in "".join(key):
-            raise ValueError("a label holds a NUL character")
+        for name, label in zip(LABEL_SET, key, strict=True):
+            if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
+                raise ValueError(f"{name} must be a text of 1 to {MAX_LABEL_LENGTH} characters")
+            if "\0" in label or (not label.isascii() and any("\ud800" <= c <= "\udfff" for c in label)):
+                raise ValueError(f"{name} holds a NUL character or half of a surrogate pair")
         with self._lock:
             if key not in self._known and len(self._known) >= MAX_LABEL_SETS:
                 key = (journey, OTHER, OTHER)
@@ -103,9 +111,15 @@ class Buffer:
         with self._lock:
             self._undeclared |= self._known
 
-    def make_cell(self, journey: str, persona: str, config_version: str | int) -> None:
+    def make_cell(self, way: Way) -> None:
         """Make a cell for the current thread, which finds it in `local.cells`. Raises ValueError."""
+        journey, persona, config_version, outcome, reason = way
+        if outcome not in OUTCOMES:
+            raise ValueError(f"outcome must be {', '.join(OUTCOMES)}, and not {outcome!r}")
+        if reason is not None and outcome != "llm_error":
+            raise ValueError(f"reason is for the outcome llm_error, and the outcome is {outcome}")
         key = self.declare(journey, persona, config_version)
+        counted_reason = reason if reason in REASONS else OTHER
         owned = self.local.owned
         if owned is None:
             owned = self.local.owned = _ThreadCells(self.local.life)
@@ -116,9 +130,9 @@ class Buffer:
                     self._fold_ended()
                 finally:
                     self._folding.release()
-        if len(self.local.cells) >= 2 * MAX_LABEL_SETS:
-            self.local.cells.clear()  # only the way to the cells, which `owned` keeps
-        self.local.cells[journey, persona, config_version] = owned.cells.setdefault(key, list(_EMPTY))
+        if len(self.local.cells) >= MAX_WAYS:
+            self.local.cells.clear()  # only the ways to the cells, which `owned` keeps
+        self.local.cells[way] = owned.cells.setdefault((key, outcome, counted_reason), list(_EMPTY))
 
     def fold(self) -> None:
         """Add up what ended threads counted, so that memory does not grow with their number."""
@@ -135,8 +149,10 @@ class Buffer:
             deltas, self._ended = self._ended, {}
             for thread in threads:
                 _add_taken(deltas, thread)
-        items = [_item(key, delta) for key, delta in deltas.items()]
-        return items + [_labels(key) for key in sorted(undeclared - deltas.keys())]
+        items: dict[Key, Item] = {}
+        for (key, outcome, reason), delta in deltas.items():
+            _add_to_item(items.setdefault(key, _labels(key)), outcome, reason, delta)
+        return [*items.values(), *(_labels(key) for key in sorted(undeclared - items.keys()))]
 
     def pending(self) -> int:
         """Messages counted and not taken yet; for any thread, and while another one takes."""
@@ -146,10 +162,10 @@ class Buffer:
             count
             for delta in list(self._ended.values())
             for position, count in list(delta.items())
-            if position < TTFT
+            if position < BUCKETS
         )
         return ended + sum(
-            sum(cell[:TTFT]) - sum(thread.taken.get(key, _EMPTY)[:TTFT])
+            sum(cell[:BUCKETS]) - sum(thread.taken.get(key, _EMPTY)[:BUCKETS])
             for thread in threads
             for key, cell in list(thread.cells.items())
         )
@@ -166,7 +182,7 @@ class Buffer:
             _add_taken(self._ended, thread)
 
 
-def _add_taken(deltas: dict[Key, Delta], thread: _ThreadCells) -> None:
+def _add_taken(deltas: dict[CellKey, Delta], thread: _ThreadCells) -> None:
     for key, delta in _take_thread(thread):
         known = deltas.setdefault(key, delta)
         if known is not delta:
@@ -174,48 +190,49 @@ def _add_taken(deltas: dict[Key, Delta], thread: _ThreadCells) -> None:
                 known[position] = known.get(position, 0) + count
 
 
-def _take_thread(thread: _ThreadCells) -> Iterator[tuple[Key, Delta]]:
+def _take_thread(thread: _ThreadCells) -> Iterator[tuple[CellKey, Delta]]:
     for key, cell in list(thread.cells.items()):
-        now = cell[:]
         before = thread.taken.get(key, _EMPTY)
-        delta: Delta = {}
-        for block in _BLOCKS:  # most are as they were, which a comparison of two lists sees fastest
-            counts, known = now[block], before[block]
-            if counts != known:
-                for position, count, taken in zip(count_from(block.start), counts, known, strict=False):
-                    if count != taken:
-                        delta[position] = count - taken
-        if delta:
-            thread.taken[key] = now
-            yield key, delta
+        if cell == before:
+            continue
+        now = cell[:]
+        thread.taken[key] = now
+        yield (
+            key,
+            {
+                position: count - taken
+                for position, (count, taken) in enumerate(zip_longest(now, before, fillvalue=0))
+                if count != taken
+            },
+        )
 
 
-def _item(key: Key, delta: Delta) -> Item:
-    by_outcome = [0] * (2 + len(REASONS))
-    latency: dict[int, int] = {}
-    ttft: dict[int, int] = {}
-    tokens: dict[str, int] = {}
-    for position, count in delta.items():
-        if position < TTFT:
-            outcome, bucket = divmod(position, BUCKETS)
-            by_outcome[outcome] += count
-            latency[bucket] = latency.get(bucket, 0) + count
-        elif position < INPUT:
-            ttft[position - TTFT] = count
-        elif position < LATENCY_SUM:
-            tokens["input" if position == INPUT else "output"] = count
-    item = _labels(key)
-    item["messages"] = sum(by_outcome)
-    item["out_of_scope"] = by_outcome[1]
-    item["llm_errors"] = {reason: n for reason, n in zip(REASONS, by_outcome[2:], strict=True) if n}
-    item["latency"] = _histogram(delta.get(LATENCY_SUM, 0.0), latency)
-    item["ttft"] = _histogram(delta.get(TTFT_SUM, 0.0), ttft)
-    item["tokens"] = tokens
-    return {name: value for name, value in item.items() if value}
+def _add_to_item(item: Item, outcome: str, reason: str, delta: Delta) -> None:
+    latency = {position: count for position, count in delta.items() if position < BUCKETS}
+    ttft = {position - TTFT: count for position, count in delta.items() if position >= TTFT}
+    messages = sum(latency.values())
+    _add(item, "messages", messages)
+    if outcome == "out_of_scope":
+        _add(item, "out_of_scope", messages)
+    elif outcome == "llm_error":
+        _add(item.setdefault("llm_errors", {}), reason, messages)
+    _add_histogram(item, "latency", delta.get(LATENCY_SUM, 0.0), latency)
+    _add_histogram(item, "ttft", delta.get(TTFT_SUM, 0.0), ttft)
+    for direction, position in (("input", INPUT), ("output", OUTPUT)):
+        if position in delta:
+            _add(item.setdefault("tokens", {}), direction, delta[position])
 
 
-def _histogram(total: float, buckets: dict[int, int]) -> dict[str, Any]:
-    return {"sum": total, "buckets": buckets} if buckets or total else {}
+def _add_histogram(item: Item, name: str, total: float, buckets: dict[int, int]) -> None:
+    if buckets or total:
+        histogram = item.setdefault(name, {"sum": 0.0, "buckets": {}})
+        histogram["sum"] += total
+        for bucket, count in buckets.items():
+            _add(histogram["buckets"], bucket, count)
+
+
+def _add(counts: dict[Any, Any], name: str | int, count: float) -> None:
+    counts[name] = counts.get(name, 0) + count
 
 
 def _labels(key: Key) -> Item:

@@ -11,31 +11,22 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from exporter.catalogue import LATENCY_BOUNDS, OTHER
+from exporter.catalogue import LATENCY_BOUNDS, REASONS
 from exporter.client import buffer
-from exporter.client.buffer import (
-    INPUT,
-    LATENCY_SUM,
-    OUTCOME_OFFSETS,
-    OUTPUT,
-    REASON_OFFSETS,
-    TTFT,
-    TTFT_SUM,
-    Buffer,
-)
+from exporter.client.buffer import EMPTY_TTFT, INPUT, LATENCY_SUM, OUTPUT, TTFT, TTFT_SUM, Buffer, Way
 from exporter.client.message import Message, ServedConfig
 from exporter.client.sender import Counts, Sender
 
 MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
+MAX_WARNINGS: Final = 32
 EXIT_SECONDS: Final = 2.0
 CHILD_SECONDS: Final = 0.25
 """Longest flush interval in a forked child: many live shortly and end by `os._exit`, which tells nobody."""
 LATE: Final = -10
 """Priority among multiprocessing's finalizers: after a service's own, which may still count."""
 
-_Labels = tuple[str, str, str | int]
-_Message = tuple[float, str, str | None, float | None, int | None, int | None]
+_Details = tuple[float, float | None, int | None, int | None]
 
 _log = logging.getLogger("exporter.client")
 
@@ -111,26 +102,19 @@ class Recorder:
         dropped.
         """
         try:
-            cell = self._local.cells[journey, persona, config_version]
-            if reason is None:
-                offset = OUTCOME_OFFSETS[outcome]
-            else:
-                offset = REASON_OFFSETS[reason]
-                if outcome != "llm_error":
-                    raise ValueError(outcome)
+            cell = self._local.cells[journey, persona, config_version, outcome, reason]
             # Everything that can fail comes before the first change: a message counts whole or not at all.
             seconds = float(latency_ms / 1000.0)  # of numpy's too: JSON cannot write them
             if not 0 <= seconds <= MAX_SECONDS:
-                raise ValueError(latency_ms)
-            bucket = offset + bisect_left(LATENCY_BOUNDS, seconds)
+                raise ValueError(f"latency_ms must be from 0 to {MAX_SECONDS * 1000:g}, and not {latency_ms}")
+            bucket = bisect_left(LATENCY_BOUNDS, seconds)
             if ttft_ms is not None or input_tokens is not None or output_tokens is not None:
                 _add_details(cell, ttft_ms, input_tokens, output_tokens)
             cell[LATENCY_SUM] += seconds
             cell[bucket] += 1
-        except Exception as error:  # noqa: BLE001 (the first message of a label set, or one that makes no sense)
-            labels = (journey, persona, config_version)
-            message = (latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens)
-            self._record_slowly(labels, message, error)
+        except Exception as error:  # noqa: BLE001 (the first message of its kind, or one that makes no sense)
+            way = (journey, persona, config_version, outcome, reason)
+            self._record_slowly(way, (latency_ms, ttft_ms, input_tokens, output_tokens), error)
 
     def message(
         self,
@@ -209,19 +193,18 @@ class Recorder:
         """Close."""
         self.close()
 
-    def _record_slowly(self, labels: _Labels, message: _Message, error: Exception) -> None:
-        """Take away what stood in the way of a message and record it again, or drop it."""
-        journey, persona, config_version = labels
-        latency_ms, outcome, reason, ttft_ms, input_tokens, output_tokens = message
+    def _record_slowly(self, way: Way, details: _Details, error: Exception) -> None:
+        """Make what a message is counted in and record it again, or drop it."""
+        journey, persona, config_version, outcome, reason = way
+        latency_ms, ttft_ms, input_tokens, output_tokens = details
         try:
-            if isinstance(error, KeyError) and not self._closing and error.args[0] in (labels, reason):
-                started = True
-                if error.args[0] == labels:
-                    self._buffer.make_cell(journey, persona, config_version)
-                    started = self._start()
-                else:
-                    self._warn_once("an unknown reason is counted as 'other'", reason)
-                    reason = OTHER
+            if isinstance(error, KeyError) and not self._closing and error.args[0] == way:
+                self._buffer.make_cell(way)
+                started = self._start()
+                if reason is not None and reason not in REASONS:
+                    self._warn_once(
+                        f"a reason that is none of {', '.join(REASONS)} counts as 'other'", reason
+                    )
                 self.record(
                     journey=journey,
                     persona=persona,
@@ -233,13 +216,18 @@ class Recorder:
                     input_tokens=input_tokens,
                     output_tokens=output_tokens,
                 )
-                if not started:  # the next message of the label set comes this way again, and tries again
-                    self._local.cells.pop(labels, None)
+                if not started:  # the next message of its kind comes this way again, and tries again
+                    self._local.cells.pop(way, None)
                 return
         except Exception as unusable:  # noqa: BLE001 (labels nobody would take)
             error = unusable
         self._sender.drop(1)
-        self._warn_once("a message was dropped", error)
+        if self._closing:
+            self._warn_once("a message was dropped: it came after close()", way)
+        elif isinstance(error, ValueError):  # it names the argument
+            self._warn_once(f"a message was dropped: {error}", details)
+        else:
+            self._warn_once("a message was dropped: labels must be texts, times and tokens numbers", error)
 
     def _start(self) -> bool:
         """Start the background thread, if there is none yet. False if none can be started.
@@ -291,9 +279,10 @@ class Recorder:
 
     def _warn_once(self, what: str, detail: object) -> None:
         """Log a kind of mistake the first time; the count of dropped messages tells the rest."""
-        if what not in self._warnings:
-            self._warnings.add(what)
-            _log.warning("%s: %r (said once)", what, detail)
+        kind = what[:40]  # without the value, of which there may be many
+        if kind not in self._warnings and len(self._warnings) < MAX_WARNINGS:
+            self._warnings.add(kind)
+            _log.warning("%.300s: %.300r (said once)", what, detail)
 
 
 def _add_details(
@@ -302,11 +291,13 @@ def _add_details(
     """Add time to first token and tokens, all or nothing. Raises ValueError or TypeError."""
     read, written = int(input_tokens or 0), int(output_tokens or 0)
     if not (0 <= read <= MAX_TOKENS and 0 <= written <= MAX_TOKENS):
-        raise ValueError((input_tokens, output_tokens))
+        raise ValueError(f"input_tokens and output_tokens must be from 0 to {MAX_TOKENS}")
     if ttft_ms is not None:
         seconds = float(ttft_ms / 1000.0)
         if not 0 <= seconds <= MAX_SECONDS:
-            raise ValueError(ttft_ms)
+            raise ValueError(f"ttft_ms must be from 0 to {MAX_SECONDS * 1000:g}, and not {ttft_ms}")
+        if len(cell) == TTFT:
+            cell.extend(EMPTY_TTFT)
         cell[TTFT + bisect_left(LATENCY_BOUNDS, seconds)] += 1
         cell[TTFT_SUM] += seconds
     cell[INPUT] += read

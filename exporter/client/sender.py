@@ -17,6 +17,8 @@ from exporter.client.stream import Parcel, Stream
 from exporter.client.transport import Answer, Verdict
 
 MAX_ITEMS_PER_PUSH: Final = 250
+MAX_REFUSALS: Final = 32
+"""Different reasons of refusals that are logged."""
 
 _log = logging.getLogger("exporter.client")
 
@@ -59,6 +61,7 @@ class Sender:
         self._dropped = 0
         self._acknowledged = 0
         self._given_up = 0
+        self._refusals: set[str] = set()
 
     def drop(self, messages: int) -> None:
         """Count `messages` as dropped, and report them with the next push."""
@@ -211,9 +214,12 @@ class Sender:
             self._dropped += lost
         if kept:
             self._waiting.appendleft(rest)
-        _log.error(
-            "the exporter refused %d series items with %d messages: %s",
-            len(parcel.items) - len(kept),
-            lost,
-            reason,
-        )
+        if reason not in self._refusals and len(self._refusals) < MAX_REFUSALS:
+            self._refusals.add(reason)
+            _log.error(
+                "the exporter refused %d series items with %d messages, and drops all such (said once): %s. "
+                "Count what its label policy allows, or change the policy",
+                len(parcel.items) - len(kept),
+                lost,
+                reason,
+            )

@@ -15,6 +15,7 @@ from exporter.base_url import authorization, connection_to
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1024 * 1024
+MAX_REASON_LENGTH = 400
 
 _DEFINITE = frozenset({400, 415, 422})
 """An exporter that says this, and not a proxy before it, will never take the push as it is."""
@@ -128,7 +129,7 @@ def _judge(status: int, content: bytes) -> Answer:
             return Answer(Verdict.ACKNOWLEDGED, journal=journal, duplicate=duplicate)
         return Answer(Verdict.UNKNOWN, "the answer is not an exporter's")
     failure = _json_member(answer, "error")
-    reason = f"{status} {failure.get('code', '')}".strip()
+    reason = _reason(status, failure)
     is_exporters = isinstance(failure.get("code"), str) and isinstance(answer.get("request_id"), str)
     if status == http.client.REQUEST_ENTITY_TOO_LARGE:
         return Answer(Verdict.TOO_LARGE, reason, is_exporters=is_exporters)
@@ -139,6 +140,13 @@ def _judge(status: int, content: bytes) -> Answer:
     # Below 500 nobody has done what was asked for (RFC 9110, section 15).
     not_taken = 300 <= status < 500 or failure.get("code") == _STOPPING
     return Answer(Verdict.NOT_TAKEN if not_taken else Verdict.UNKNOWN, reason)
+
+
+def _reason(status: int, failure: dict[str, object]) -> str:
+    """What the exporter says is wrong, and what it would take: that is what one can act on."""
+    reason = f"{status} {failure.get('code', '')}: {failure.get('message', '')}".rstrip(": ")
+    allowed = _json_member(failure, "details").get("allowed")
+    return (f"{reason}; allowed: {allowed}" if allowed else reason)[:MAX_REASON_LENGTH]
 
 
 def _json_object(body: bytes) -> dict[str, object]:

@@ -120,7 +120,9 @@ def test_what_cannot_be_written_is_counted_as_dropped_and_holds_up_nothing(
     recorder = recorder_for(exporter, flush_interval=60)
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
-    recorder._buffer._threads[0].cells["chat", "concierge", "1"][LATENCY_SUM] += np.float32(1)
+    recorder._buffer._threads[0].cells[("chat", "concierge", "1"), "ok", "other"][LATENCY_SUM] += np.float32(
+        1
+    )
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
     recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
@@ -395,6 +397,68 @@ def test_what_the_exporter_refuses_does_not_hold_up_the_rest(exporter: Running, 
     assert exporter.value("conversation_messages_total") == 2
     assert recorder.flush()
     assert exporter.value("exporter_client_dropped_total") == 2
+
+
+def test_who_counts_for_an_unknown_journey_is_told_once_which_ones_there_are(
+    exporter: Running, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        recorder.record(**{**LABELS, "journey": "moon"}, latency_ms=5)
+        assert recorder.flush()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "Unknown journey 'moon'; allowed: ['chat', 'guidance'" in told
+    assert "Count what its label policy allows, or change the policy" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"outcome": "fine"}, "outcome must be ok, out_of_scope, llm_error, and not 'fine'"),
+        ({"reason": "timeout"}, "reason is for the outcome llm_error, and the outcome is ok"),
+        ({"outcome": "llm_error", "reason": "moon"}, "a reason that is none of timeout, rate_limited"),
+        ({"persona": ""}, "persona must be a text of 1 to 128 characters"),
+        ({"config_version": 1.5}, "config_version must be a text of 1 to 128 characters"),
+        ({"latency_ms": -1}, "latency_ms must be from 0 to"),
+        ({"ttft_ms": -1}, "ttft_ms must be from 0 to"),
+        ({"input_tokens": -1}, "input_tokens and output_tokens must be from 0"),
+        ({"latency_ms": "1"}, "labels must be texts, times and tokens numbers"),
+        ({"persona": ["list"]}, "labels must be texts, times and tokens numbers"),
+    ],
+    ids=str,
+)
+def test_who_counts_what_makes_no_sense_is_told_once_what_would(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture, change: dict[str, Any], told: str
+) -> None:
+    for _ in range(3):
+        recorder.record(**{**LABELS, "latency_ms": 5, **change})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert told in line
+    assert "(said once)" in line
+
+
+def test_a_thread_holds_little_of_a_label_set_and_touches_none_that_did_not_change(
+    exporter: Running, recorder_for: Callable[..., Recorder]
+) -> None:
+    recorder = recorder_for(exporter, flush_interval=3600)
+    label_sets = 100
+
+    def count() -> None:
+        for number in range(label_sets):
+            recorder.record(
+                **{**LABELS, "persona": f"p{number % 30}", "config_version": number}, latency_ms=5
+            )
+
+    count()
+    recorder._buffer.take()
+    (thread,) = recorder._buffer._threads
+    held = sum(sys.getsizeof(cell) for kept in (thread.cells, thread.taken) for cell in kept.values())
+    assert held < label_sets * 1024
+    before = {key: id(cell) for key, cell in thread.taken.items()}
+    assert recorder._buffer.take() == []
+    assert {key: id(cell) for key, cell in thread.taken.items()} == before
+    recorder.record(**{**LABELS, "persona": "p7", "config_version": 7}, latency_ms=5, ttft_ms=5)
+    (item,) = recorder._buffer.take()
+    assert (item["persona"], item["messages"], item["ttft"]["buckets"]) == ("p7", 1, {0: 1})
 
 
 def test_a_wrong_token_loses_nothing(

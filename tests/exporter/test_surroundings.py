@@ -177,7 +177,7 @@ def test_a_delivery_that_fails_anyhow_is_not_tried_again_at_once(
 ) -> None:
     buffer = Buffer()
     sender = Sender([exporter.url], TOKEN, buffer)
-    buffer.make_cell("chat", "p", 1)
+    buffer.make_cell(("chat", "p", 1, "ok", None))
     monkeypatch.setattr(Transport, "_post", fail)
     assert not sender.deliver()
     assert sender.counts() == Counts(acknowledged=0, waiting=0, in_doubt=0, dropped=0)
