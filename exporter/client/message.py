@@ -12,18 +12,30 @@ from exporter.catalogue import OTHER
 _log = logging.getLogger("exporter.client")
 
 _BY_STATUS: Final = {408: "timeout", 504: "timeout", 429: "rate_limited"}
-_BY_NAME: Final = (
-    ("Timeout", "timeout"),
-    ("RateLimit", "rate_limited"),
-    ("TooManyRequests", "rate_limited"),
-    ("ContentFilter", "content_filter"),
-    ("ContentPolicy", "content_filter"),
-    ("ValidationError", "invalid_output"),
-    ("ParseError", "invalid_output"),
-    ("APIError", "provider_error"),
-    ("ConnectError", "provider_error"),
+_BY_WORD: Final = (
+    ("contentfilter", "content_filter"),
+    ("contentpolicy", "content_filter"),
+    ("responsibleaipolicy", "content_filter"),
+    ("timeout", "timeout"),
+    ("ratelimit", "rate_limited"),
+    ("toomanyrequests", "rate_limited"),
+    ("throttl", "rate_limited"),
+    ("requestlimitexceeded", "rate_limited"),
+    ("quotaexceeded", "rate_limited"),
+    ("validationerror", "invalid_output"),
+    ("parseerror", "invalid_output"),
+    ("apierror", "provider_error"),
+    ("connecterror", "provider_error"),
+    ("connectionerror", "provider_error"),
+    ("transporterror", "provider_error"),
+    ("httpclienterror", "provider_error"),
+    ("payloaderror", "provider_error"),
+    ("chunkedencodingerror", "provider_error"),
+    ("incompleteread", "provider_error"),
+    ("gaierror", "provider_error"),
 )
-"""Parts of class names, for libraries that are not imported here: openai, anthropic, httpx, pydantic, ..."""
+"""Parts of class names and codes, without case and underscores, for libraries that are not imported here:
+openai, anthropic, azure, botocore, httpx, aiohttp, requests, pydantic, ..."""
 
 
 class ServedConfig(Protocol):
@@ -41,25 +53,59 @@ class ServedConfig(Protocol):
 def classify(error: BaseException) -> str:
     """The reason, one of `catalogue.REASONS`, that an exception of a model call stands for.
 
-    In this order: Python's own TimeoutError, JSONDecodeError; the HTTP status in `status_code` or
-    `response.status_code`; the names of the exception's classes; ConnectionError. Else `other`.
+    In this order: of a group the first of its exceptions that is known, and of a urllib.error.URLError its
+    `reason`; Python's own TimeoutError, JSONDecodeError; an HTTP status 408, 429 or 504; the provider's code
+    and the names of the exception's classes; any other HTTP status of 400 or above. Else `other`.
     """
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else [getattr(error, "reason", None)]
+    for cause in inner:
+        if isinstance(cause, BaseException) and (reason := classify(cause)) != OTHER:
+            return reason
     if isinstance(error, TimeoutError):
         return "timeout"
     if isinstance(error, json.JSONDecodeError):
         return "invalid_output"
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int) and status in _BY_STATUS:
+    code = None if hasattr(error, "status") else getattr(error, "code", None)  # aiohttp's warns of its `code`
+    status = _status(error, code)
+    if status in _BY_STATUS:
         return _BY_STATUS[status]
-    names = [kind.__name__ for kind in type(error).__mro__]
-    for part, reason in _BY_NAME:
-        if any(part in name for name in names):
+    words = [*_codes(error, code), *(kind.__name__ for kind in type(error).__mro__)]
+    told = " ".join(words).replace("_", "").lower()
+    for part, reason in _BY_WORD:
+        if part in told:
             return reason
-    if isinstance(status, int) and status >= 400:
-        return "provider_error"
-    return "provider_error" if isinstance(error, ConnectionError) or "ConnectionError" in names else OTHER
+    return "provider_error" if 400 <= status < 600 else OTHER
+
+
+def _status(error: BaseException, code: object) -> int:
+    """The HTTP status, or 0: of openai, aiohttp, urllib, httpx and requests, botocore."""
+    response = getattr(error, "response", None)
+    found = (
+        getattr(error, "status_code", None),
+        getattr(error, "status", None),
+        code,
+        getattr(response, "status_code", None),
+        _member(response, "ResponseMetadata", "HTTPStatusCode"),
+    )
+    return next((status for status in found if isinstance(status, int)), 0)
+
+
+def _codes(error: BaseException, code: object) -> list[str]:
+    """What the provider itself calls the error: of openai, azure-core, botocore."""
+    found = (
+        code,
+        getattr(getattr(error, "error", None), "code", None),
+        _member(getattr(error, "body", None), "code"),
+        _member(getattr(error, "body", None), "error", "code"),
+        _member(getattr(error, "response", None), "Error", "Code"),
+    )
+    return [one for one in found if isinstance(one, str)]
+
+
+def _member(value: object, *path: str) -> object:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 class Message:

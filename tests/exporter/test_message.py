@@ -2,12 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
+import httpx
 import pytest
 import requests
+from botocore.config import Config
+from botocore.session import get_session
 
 from exporter.client import Recorder, classify
 from tests.exporter.running import TOKEN, Running
@@ -56,6 +65,117 @@ def recorder(exporter: Running) -> Iterator[Recorder]:
         yield recorder
 
 
+def raised(call: Callable[[], object]) -> Exception:
+    """What a real library raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each is another)
+        call()
+    return caught.value
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers with the status that the path names; `slow` never, `cut` with half a body."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        what = self.path.strip("/")
+        if what == "slow":
+            self.rfile.read(1)  # until the other side gives up
+            self.close_connection = True
+            return
+        self.send_response(int(what) if what.isdecimal() else 200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        self.wfile.write(b"12345" if what == "cut" else b"1234567890")
+
+    def do_POST(self) -> None:
+        """Refuse as AWS does when there is too much to do."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b'{"__type": "ThrottlingException", "message": "Too many requests"}'
+        self.send_response(400)
+        self.send_header("x-amzn-ErrorType", "ThrottlingException")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[str]:
+    """A server that fails in many ways; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def seconds(url: str) -> float:
+    """How long to wait for an answer: not shorter than a busy machine needs, where one comes."""
+    return 0.2 if url.endswith("slow") else 60
+
+
+def by_urllib(url: str) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=seconds(url)) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+
+
+def by_httpx(url: str) -> None:
+    httpx.get(url, timeout=seconds(url)).raise_for_status()
+
+
+def by_requests(url: str) -> None:
+    requests.get(url, timeout=seconds(url)).raise_for_status()
+
+
+def by_aiohttp(url: str) -> None:
+    async def get() -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=seconds(url))
+        session = aiohttp.ClientSession(timeout=timeout, raise_for_status=True)
+        async with session, session.get(url) as answer:
+            await answer.read()
+
+    asyncio.run(get())
+
+
+@pytest.mark.parametrize("ask", [by_urllib, by_httpx, by_requests, by_aiohttp])
+def test_the_reason_of_what_a_library_raises(provider: str, ask: Callable[[str], None]) -> None:
+    expected = {"429": "rate_limited", "504": "timeout", "408": "timeout", "500": "provider_error"}
+    expected |= {"slow": "timeout", "cut": "provider_error", "401": "provider_error"}
+    found = {path: classify(raised(partial(ask, f"{provider}/{path}"))) for path in expected}
+    assert found == expected
+    assert classify(raised(partial(ask, "http://127.0.0.1:1"))) == "provider_error"
+
+
+@pytest.mark.parametrize("url", ["answering", "http://127.0.0.1:1"], ids=["throttled", "away"])
+def test_the_reason_of_what_botocore_raises(provider: str, url: str) -> None:
+    config = Config(retries={"total_max_attempts": 1})
+    client = get_session().create_client(
+        "bedrock-runtime",
+        region_name="eu-west-1",
+        endpoint_url=provider if url == "answering" else url,
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        config=config,
+    )
+    error = raised(lambda: client.converse(modelId="m", messages=[]))
+    assert classify(error) == ("rate_limited" if url == "answering" else "provider_error")
+    client.close()
+
+
+def azure_by_openai() -> Exception:
+    """As openai raises what Azure's filter refuses: the code is of the body's `error`."""
+    body = {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}
+    return _Error(status_code=400, code="content_filter", body=body)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -73,6 +193,15 @@ def recorder(exporter: Running) -> Iterator[Recorder]:
         (ValidationError(), "invalid_output"),
         (_Error(status_code=500), "provider_error"),
         (_Error(status_code=401), "provider_error"),
+        (azure_by_openai(), "content_filter"),
+        (_Error(status_code=400, error=SimpleNamespace(code="content_filter")), "content_filter"),
+        (_Error(status_code=400, body={"error": {"code": "content_filter"}}), "content_filter"),
+        (_Error(status_code=400, code="context_length_exceeded"), "provider_error"),
+        (ExceptionGroup("", [KeyError("x"), _Error(status_code=429)]), "rate_limited"),
+        (ExceptionGroup("", [ExceptionGroup("", [TimeoutError()])]), "timeout"),
+        (ExceptionGroup("", [KeyError("x")]), "other"),
+        (urllib.error.URLError("no host given"), "other"),
+        (_Error(code=7), "other"),
         (ConnectionResetError(), "provider_error"),
         (requests.ConnectionError(), "provider_error"),
         (ConnectError(), "provider_error"),
