@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         if url is None:
             return None
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("must be an http or https URL")
         if parts.query or parts.fragment:
             raise ValueError("must have no query or fragment")

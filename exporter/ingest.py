@@ -169,6 +169,10 @@ class Ingest:
     def _refusal(self, message: Observation) -> RequestRefusedError | None:
         try:
             _check_text(message.persona, message.config_version)
+            if message.outcome not in catalogue.OUTCOMES:
+                raise InvalidRequestError(
+                    f"Unknown outcome {message.outcome!r}", {"allowed": list(catalogue.OUTCOMES)}
+                )
             if message.reason is not None and message.outcome != "llm_error":
                 raise InvalidRequestError(
                     f"A reason belongs to the outcome llm_error, not to {message.outcome}"

@@ -6,7 +6,7 @@ are each within them may be past them, and was acknowledged.
 """
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -71,7 +71,7 @@ class Observation(Struct, forbid_unknown_fields=True, gc=False):
     journey: Label
     persona: Label
     config_version: Label
-    outcome: Literal["ok", "out_of_scope", "llm_error"]
+    outcome: Label
     latency_ms: Milliseconds
     reason: Label | None = None
     ttft_ms: Milliseconds | None = None

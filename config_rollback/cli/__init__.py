@@ -11,6 +11,7 @@ import typer
 
 from config_rollback.cli import audit, connection, db, kpis, persona, replay, token, up
 from config_rollback.cli.output import output
+from config_rollback.stack.errors import StackError
 
 _app = typer.Typer(
     name="driftback",
@@ -51,7 +52,7 @@ def main() -> None:
         _app()
     except SystemExit as ended:
         exit_code = ended.code if isinstance(ended.code, int) else connection.REFUSED
-    except OSError as error:  # a folder of somebody else
+    except (OSError, StackError) as error:  # a folder of somebody else, or none
         connection.err.print(f"driftback: {error}", style="red", soft_wrap=True)
         exit_code = connection.REFUSED
     sys.exit(output.finish(exit_code))

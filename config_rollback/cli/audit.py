@@ -83,7 +83,7 @@ def export(
             count = sum(target.write(row + b"\n") > 0 for row in rows)
         partial.replace(file)  # a file of this name is whole
     except OSError as error:
-        connection.fail(f"{file}: {error.strerror}", connection.USAGE)
+        connection.fail(f"cannot write {file}: {error.strerror}", connection.USAGE)
     connection.err.print(f"{count} rows in {file}.", soft_wrap=True)
 
 
@@ -142,7 +142,7 @@ def _verify_file(file: Path, known: Head | None) -> Verification:
         with file.open("rb") as lines:
             return exports.verify(lines, known)
     except OSError as error:
-        connection.fail(f"{file}: {error.strerror}", connection.USAGE)
+        connection.fail(f"cannot read {file}: {error.strerror}", connection.USAGE)
     except ValueError as error:
         connection.fail(f"{file}: {error}", connection.USAGE)
 

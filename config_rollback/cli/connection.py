@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import typer
@@ -56,7 +56,9 @@ TokenOption = Annotated[
 ]
 StateDirOption = Annotated[
     Path | None,
-    typer.Option("--state-dir", help="The state folder of the running stack.", show_default=False),
+    typer.Option(
+        "--state-dir", help="The state folder of the running stack.", show_default=False, file_okay=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -149,7 +151,7 @@ def running_stack(state_dir: Path | None = None, instead: str = "give --url and 
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            fail(f"cannot read {layout.stack_file}: {error}", UNREACHABLE)
+            fail(f"cannot read {layout.stack_file}: {error}; name another folder by --state-dir", UNREACHABLE)
         return stack
     searched = " or ".join(str(folder) for folder in folders)
     fail(f"no stack runs in {searched}; start one with `driftback up`, or {instead}", UNREACHABLE)
@@ -170,8 +172,32 @@ def jwt_secret(state_dir: Path | None, instead: str = "") -> str:
     try:
         secret = read_secret(path)
     except ValueError as error:
-        fail(str(error), USAGE)
+        fail(f"{'--state-dir' if folder else 'CONFIG_ROLLBACK_JWT_SECRET_FILE'}: {error}", USAGE)
     return _long_enough(secret, str(path))
+
+
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file cannot be read, without its name."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        fail(f"--url, DRIFTBACK_URL: {url} is no URL such as http://127.0.0.1:9811", USAGE)
+
+
+def _why(error: BaseException) -> str:
+    """What lies at the bottom of an error of requests, which tells its objects instead."""
+    causes = [error]
+    while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(inner)
+    told = (cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror)
+    return next(told, "no answer in time" if isinstance(error, requests.Timeout) else str(error))
 
 
 def _long_enough(secret: str, source: str) -> str:
@@ -194,6 +220,7 @@ class Connection:
         token = unless_exported(token, "DRIFTBACK_TOKEN", state_dir)
         if url is None:
             url = str(running_stack(state_dir)["urls"]["config_rollback"])
+        _check_url(url)
         if token is None:
             token = mint_access_token(
                 jwt_secret(state_dir, "give --token, or "),
@@ -201,8 +228,6 @@ class Connection:
                 role="ops",
                 lifetime_seconds=TOKEN_SECONDS,
             )
-        if not url.startswith(("http://", "https://")):
-            fail(f"--url, DRIFTBACK_URL: {url} does not begin with http:// or https://", USAGE)
         if not (token.isascii() and token.isprintable()):
             fail("--token, DRIFTBACK_TOKEN: holds characters that no token has", USAGE)
         return cls(url.rstrip("/"), token)
@@ -222,7 +247,7 @@ class Connection:
             try:
                 yield from answer.iter_lines(chunk_size=65536)
             except requests.RequestException as error:
-                fail(f"{self.url} broke off: {error}", UNREACHABLE)
+                fail(f"{self.url} broke off: {_why(error)}. Run the command again.", UNREACHABLE)
 
     def act(self, path: str, body: dict[str, Any], key: str | None, repeat: str) -> dict[str, Any]:
         """The data of the answer; an error ends the command.
@@ -252,7 +277,11 @@ class Connection:
                 method, self.url + path, headers=headers, timeout=TIMEOUT_SECONDS, **arguments
             )
         except requests.RequestException as error:
-            fail(f"{self.url} does not answer: {error}", UNREACHABLE)
+            fail(
+                f"{self.url} does not answer: {_why(error)}. Is config_rollback there, and is --url or "
+                "DRIFTBACK_URL right?",
+                UNREACHABLE,
+            )
         if answer.is_redirect:
             fail(f"{self.url} leads to {answer.headers['Location']}: give --url as it is there", UNREACHABLE)
         return answer
@@ -263,7 +292,7 @@ class Connection:
             if answer.ok and "data" in body:
                 return body
             error, request = body["error"], body["request_id"]
-        except (ValueError, KeyError, TypeError):  # not JSON, or other JSON
+        except (ValueError, KeyError, TypeError, RecursionError):  # not JSON, or other JSON
             fail(
                 f"{self.url} answered {answer.status_code}, but not as config_rollback does; is it that?",
                 UNREACHABLE,

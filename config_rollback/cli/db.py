@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config_rollback import database
 from config_rollback.cli import connection
@@ -23,6 +23,9 @@ from config_rollback.store import Store
 from exporter.secret_files import read_secret
 
 app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
+
+UNDEFINED_TABLE = "42P01"
+"""What PostgreSQL calls it."""
 
 DatabaseOption = Annotated[
     str | None,
@@ -53,7 +56,10 @@ def grant(
     """Give existing PostgreSQL roles the least that they need; run as the owner, after each upgrade."""
     if application is None and auditor is None:
         connection.fail("Name a role: --application, --auditor.", connection.USAGE)
-    with opened(_configured_url(database_url) or "sqlite://") as engine:
+    url = _configured_url(database_url)
+    if url is None:
+        connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
+    with opened(url) as engine:
         if engine.name != "postgresql":
             connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
         if application is not None:
@@ -72,7 +78,7 @@ def backup(
 ) -> None:
     """Copy the SQLite database while the service runs, and verify the copy. PostgreSQL has pg_dump."""
     if file.exists():
-        connection.fail(f"{file} exists.", connection.USAGE)
+        connection.fail(f"{file} exists: name a file that does not.", connection.USAGE)
     with opened(_url(database_url, state_dir)) as engine:
         if engine.name != "sqlite":
             connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
@@ -104,11 +110,14 @@ def opened(url: str) -> Iterator[Engine]:
         check_database_url(url)
     except ValueError as error:
         connection.fail(f"--database-url, CONFIG_ROLLBACK_DATABASE_URL: {error}", connection.USAGE)
-    engine = database.connect(url)
+    try:
+        engine = database.connect(url)
+    except OSError as error:
+        connection.fail(f"cannot make the folder {error.filename}: {error.strerror}", connection.USAGE)
     try:
         yield engine
     except (SQLAlchemyError, sqlite3.Error, UnavailableError) as error:
-        connection.fail(f"{_shown(engine)}: {error}", connection.REFUSED)
+        connection.fail(f"{_shown(engine)}: {_cause(error)}", connection.REFUSED)
     finally:
         engine.dispose()
 
@@ -116,7 +125,19 @@ def opened(url: str) -> Iterator[Engine]:
 def require_file(engine: Engine) -> None:
     """Ends the command where the SQLite database is not there; connecting would make an empty one."""
     if engine.name == "sqlite" and not Path(str(engine.url.database)).is_file():
-        connection.fail(f"{_shown(engine)}: there is no database.", connection.REFUSED)
+        connection.fail(
+            f"{_shown(engine)}: there is no database. Name it by --database-url or --state-dir.",
+            connection.REFUSED,
+        )
+
+
+def _cause(error: Exception) -> str:
+    """What the database said, and what helps against it."""
+    told = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
+    cause = told.orig if isinstance(told, DBAPIError) else told
+    if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == UNDEFINED_TABLE:
+        return f"{cause}. If the database is config_rollback's, `driftback db upgrade` makes its tables."
+    return str(cause)
 
 
 def _shown(engine: Engine) -> str:

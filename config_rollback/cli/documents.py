@@ -35,7 +35,9 @@ def read(file: Path) -> Document:
         content = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    except ValueError as error:  # also what is not UTF-8
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: it is not UTF-8") from None
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must hold `persona`, `config` and perhaps `note`")

@@ -49,7 +49,9 @@ def read_trace(path: Path) -> list[Arrival]:
             if missing:
                 raise TraceError(f"{path}: line 1 lacks the column {', '.join(missing)}")
             arrivals.extend(_parsed(path, rows.line_num, row) for row in rows)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read {path}: {connection.unreadable(error)}") from error
+    except csv.Error as error:
         raise TraceError(f"{path}: {error}") from error
     if not arrivals:
         raise TraceError(f"{path}: holds no messages")
@@ -138,7 +140,8 @@ def replay(
         typer.Option(help="The ingest token; else the running stack's.", envvar="EXPORTER_TOKEN"),
     ] = None,
     state_dir: Annotated[
-        Path | None, typer.Option(help="The state folder of the running stack.", show_default=False)
+        Path | None,
+        typer.Option(help="The state folder of the running stack.", show_default=False, file_okay=False),
     ] = None,
     out_of_scope_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Share of messages out of scope, where the journey can be.")

@@ -30,7 +30,11 @@ def up(
     ] = False,
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="Where everything is kept; a second stack needs its own.", show_default=False),
+        typer.Option(
+            help="Where everything is kept; a second stack needs its own.",
+            show_default=False,
+            file_okay=False,
+        ),
     ] = None,
     port_offset: Annotated[int, typer.Option(help="Added to every port; a second stack needs its own.")] = 0,
     no_grafana: Annotated[

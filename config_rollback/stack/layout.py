@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from config_rollback.stack.errors import StackError
+
 
 def default_state_dir() -> Path:
     """`$DRIFTBACK_STATE_DIR`, else `driftback/default` in the user's state folder (XDG base directories)."""
@@ -22,7 +24,15 @@ def demo_state_dir() -> Path:
 
 
 def _user_state_home() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    configured = os.environ.get("XDG_STATE_HOME")
+    if configured:
+        return Path(configured)
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:  # no HOME, and the user id has no name
+        raise StackError(
+            "no home folder is known: give --state-dir, or set HOME or DRIFTBACK_STATE_DIR"
+        ) from None
 
 
 def assets_dir() -> Path:

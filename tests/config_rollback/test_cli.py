@@ -23,6 +23,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from config_rollback import cli
+from config_rollback.auth.claims import MAX_TEXT_LENGTH
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.cli import connection
 from config_rollback.clock import utc_now
@@ -417,7 +418,7 @@ def test_a_user_id_without_a_name_acts_by_its_number(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--url", "localhost:9811", "--url, DRIFTBACK_URL: localhost:9811 does not begin with http://"),
+        ("--url", "localhost:9811", "--url, DRIFTBACK_URL: localhost:9811 is no URL such as http://"),
         ("--token", "eyJhbG\u2026", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
         ("--token", "a\nb", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
     ],
@@ -437,7 +438,7 @@ def test_a_key_that_no_service_takes_signs_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CONFIG_ROLLBACK_JWT_SECRET")
     (tmp_path / "key").write_bytes(b"\xff" * 40)
     monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET_FILE", str(tmp_path / "key"))
-    assert "key: not UTF-8" in run("token", "mint").stderr
+    assert "key: it is not UTF-8" in run("token", "mint").stderr
 
 
 def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
@@ -579,14 +580,16 @@ def test_what_is_shown_is_published_as_it_was(service: Service, stack: Path, tmp
     assert again.stdout == "Version 1 is the same; nothing was published.\n"
 
 
-@pytest.mark.parametrize("subject", ["", "a" * 201, "a\x1b[31m", "a\nb", "a\u200b", "a\u202e"])
+@pytest.mark.parametrize(
+    "subject", ["", "a" * (MAX_TEXT_LENGTH + 1), "a\x1b[31m", "a\nb", "a\u200b", "a\u202e"]
+)
 @pytest.mark.parametrize("command", [("token", "mint"), ("login-link",)])
 def test_a_subject_that_no_service_takes_is_refused(
     stack: Path, command: tuple[str, ...], subject: str
 ) -> None:
     result = run(*command, "--subject", subject)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "'--subject': has 1 to 200 characters" in result.stderr
+    assert f"'--subject': has 1 to {MAX_TEXT_LENGTH} characters" in result.stderr
 
 
 @pytest.mark.parametrize(

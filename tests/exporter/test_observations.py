@@ -109,6 +109,12 @@ def test_one_bad_message_refuses_the_batch(exporter: Running, change: dict[str, 
     assert send(exporter, observation()).json()["data"]["duplicate"] is False
 
 
+def test_an_unknown_outcome_is_told_with_those_there_are(exporter: Running) -> None:
+    error = send(exporter, observation(), observation(outcome="moon")).json()["error"]
+    assert (error["code"], error["message"]) == ("invalid_request", "Unknown outcome 'moon'")
+    assert error["details"] == {"allowed": ["ok", "out_of_scope", "llm_error"], "items": [1]}
+
+
 def test_every_refused_message_is_named_and_the_others_can_be_sent(exporter: Running) -> None:
     messages = [
         observation(),
