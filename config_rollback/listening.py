@@ -40,6 +40,8 @@ class Listener:
                     return
             except psycopg.Error as error:
                 log.warning("listening_failed", error=type(error).__name__)
+            except Exception:  # whatever it is: a task that ended would hear of nothing any more
+                log.exception("listening_failed")
             finally:
                 self.listening = False
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load)

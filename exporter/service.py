@@ -110,6 +110,8 @@ class Service:
                 await self.ingest.expire(self._clock.now())
             except StorageError as error:
                 _log.warning("expiry_postponed", error=error.message)
+            except Exception:  # noqa: BLE001 (a task that ended would let everything stay for ever)
+                _log.exception("expiry_failed")
 
 
 def _take_over(journal: Journal, recovery: Recovery, state: State, now: Moment) -> None:

@@ -519,7 +519,7 @@ def test_an_answer_that_makes_no_sense_does_not_end_it(
         assert follow(url).wait_ready(10) == Active("concierge", 1, CONFIG)
 
 
-def test_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
+def test_65_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
     service: Service, follow: Callable[..., ConfigClient], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".netrc").write_text("default login somebody password something\n")

@@ -100,16 +100,25 @@ def test_a_replica_that_was_told_nothing_takes_no_client_back_to_an_older_versio
     assert version_of(theirs) == 2
 
 
-def test_where_nothing_can_be_heard_replicas_look_by_themselves(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [psycopg.OperationalError("a pooler between does not pass LISTEN"), ZeroDivisionError()],
+    ids=["a pooler", "a defect"],
+)
+def test_where_nothing_can_be_heard_replicas_look_by_themselves_and_listen_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    async def fail(_: Listener) -> None:
-        raise psycopg.OperationalError("a pooler between does not pass LISTEN")
+    tries: list[Listener] = []
+
+    async def fail(listener: Listener) -> None:
+        tries.append(listener)
+        raise error
 
     monkeypatch.setattr(Listener, "_listen", fail)
     ours, theirs = start(), start()
     ours.publish()
     wait_until(lambda: version_of(theirs) == 1)
+    wait_until(lambda: min(map(tries.count, set(tries))) > 1)
 
 
 @pytest.mark.usefixtures("patient_writers")

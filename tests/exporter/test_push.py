@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from exporter.clock import Moment
+from exporter.ingest import Ingest
 from tests.exporter.running import Clock, Running, sample, series, wait_for
 
 SCRAPE = Path(__file__).parent / "golden" / "scrape.txt"
@@ -165,6 +167,24 @@ def test_a_refused_batch_takes_no_place_of_the_bound(bounded: Running) -> None:
     bounded.push(series(persona="a", messages=1), series(persona="b", messages=1))
     assert bounded.value("conversation_messages_total", persona="other") is None
     assert bounded.value("exporter_rejected_total", reason="persona_overflow") == 0
+
+
+def test_an_expiry_that_failed_anyhow_is_tried_again(
+    start: Callable[..., Running], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire, failures = Ingest.expire, [ZeroDivisionError(), KeyError("x")]
+
+    async def failing(self: Ingest, now: Moment) -> None:
+        if failures:
+            raise failures.pop()
+        await expire(self, now)
+
+    monkeypatch.setattr("exporter.service.EXPIRY_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(Ingest, "expire", failing)
+    exporter = start()
+    exporter.push(series(messages=1))
+    clock.wait(9 * 86_400)
+    wait_for(lambda: exporter.value("conversation_messages_total") is None)
 
 
 def test_untouched_label_sets_are_dropped_after_eight_days(

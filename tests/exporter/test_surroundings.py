@@ -241,7 +241,7 @@ def test_a_url_that_cannot_be_served_as_it_says_is_refused_and_no_password_told(
     assert "secret" not in str(refused.value)
 
 
-def test_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
+def test_65_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
     exporter: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".netrc").write_text("default login somebody password something\n")
