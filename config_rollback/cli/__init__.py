@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from config_rollback.cli import audit, connection, db, kpis, persona, replay, token, up
+from config_rollback.cli import acts, audit, connection, db, kpis, persona, replay, token, up
 from config_rollback.cli.output import output
 from config_rollback.stack.errors import StackError
 
@@ -22,6 +22,8 @@ _app.command()(up.up)
 _app.command()(replay.replay)
 _app.command()(kpis.kpis)
 _app.command()(token.login_link)
+for act in (acts.publish, acts.rollback, acts.accept):
+    persona.app.command()(act)
 _app.add_typer(persona.app, name="persona")
 _app.add_typer(audit.app, name="audit")
 _app.add_typer(token.app, name="token")

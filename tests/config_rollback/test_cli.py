@@ -112,7 +112,7 @@ def test_what_was_published_since_the_preview_is_not_overwritten(
     def meanwhile(*_: Any) -> None:
         service.publish(temperature=1)
 
-    monkeypatch.setattr("config_rollback.cli.persona._confirm", meanwhile)
+    monkeypatch.setattr("config_rollback.cli.acts._confirm", meanwhile)
     result = run("persona", "publish", document(temperature=2))
     assert result.exit_code == 1
     assert "config_changed_since_alert" in result.stderr

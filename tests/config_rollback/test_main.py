@@ -236,3 +236,17 @@ def test_an_address_that_is_taken_is_named(process: Process) -> None:
     assert taken.stderr.startswith(
         "config_rollback: CONFIG_ROLLBACK_HOST, CONFIG_ROLLBACK_PORT: cannot listen on 127.0.0.1 port "
     )
+
+
+def test_a_log_that_cannot_be_written_decides_nothing(process: Process) -> None:
+    process.log = Path("/dev/full")
+    process.environment["PYTHONIOENCODING"] = "ascii"
+    process.start()
+    persona = f"{process.url}/v1/ops/personas/%F0%9F%A6%8A"
+    for number in (1, 2):
+        body = {"config": CONFIG, "note": "🦊"}
+        answer = requests.post(f"{persona}/versions", json=body, headers=ops("🦊"), timeout=30)
+        assert (answer.status_code, answer.json()["data"]["version"]) == (201, number)
+    answer = requests.post(f"{persona}/rollback", json={"expected_version": 2}, headers=ops(), timeout=30)
+    assert answer.json()["data"]["to_version"] == 1
+    assert process.end(signal.SIGTERM) == 0
