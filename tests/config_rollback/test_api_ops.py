@@ -116,7 +116,7 @@ def test_audit_rows_tell_who_did_what_and_why(service: Service) -> None:
     service.publish(temperature=2)
     answer = service.roll_back(expected_version=2, reason="too wild", alert="OutOfScopeDrift")
     row = service.audit()[-1]
-    assert re.fullmatch("1:[0-9a-f]{64}", row.pop("hash"))
+    assert re.fullmatch("2:[0-9a-f]{64}", row.pop("hash"))
     assert row == {
         "audit_id": 3,
         "at": "2026-03-01T12:00:00.000000Z",

@@ -140,7 +140,7 @@ def test_log_lines_are_json_and_hold_the_chain_but_no_secret(process: Process) -
     records = process.records()
     head = next(record for record in records if record["event"] == "audit_appended")
     assert head["audit_id"] == 1
-    assert head["audit_hash"].startswith("1:")
+    assert head["audit_hash"].startswith("2:")
     assert head["request_id"] == answer.headers["X-Request-ID"]
     assert {"method": "GET", "path": "/login", "status": 200}.items() <= next(
         record for record in records if record.get("path") == "/login"
