@@ -109,7 +109,8 @@ class Store:
                 if error.connection_invalidated:
                     _log(error)
                     raise OutcomeUnknownError(
-                        "the database connection broke at the commit; ask again with the same Idempotency-Key"
+                        "the database connection broke at the commit, so this may have been done; "
+                        "the same request once more tells, and does it once at most"
                     ) from error
                 raise
 

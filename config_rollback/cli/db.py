@@ -143,7 +143,7 @@ def _cause(error: Exception) -> str:
 def _shown(engine: Engine) -> str:
     if engine.name == "sqlite":
         return str(engine.url.database)  # the path, as one types it
-    return engine.url.render_as_string(hide_password=True)
+    return engine.url.set(query={}).render_as_string(hide_password=True)  # the query may hold a password too
 
 
 def _url(given: str | None, state_dir: Path | None) -> str:

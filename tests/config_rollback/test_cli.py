@@ -687,3 +687,11 @@ def test_the_package_may_be_in_a_folder_of_any_name(tmp_path: Path) -> None:
         PYTHONSAFEPATH="1",
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_password_in_the_query_of_a_url_is_not_shown() -> None:
+    url = "postgresql://ann:hush@127.0.0.1:1/x?connect_timeout=2&password=hush"
+    result = run("db", "upgrade", "--database-url", url)
+    assert result.exit_code == 1
+    assert "postgresql+psycopg://ann:***@127.0.0.1:1/x: " in result.stderr
+    assert "hush" not in result.stderr
