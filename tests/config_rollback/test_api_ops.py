@@ -131,6 +131,9 @@ def test_audit_rows_tell_who_did_what_and_why(service: Service) -> None:
         "error_code": None,
         "reason": "too wild",
         "alert": "OutOfScopeDrift",
+        "content_hash": service.version(1)["content_hash"],
+        "attempts": 1,
+        "issuer": "driftback",
     }
 
 

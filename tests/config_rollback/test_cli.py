@@ -34,10 +34,10 @@ from tests.support.stacks import ROOT
 
 
 class RealTime(Clock):
-    """The command line makes tokens of its own, by the real clock."""
+    """The command line makes tokens of its own, by the real clock, and a busy machine takes its time."""
 
-    def __init__(self) -> None:
-        self.now = utc_now()
+    def __call__(self) -> datetime:
+        return utc_now()
 
 
 @pytest.fixture
