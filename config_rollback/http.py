@@ -157,7 +157,7 @@ def plain_text(value: str, name: str, max_length: int) -> str:
     if len(value) > max_length:
         raise InvalidRequestError(f"{name} has at most {max_length} characters")
     if hidden := hidden_in_prose(value):
-        raise InvalidRequestError(f"{name} holds {code_point(hidden[0])}, which nobody sees: leave it out")
+        raise InvalidRequestError(f"{name} holds {code_point(hidden[0])}, which is invisible: leave it out")
     return value
 
 

@@ -52,7 +52,7 @@ def validate_persona(name: str) -> str:
         raise InvalidRequestError("a persona's name has no space at its ends, and is not . or ..")
     if hidden := [character for character in name if is_hidden(character)]:
         raise InvalidRequestError(
-            f"a persona's name holds {code_point(hidden[0])}, which nobody sees: leave it out"
+            f"a persona's name holds {code_point(hidden[0])}, which is invisible: leave it out"
         )
     return name
 

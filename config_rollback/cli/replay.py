@@ -130,7 +130,7 @@ def replay(
     persona: Annotated[str, typer.Option(help="Count the messages for this persona.")] = "replay",
     config_version: Annotated[int, typer.Option(min=1, help="Count them for this config version.")] = 1,
     speed: Annotated[
-        float, typer.Option(min=0.01, help="1 is the trace's own pace, 60 a minute a second.")
+        float, typer.Option(min=0.01, help="1 is the trace's own pace; 60 replays a minute in a second.")
     ] = 1.0,
     exporter: Annotated[
         str | None, typer.Option(help="The exporter's URL; else the running stack's.", show_default=False)
