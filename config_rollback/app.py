@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -19,7 +20,7 @@ from starlette.routing import Match
 from config_rollback import errors
 from config_rollback.api import alerts, audit, configs, health, openapi, ops
 from config_rollback.api.quick_configs import QuickConfigs
-from config_rollback.clock import Clock, utc_now
+from config_rollback.clock import Clock, Monotonic, utc_now
 from config_rollback.http import json_response, request_id
 from config_rollback.middleware import RequestContext
 from config_rollback.pages import routes as page_routes
@@ -70,9 +71,11 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
 """The HTTP status of each error; its code is the class's own."""
 
 
-def create_app(settings: Settings, clock: Clock = utc_now) -> Starlette:
+def create_app(
+    settings: Settings, clock: Clock = utc_now, monotonic: Monotonic = time.monotonic
+) -> Starlette:
     """The ASGI application. On start it upgrades the database; nothing is opened before."""
-    here = build(settings, clock)
+    here = build(settings, clock, monotonic)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -9,6 +9,10 @@ Clock = Callable[[], datetime]
 """Returns the current time, aware, in UTC."""
 
 
+Monotonic = Callable[[], float]
+"""Returns seconds that only go on, whatever happens to the current time."""
+
+
 def utc_now() -> datetime:
     """The real clock."""
     return datetime.now(UTC)

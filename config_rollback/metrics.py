@@ -86,6 +86,11 @@ class Metrics:
             ["table"],
             registry=self.registry,
         )
+        self.clock_jumps = Counter(
+            "config_clock_jumps",
+            "Jumps of the system's clock against a monotonic one; for an hour after one nothing is deleted.",
+            registry=self.registry,
+        )
         self._refused = Counter(
             "config_requests_refused",
             "Connections and requests refused by the server itself: not HTTP, or over a bound.",

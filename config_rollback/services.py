@@ -14,7 +14,7 @@ from config_rollback.auth.issuers import AccessTokens
 from config_rollback.auth.oidc import OidcLogins
 from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.tokens import TokenVerifier
-from config_rollback.clock import Clock
+from config_rollback.clock import Clock, Monotonic
 from config_rollback.config_schema import ConfigSchema
 from config_rollback.convergence import Clients
 from config_rollback.delivery import Delivery
@@ -55,7 +55,7 @@ class Services:
     """Held while a caller who proved nothing takes one of the threads that a rollback needs."""
 
 
-def build(settings: Settings, clock: Clock) -> Services:
+def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
     """Wires the objects; opens no connection yet.
 
     Raises `SettingsError` for a file that is no schema, and for a folder that cannot be made.
@@ -83,7 +83,7 @@ def build(settings: Settings, clock: Clock) -> Services:
         clock=clock,
         store=store,
         refusals=refusals,
-        upkeep=Upkeep(store, refusals, settings, clock, metrics),
+        upkeep=Upkeep(store, refusals, settings, clock, monotonic, metrics),
         changes=Changes(attempts, validate_config),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, secret, clock),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from anyio.to_thread import run_sync
 
-from config_rollback.clock import Clock
+from config_rollback.clock import Clock, Monotonic
 from config_rollback.errors import UnavailableError
 from config_rollback.metrics import Metrics
 from config_rollback.refusals import Refusals
@@ -21,6 +21,10 @@ BATCH = 500
 """Rows of a transaction: a rollback waits for no more than these."""
 MAX_BATCHES = 20
 """Of a table at a time; the rest has time until the next."""
+JUMP_SECONDS = 60.0
+"""Deviation from a monotonic clock, between two rounds, that is called a jump."""
+STEADY_SECONDS = 3600.0
+"""How long nothing is deleted after a start or a jump: time for a wrong clock to be set right."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,12 +33,21 @@ class Upkeep:
     """Runs beside the service. Versions, activations and the audit are never deleted."""
 
     def __init__(
-        self, store: Store, refusals: Refusals, settings: Settings, clock: Clock, metrics: Metrics
+        self,
+        store: Store,
+        refusals: Refusals,
+        settings: Settings,
+        clock: Clock,
+        monotonic: Monotonic,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._refusals = refusals
         self._clock = clock
+        self._monotonic = monotonic
         self._metrics = metrics
+        self._steady_since = monotonic()
+        self._offset = clock().timestamp() - self._steady_since
         self._keep = {
             "sessions": timedelta(days=settings.keep_sessions_days),
             "used_tokens": timedelta(),  # an expired one opens nothing
@@ -66,6 +79,8 @@ class Upkeep:
 
     def _forget(self) -> None:
         now = self._clock()
+        if not self._is_steady(now):
+            return
         for table, age in self._keep.items():
             for _ in range(MAX_BATCHES):
                 with self._store.write() as transaction:
@@ -73,3 +88,14 @@ class Upkeep:
                 self._metrics.rows_deleted.labels(table).inc(deleted)
                 if deleted < BATCH:
                     break
+
+    def _is_steady(self, now: datetime) -> bool:
+        """Whether the clock has gone evenly for an hour. By one that jumps, everything may look old."""
+        monotonic = self._monotonic()
+        before, self._offset = self._offset, now.timestamp() - monotonic
+        jump = self._offset - before
+        if abs(jump) > JUMP_SECONDS:
+            self._steady_since = monotonic
+            self._metrics.clock_jumps.inc()
+            log.warning("clock_jumped", seconds=round(jump))
+        return monotonic - self._steady_since >= STEADY_SECONDS

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from config_rollback.attempts import Actor
+from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.csrf import form_token
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
@@ -22,6 +23,7 @@ from config_rollback.store import Store, Transaction
 log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(hours=8)
+CLOCK_LEEWAY = timedelta(seconds=LEEWAY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,13 @@ class Sessions:
         """The session of a cookie. Raises `SessionRevokedError` where there is none, or none any more."""
         with self._store.read() as transaction:
             found = transaction.session(self._hash(cookie))
-        if found is None or found.revoked_at is not None or found.expires_at <= self._clock():
+        now = self._clock()
+        if (
+            found is None
+            or found.revoked_at is not None
+            or found.expires_at <= now
+            or found.created_at > now + CLOCK_LEEWAY  # a clock set back would bring old ones to life
+        ):
             raise SessionRevokedError("the session is over; log in again")
         return Login(Actor(found.subject, found.role, found.issuer), cookie)
 

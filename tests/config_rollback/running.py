@@ -41,13 +41,19 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+        self._passed = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        """The seconds that have passed; setting `now` alone is a jump of the system's clock."""
+        return self._passed
+
     def move(self, **by: float) -> None:
         """Goes on by a `timedelta`."""
         self.now += timedelta(**by)
+        self._passed += timedelta(**by).total_seconds()
 
 
 class Service:
@@ -71,7 +77,7 @@ class Service:
             # Tests call as one user, faster than any person.
             **{f"rate_limit_{name}": "100000/minute" for name in ("user", "role", "global")},
         }
-        self.app = create_app(Settings(**(given | settings)), clock)
+        self.app = create_app(Settings(**(given | settings)), clock, clock.monotonic)
         protocol: Any = partial(Protocol, self.app.state.services)
         config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from datetime import timedelta
 from urllib.parse import unquote
 
 import pytest
@@ -207,6 +208,14 @@ def test_a_session_lasts_eight_hours(service: Service, browser: Browser) -> None
     service.clock.move(hours=7, minutes=59)
     assert browser.get("/").status_code == 200
     service.clock.move(minutes=1)
+    answer = browser.get("/", headers={"Accept": "application/json"})
+    assert error(answer) == (401, "session_revoked")
+
+
+def test_a_clock_that_was_set_back_brings_no_session_to_life(service: Service, browser: Browser) -> None:
+    service.clock.now -= timedelta(seconds=30)  # a correction
+    assert browser.get("/").status_code == 200
+    service.clock.now -= timedelta(days=365)
     answer = browser.get("/", headers={"Accept": "application/json"})
     assert error(answer) == (401, "session_revoked")
 

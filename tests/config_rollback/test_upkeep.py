@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_each_kind_is_kept_as_long_as_the_settings_say(used: Service) -> None:
     record = {table: used.database.content()[table] for table in RECORD}
     full = {"sessions": 2, "used_tokens": 2, "idempotency": 4, "alerts": 2}
     assert count(used.database) == full
-    pass_days(used, minutes=20)
+    pass_days(used, hours=1)
     assert count(used.database) == full | {"used_tokens": 0}
     pass_days(used, days=7)
     assert count(used.database) == full | {"used_tokens": 0, "idempotency": 0}
@@ -54,6 +55,26 @@ def test_each_kind_is_kept_as_long_as_the_settings_say(used: Service) -> None:
     assert {table: used.database.content()[table] for table in RECORD} == record
     metrics = used.request("GET", "/metrics", token=None).text
     assert 'config_rows_deleted_total{table="sessions"} 2.0' in metrics
+
+
+@pytest.mark.parametrize("days", [30, -30], ids=["ahead", "behind"])
+def test_a_clock_that_jumps_deletes_nothing_for_an_hour_and_says_so(
+    used: Service, caplog: pytest.LogCaptureFixture, days: float
+) -> None:
+    pass_days(used, minutes=59)
+    full = count(used.database)
+    used.clock.now += timedelta(days=days)
+    for _ in range(2):
+        pass_days(used, minutes=29)
+    assert count(used.database) == full
+    assert "config_clock_jumps_total 1.0" in used.request("GET", "/metrics", token=None).text
+    assert caplog.text.count("clock_jumped") == 1
+    used.clock.now -= timedelta(days=days)
+    used.roll_back(key="a retry", expected_version=9)
+    pass_days(used, days=8)
+    assert count(used.database)["idempotency"] == 5
+    pass_days(used, hours=1)
+    assert count(used.database)["idempotency"] == 0
 
 
 def test_an_alert_that_is_told_again_stays(used: Service) -> None:
