@@ -8,7 +8,7 @@ from starlette.requests import Request
 from config_rollback.attempts import Actor, Call
 from config_rollback.auth.bearer import bearer_token, check_static
 from config_rollback.auth.claims import OPS
-from config_rollback.errors import ForbiddenError
+from config_rollback.errors import ForbiddenError, ShutOutError
 from config_rollback.http import request_id
 from config_rollback.services import services
 
@@ -23,20 +23,23 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 
 
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
-    """The actor, if the role is exactly `ops`; otherwise audits the attempt and raises `ForbiddenError`.
+    """The actor, if the role is `ops` and nobody shut them out; else audits and raises `ForbiddenError`.
 
     Raises also `RateLimitedError`, and what `Refusals.write` raises.
     """
     here = services(request)
     await here.rate_limits.check(actor)
+    refusal = ForbiddenError("this needs the role ops")
     if actor.role == OPS:
-        return actor
+        if not await run_sync(here.shut_out.holds, actor):
+            return actor
+        refusal = ShutOutError("an operator decided that you may do nothing here")
     here.metrics.forbidden.inc()
     call = Call(actor, request_id(request))
-    first = here.refusals.admit(call, action, persona, ForbiddenError.code)
+    first = here.refusals.admit(call, action, persona, refusal.code)
     if first is not None:
         await run_sync(here.refusals.write, first)
-    raise ForbiddenError("this needs the role ops")
+    raise refusal
 
 
 def require_service(request: Request) -> None:

@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
 from config_rollback import errors
-from config_rollback.api import alerts, audit, configs, health, openapi, ops
+from config_rollback.api import alerts, audit, configs, health, openapi, ops, people
 from config_rollback.api.quick_configs import QuickConfigs
 from config_rollback.clock import Clock, Monotonic, utc_now
 from config_rollback.http import json_response, request_id
@@ -37,6 +37,7 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.LoginFailedError: 401,
     errors.TokenAlreadyUsedError: 409,
     errors.ForbiddenError: 403,
+    errors.ShutOutError: 403,
     errors.CsrfRejectedError: 403,
     errors.InvalidJsonError: 400,
     errors.InvalidRedirectError: 400,
@@ -95,7 +96,7 @@ def create_app(
             finally:
                 here.store.close()
 
-    calls = [*configs.routes, *ops.routes, *audit.routes, *alerts.routes, *health.routes]
+    calls = [*configs.routes, *ops.routes, *people.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls, STATUS), *page_routes()],
         middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext, here)],

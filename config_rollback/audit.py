@@ -21,7 +21,9 @@ ACCEPT_BASELINE = "accept_baseline"
 """Action of an attempt that changes no configuration: the drift alerts' baseline starts anew."""
 ACTIVATING = ("publish", "rollback")
 """Actions that, done, make a version serve."""
-ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, "read")
+SHUT_OUT, LET_IN = "shut_out", "let_in"
+"""Actions about a person, who is named in the reason."""
+ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, SHUT_OUT, LET_IN, "read")
 """Everything that a row can tell of; `read` is there only refused."""
 STATUSES = ("succeeded", "failed")
 SCHEME = "2"

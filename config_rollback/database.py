@@ -121,7 +121,7 @@ def downgrade(engine: Engine, revision: str) -> None:
 APPLICATION = {
     "SELECT, INSERT": ("versions", "activations", "audit"),
     "SELECT, UPDATE": ("audit_head",),
-    "SELECT, INSERT, DELETE": ("used_tokens", "idempotency"),
+    "SELECT, INSERT, DELETE": ("used_tokens", "idempotency", "shut_out"),
     "SELECT, INSERT, UPDATE, DELETE": ("sessions", "alerts", "serving"),
     "SELECT": ("alembic_version",),
 }

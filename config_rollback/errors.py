@@ -84,6 +84,12 @@ class ForbiddenError(ConfigRollbackError):
     code = "forbidden"
 
 
+class ShutOutError(ForbiddenError):
+    """A known caller of whom an operator decided that they may do nothing (`driftback access`)."""
+
+    code = "shut_out"
+
+
 class CsrfRejectedError(ConfigRollbackError):
     """A form that did not provably come from this service's own page in this session."""
 

@@ -171,6 +171,16 @@ class BrowserSession(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class ShutOutPerson(Base):
+    """Somebody who may do nothing until they are let in again."""
+
+    __tablename__ = "shut_out"
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime]
+
+
 class Alert(Base):
     """An alert as Alertmanager last told it, one row per fingerprint and start."""
 

@@ -25,6 +25,7 @@ from config_rollback.rate_limits import RateLimits
 from config_rollback.refusals import Refusals
 from config_rollback.rollback import Changes
 from config_rollback.settings import Settings
+from config_rollback.shut_out import ShutOut
 from config_rollback.store import Store
 from config_rollback.upkeep import Upkeep
 
@@ -42,6 +43,7 @@ class Services:
     refusals: Refusals
     upkeep: Upkeep
     changes: Changes
+    shut_out: ShutOut
     access_tokens: AccessTokens
     sessions: Sessions
     oidc: OidcLogins | None
@@ -85,6 +87,7 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
         refusals=refusals,
         upkeep=Upkeep(store, refusals, settings, clock, monotonic, metrics),
         changes=Changes(attempts, validate_config),
+        shut_out=ShutOut(store, attempts),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, secret, clock),
         oidc=oidc.from_settings(settings, clock),

@@ -30,6 +30,7 @@ from config_rollback.models import (
     BrowserSession,
     IdempotencyRecord,
     ServingProcess,
+    ShutOutPerson,
     UsedToken,
     Version,
 )
@@ -448,6 +449,35 @@ class Transaction:
         """Ends a login."""
         query = update(BrowserSession).where(BrowserSession.cookie_hash == cookie_hash)
         self._session.execute(query.where(BrowserSession.revoked_at.is_(None)).values(revoked_at=now))
+
+    def end_sessions(self, issuer: str, subject: str, now: datetime) -> None:
+        """Ends every login of a person."""
+        query = update(BrowserSession).where(
+            BrowserSession.issuer == issuer,
+            BrowserSession.subject == subject,
+            BrowserSession.revoked_at.is_(None),
+        )
+        self._session.execute(query.values(revoked_at=now))
+
+    # People who are shut out
+
+    def shut_out_person(self, issuer: str, subject: str) -> ShutOutPerson | None:
+        """The entry of a person; None for whoever is not shut out."""
+        return self._session.get(ShutOutPerson, (issuer, subject))
+
+    def shut_out_people(self) -> Sequence[ShutOutPerson]:
+        """All of them, the newest first."""
+        return self._session.scalars(select(ShutOutPerson).order_by(ShutOutPerson.since.desc())).all()
+
+    def shut_out(self, person: ShutOutPerson) -> None:
+        """Adds a person."""
+        self._session.add(person)
+        self._session.flush()
+
+    def let_in(self, person: ShutOutPerson) -> None:
+        """Removes a person."""
+        self._session.delete(person)
+        self._session.flush()
 
     # Alerts
 

@@ -41,6 +41,7 @@ PEOPLE = (
     errors.TokenExpiredError,
     errors.TokenScopeMismatchError,
     errors.ForbiddenError,
+    errors.ShutOutError,
     errors.InvalidRequestError,
     errors.RateLimitedError,
     errors.LoginUnavailableError,

@@ -185,7 +185,7 @@ async def publish(request: Request) -> Response:
     actor = await access.require_ops(request, "publish", persona)
     body = await read_json(request, PublishBody)
     wish = Publication(persona, body.config, body.note, body.expected_version)
-    result = await operations.publish(request, wish, Call(actor, request_id(request), _key(request)))
+    result = await operations.publish(request, wish, Call(actor, request_id(request), key_of(request)))
     return success(request, asdict(result), status=201)
 
 
@@ -211,7 +211,7 @@ async def roll_back(request: Request) -> Response:
     actor = await access.require_ops(request, "rollback", persona)
     body = await read_json(request, RollbackBody)
     wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
-    call = Call(actor, request_id(request), _key(request))
+    call = Call(actor, request_id(request), key_of(request))
     return success(request, asdict(await operations.roll_back(request, wish, call)))
 
 
@@ -229,7 +229,7 @@ async def accept_baseline(request: Request) -> Response:
     actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
     body = await read_json(request, AcceptanceBody)
     wish = Acceptance(persona, body.expected_version, body.reason)
-    call = Call(actor, request_id(request), _key(request))
+    call = Call(actor, request_id(request), key_of(request))
     result = await run_sync(services(request).changes.accept_baseline, wish, call)
     return success(request, asdict(result))
 
@@ -266,7 +266,7 @@ def _version(row: Version, active: int) -> dict[str, Any]:
     }
 
 
-def _key(request: Request) -> str:
+def key_of(request: Request) -> str:
     """What makes a repetition after a lost answer known as one."""
     key = request.headers.get("idempotency-key")
     if key is None:

@@ -20,6 +20,14 @@ class Persona(TypedDict):
     rollback_to: int | None
 
 
+class ShutOut(TypedDict):
+    """A person who may do nothing."""
+
+    issuer: str
+    subject: str
+    since: str
+
+
 class Version(TypedDict):
     """A version without its configuration."""
 

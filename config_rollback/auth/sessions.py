@@ -49,25 +49,30 @@ class Sessions:
         self._key = hmac.new(secret.encode(), b"driftback session", hashlib.sha256).digest()
         self._clock = clock
 
-    def open(self, login_token: str) -> Login:
-        """Uses up a one-time token. Raises an `AuthenticationError`, the second time too."""
+    def open(self, login_token: str, before: str | None) -> Login:
+        """Uses up a one-time token, and ends the session of the cookie that the browser had `before`.
+
+        Raises an `AuthenticationError`, the second time too.
+        """
         identity = self._verifier.verify(login_token, "login")
         with self._store.write() as transaction:
             if not transaction.use_token(identity.jti, identity.expires_at):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
-            login = self._add(transaction, Actor(identity.subject, identity.role, identity.issuer))
+            login = self._add(transaction, Actor(identity.subject, identity.role, identity.issuer), before)
         log.info("logged_in", actor=identity.subject, role=identity.role, way="link")
         return login
 
-    def open_for(self, actor: Actor) -> Login:
-        """A session of somebody whom the OpenID provider vouches for."""
+    def open_for(self, actor: Actor, before: str | None) -> Login:
+        """The same for somebody whom the OpenID provider vouches for."""
         with self._store.write() as transaction:
-            login = self._add(transaction, actor)
+            login = self._add(transaction, actor, before)
         log.info("logged_in", actor=actor.subject, role=actor.role, way="oidc")
         return login
 
-    def _add(self, transaction: Transaction, actor: Actor) -> Login:
+    def _add(self, transaction: Transaction, actor: Actor, before: str | None) -> Login:
         now = self._clock()
+        if before is not None:
+            transaction.revoke_session(self._hash(before), now)
         secret = secrets.token_urlsafe(32)
         login = Login(actor, f"{secret}.{self._hash(secret)}")
         transaction.add_session(

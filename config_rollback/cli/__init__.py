@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from config_rollback.cli import acts, audit, connection, db, kpis, persona, replay, token, up
+from config_rollback.cli import access, acts, audit, connection, db, kpis, persona, replay, token, up
 from config_rollback.cli.output import output
 from config_rollback.stack.errors import StackError
 
@@ -26,6 +26,7 @@ for act in (acts.publish, acts.rollback, acts.accept):
     persona.app.command()(act)
 _app.add_typer(persona.app, name="persona")
 _app.add_typer(audit.app, name="audit")
+_app.add_typer(access.app, name="access")
 _app.add_typer(token.app, name="token")
 _app.add_typer(db.app, name="db")
 

@@ -50,7 +50,9 @@ async def log_in(request: Request) -> Response:
     if not form.get("token"):
         raise UnauthenticatedError("a login link is needed")
     async with here.anonymous:
-        login = await run_sync(partial(here.sessions.open, form["token"]))
+        login = await run_sync(
+            partial(here.sessions.open, form["token"], request.cookies.get(here.cookie_name))
+        )
     response = RedirectResponse(next_path, 303)
     set_session(request, response, login)
     return response

@@ -61,7 +61,7 @@ async def callback(request: Request) -> Response:
     request.state.login_next = logins.next_path(cookie)
     actor, next_path = await logins.finish(cookie, dict(pairs))
     here = services(request)
-    login = await run_sync(partial(here.sessions.open_for, actor))
+    login = await run_sync(partial(here.sessions.open_for, actor, request.cookies.get(here.cookie_name)))
     response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})
     set_session(request, response, login)
     _forget(request, response, name)

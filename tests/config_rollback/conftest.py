@@ -34,6 +34,7 @@ ON_BOTH_DATABASES = {
     "test_record",
     "test_refusals",
     "test_secrets",
+    "test_shut_out",
     "test_state",
     "test_state_machine",
     "test_store",

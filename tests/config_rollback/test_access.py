@@ -24,7 +24,7 @@ def ops_routes(service: Service) -> list[tuple[str, str]]:
 
 
 def test_14_every_ops_call_needs_a_token(service: Service) -> None:
-    assert len(ops_routes(service)) == 11
+    assert len(ops_routes(service)) == 14
     for method, path in ops_routes(service):
         answer = service.request(method, path, token=None, json={})
         assert error(answer) == (401, "unauthenticated"), path
@@ -73,8 +73,9 @@ def test_25_every_ops_call_is_for_ops_only(service: Service) -> None:
         answer = service.request(method, path, token=token, json={"config": CONFIG})
         assert error(answer) == (403, "forbidden"), path
     refused = service.audit()[1:]
-    assert {row["action"] for row in refused} == {"publish", "rollback", "accept_baseline", "read"}
-    assert [row["actor"] for row in refused] == ["bob"] * 4, "of each kind the first; the others are counted"
+    actions = {"publish", "rollback", "accept_baseline", "shut_out", "let_in", "read"}
+    assert {row["action"] for row in refused} == actions
+    assert [row["actor"] for row in refused] == ["bob"] * 6, "of each kind the first; the others are counted"
     service.app.state.services.refusals.settle()
     assert sum(row["attempts"] for row in service.audit()[1:]) == len(ops_routes(service))
     assert service.active_version() == 1

@@ -146,7 +146,7 @@ def test_an_activation_added_behind_the_service_is_named_before_the_upgrade(data
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
 def test_the_command_upgrades_from_every_schema(database: Database, revision: str) -> None:
     engine = schema.connect(database.url)
     schema.upgrade(engine, revision)
@@ -159,4 +159,11 @@ def test_the_command_upgrades_from_every_schema(database: Database, revision: st
 
 def test_every_schema_is_in_the_test_above() -> None:
     folder = Path(schema.__file__).parent / "migrations" / "versions"
-    assert {path.name[:4] for path in folder.glob("0*.py")} == {"0001", "0002", "0003", "0004", "0005"}
+    assert {path.name[:4] for path in folder.glob("0*.py")} == {
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+        "0005",
+        "0006",
+    }

@@ -44,7 +44,7 @@ def test_every_call_is_described_and_nothing_else(service: Service) -> None:
     }
     described = {(path, method) for path, item in document(service)["paths"].items() for method in item}
     assert described == routes
-    assert len(described) == 16
+    assert len(described) == 19
 
 
 def test_every_code_it_names_has_the_status_of_the_code(service: Service) -> None:
