@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from functools import partial
@@ -61,6 +62,7 @@ def main() -> int:
     )
     parser.add_argument("--version", action="version", version=version("driftback"))
     parser.parse_args()
+    os.umask(0o077)  # what it writes holds configurations and sessions
     try:
         settings = load()
         logs.configure()

@@ -35,6 +35,7 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _close_to_others(parsed.database)
         engine = create_engine(
             parsed, connect_args={"timeout": busy_timeout}, pool_timeout=busy_timeout, **_POOL
         )
@@ -54,6 +55,14 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
     event.listen(engine, "begin", partial(_begin_postgresql, _limits(parsed, busy_timeout)))
     event.listen(engine, "checkin", _end_transaction)
     return engine
+
+
+def _close_to_others(file: str) -> None:
+    """A database that was made while others could read it is for its owner alone from now on."""
+    for path in (Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm")):
+        with contextlib.suppress(OSError):  # it is not there yet, or somebody else's
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

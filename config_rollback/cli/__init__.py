@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -50,6 +51,7 @@ def _options(
 def main() -> None:
     """Entry point of the `driftback` script."""
     output.guard()
+    os.umask(0o077)  # copies, exports and the stack's files hold configurations or secrets
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     try:
         _app()

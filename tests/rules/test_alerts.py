@@ -26,6 +26,7 @@ PIPELINE_ALERTS = {
     "ConversationSilence",
     "ObservationsRejected",
     "AuditWriteFailing",
+    "ConfigWithheld",
     "RollbackFailed",
     "ConfigRollbackDown",
     "KpiInconsistent",

@@ -23,6 +23,7 @@ CONFIG_ROLLBACK_METRICS = {
     "config_database_up",
     "config_rollbacks_total",
     "config_version_predecessor_info",
+    "config_withheld",
 }
 PROMETHEUS_METRICS = {
     "ALERTS",
