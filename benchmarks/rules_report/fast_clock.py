@@ -65,7 +65,7 @@ def counting_rules() -> list[dict[str, Any]]:
     """The shipped rules up to the counts per version and window."""
     document = yaml.safe_load((RULES / "recording.yml").read_text(encoding="utf-8"))
     rules: list[dict[str, Any]] = document["groups"][0]["rules"]
-    return [rule for rule in rules if rule["record"].endswith((":last", ":first", ":sum"))]
+    return [rule for rule in rules if rule["record"].endswith((":last", ":first", ":told", ":sum"))]
 
 
 @dataclass
