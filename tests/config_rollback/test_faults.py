@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -159,7 +160,7 @@ def test_37_on_a_full_disk_nothing_is_done(drifted: Service, clock: Clock) -> No
     with store.write() as transaction:
         for _ in range(700):  # a table of about the limit on PostgreSQL
             row = Attempt(at=clock(), request_id="r", actor="a", role="ops", action="publish", reason=text)
-            transaction.append_audit(row)
+            transaction.append_audit(replace(row, status="failed", error_code="config_changed_since_alert"))
     with full_disk(drifted.database, store.engine):
         for _ in range(100):
             before = drifted.database.content()

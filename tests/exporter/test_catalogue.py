@@ -33,6 +33,7 @@ def test_public_names() -> None:
         "exporter_series_limit",
         "exporter_policy_last_reload_successful",
         "exporter_journal_recoveries_total",
+        "exporter_tokens_last_reload_successful",
         "exporter_clock_jumps_total",
         "exporter_build_info",
     ]

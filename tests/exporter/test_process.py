@@ -93,7 +93,7 @@ def test_it_says_in_one_line_why_it_cannot_start(
 def test_a_policy_that_yaml_cannot_read_is_refused_in_one_line(
     launch: Callable[..., Process], tmp_path: Path
 ) -> None:
-    (tmp_path / "policy.yaml").write_text("reasons: [other, 2020-13-45]")
+    (tmp_path / "policy.yaml").write_text("reasons: [other, lost")
     exporter = launch(EXPORTER_POLICY_FILE=str(tmp_path / "policy.yaml"))
     assert exporter.end() == 1
     (line,) = exporter.log
