@@ -15,6 +15,7 @@ RUN python3 -m venv /opt/build \
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 COPY config_rollback config_rollback
+COPY driftback_server driftback_server
 COPY rules rules
 COPY prometheus prometheus
 COPY grafana grafana

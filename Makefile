@@ -80,9 +80,9 @@ lock: build/uv/bin/uv ## write the locks (what runs, what builds, all) from pypr
 
 # Chosen for what they touch: both services over HTTP, storage, tokens, pages, commands, rules.
 LOWEST_TESTS ?= tests/exporter/test_connection.py tests/exporter/test_refusals.py tests/exporter/test_render.py \
-  tests/config_rollback/test_api_ops.py tests/config_rollback/test_delivery.py tests/config_rollback/test_pages.py \
-  tests/config_rollback/test_rate_limits.py tests/config_rollback/test_cli.py tests/config_rollback/test_config_schema.py \
-  tests/config_rollback/auth tests/stack/test_supervisor.py
+  tests/config_rollback/web/test_api_ops.py tests/config_rollback/delivery/test_delivery.py tests/config_rollback/web/test_pages.py \
+  tests/config_rollback/auth/test_rate_limits.py tests/config_rollback/test_cli.py tests/config_rollback/personas/test_config_schema.py \
+  tests/config_rollback/auth tests/driftback_server/stack/test_supervisor.py
 lowest: build/uv/bin/uv ## run tests with the lowest version of each dependency that pyproject.toml allows
 	build/uv/bin/uv pip compile pyproject.toml --quiet --resolution lowest-direct --python $(PYTHON) --output-file build/lowest.txt
 	$(PYTHON) -m venv build/lowest

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from benchmarks import servers
 from benchmarks.config_rollback_state import CONFIG, PERSONA, served
 from benchmarks.row import Row, compare
-from config_rollback.persona_config import canonical_json
+from config_rollback.personas.persona_config import canonical_json
 
 PATH = f"/v1/personas/{PERSONA}/config"
 CONNECTIONS = 32

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from config_rollback.stack import components
+from driftback_server.stack import components
 from exporter.client import Recorder
 from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 

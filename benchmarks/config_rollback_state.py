@@ -11,12 +11,13 @@ from typing import Any
 import requests
 
 from benchmarks import servers
-from config_rollback import database, persona_config
-from config_rollback.audit import Attempt
+from config_rollback.audit.chain import Attempt
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.clock import utc_now
-from config_rollback.models import Activation, Version
-from config_rollback.store import Store
+from config_rollback.personas import persona_config
+from config_rollback.storage import database
+from config_rollback.storage.models import Activation, Version
+from config_rollback.storage.store import Store
 
 PERSONA = "concierge"
 CONFIG: dict[str, Any] = {

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 from benchmarks.processes import ENDS_WITH_PARENT
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = sorted(os.sched_getaffinity(0))

@@ -16,8 +16,8 @@ from config_rollback import logs
 from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
 from config_rollback.server import Protocol
-from config_rollback.services import Services
 from config_rollback.settings import PREFIX, Settings, load
+from config_rollback.web.services import Services
 from exporter.listener import ListenError, listen
 
 STOP_SECONDS = 5

@@ -18,15 +18,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
 from config_rollback import errors
-from config_rollback.api import alerts, audit, configs, health, openapi, ops, people
-from config_rollback.api.quick_configs import QuickConfigs
 from config_rollback.clock import Clock, Monotonic, utc_now
-from config_rollback.http import json_response, request_id
-from config_rollback.middleware import RequestContext
-from config_rollback.pages import routes as page_routes
-from config_rollback.pages.render import error_page, page_that_sent, wants_html
-from config_rollback.services import build, services
 from config_rollback.settings import Settings
+from config_rollback.web.api import alerts, audit, configs, health, openapi, ops, people
+from config_rollback.web.api.quick_configs import QuickConfigs
+from config_rollback.web.http import json_response, request_id
+from config_rollback.web.middleware import RequestContext
+from config_rollback.web.pages import routes as page_routes
+from config_rollback.web.pages.render import error_page, page_that_sent, wants_html
+from config_rollback.web.services import build, services
 
 STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.UnauthenticatedError: 401,

@@ -9,10 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generat
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from config_rollback.audit import ACCEPT_BASELINE, Attempt
+from config_rollback.audit.chain import ACCEPT_BASELINE, Attempt
+from config_rollback.auth.rate_limits import RateLimits
 from config_rollback.clock import Clock
-from config_rollback.convergence import Clients
-from config_rollback.delivery import Delivery
+from config_rollback.delivery.convergence import Clients
+from config_rollback.delivery.delivery import Delivery
 from config_rollback.errors import (
     AuditUnavailableError,
     ConfigRollbackError,
@@ -20,8 +21,7 @@ from config_rollback.errors import (
     OverloadedError,
     UnavailableError,
 )
-from config_rollback.rate_limits import RateLimits
-from config_rollback.store import Store
+from config_rollback.storage.store import Store
 
 PREDECESSOR_WITHIN = timedelta(days=8)
 """Versions activated within this time keep their series: the longest window of the KPI, and a day."""

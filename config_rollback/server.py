@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from config_rollback import errors
-from config_rollback.services import Services
+from config_rollback.web.services import Services
 from exporter.errors import ExporterError, TooManyConnectionsError, TooManyPipelinedError
 from exporter.protocol import StrictHttpProtocol
 

@@ -12,9 +12,9 @@ from anyio.to_thread import run_sync
 from config_rollback.clock import Clock, Monotonic
 from config_rollback.errors import UnavailableError
 from config_rollback.metrics import Metrics
-from config_rollback.refusals import Refusals
+from config_rollback.rollback.refusals import Refusals
 from config_rollback.settings import Settings
-from config_rollback.store import FORGETTABLE, Store
+from config_rollback.storage.store import FORGETTABLE, Store
 
 INTERVAL_SECONDS = 300.0
 BATCH = 500

@@ -17,8 +17,9 @@ from typer.cli import get_docs_for_click
 import config_rollback.settings
 import exporter.settings
 from config_rollback import app as service
-from config_rollback import cli, database
-from config_rollback.api import openapi
+from config_rollback.storage import database
+from config_rollback.web.api import openapi
+from driftback_server import cli
 from exporter import app as exporter_app
 from exporter import catalogue
 from exporter.strict import read_yaml

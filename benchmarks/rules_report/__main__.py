@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.processes import leave_on_sigterm
 from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows
 from benchmarks.rules_report.rows import Row
-from config_rollback.stack import components
+from driftback_server.stack import components
 from rules.build import RULES
 
 OUTPUT = RULES.parent / "build" / "rules.json"

@@ -14,7 +14,7 @@ from config_rollback.auth import claims as rules
 from config_rollback.auth.keys import KeySet
 from config_rollback.auth.tokens import ALGORITHM, Identity, TokenVerifier
 from config_rollback.clock import Clock
-from config_rollback.outgoing import fetch
+from config_rollback.outgoing.sessions import fetch
 from config_rollback.settings import Settings
 
 _REFUSED_FIELDS = frozenset({"jku", "jwk", "x5u", "x5c", "crit"})

@@ -11,8 +11,8 @@ import msgspec
 import structlog
 
 from config_rollback.auth.claims import invalid
-from config_rollback.calls import Document
 from config_rollback.clock import Clock
+from config_rollback.outgoing.calls import Document
 from exporter.strict import check_json
 
 REFRESH = timedelta(minutes=10)

@@ -24,12 +24,9 @@ import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
 
-from config_rollback import outgoing
-from config_rollback.attempts import Actor
 from config_rollback.auth import claims as rules
 from config_rollback.auth.issuers import signed_claims
 from config_rollback.auth.keys import KeySet
-from config_rollback.calls import Calls, Document
 from config_rollback.clock import Clock
 from config_rollback.errors import (
     AuthenticationError,
@@ -37,6 +34,9 @@ from config_rollback.errors import (
     LoginUnavailableError,
     OidcStateMismatchError,
 )
+from config_rollback.outgoing import sessions as outgoing
+from config_rollback.outgoing.calls import Calls, Document
+from config_rollback.rollback.attempts import Actor
 from config_rollback.settings import Settings
 
 LOGIN_SECONDS = 600

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from config_rollback.attempts import Actor
 from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.csrf import form_token
 from config_rollback.auth.tokens import TokenVerifier
 from config_rollback.clock import Clock
 from config_rollback.errors import SessionRevokedError, TokenAlreadyUsedError
-from config_rollback.models import BrowserSession
-from config_rollback.store import Store, Transaction
+from config_rollback.rollback.attempts import Actor
+from config_rollback.storage.models import BrowserSession
+from config_rollback.storage.store import Store, Transaction
 
 log = structlog.get_logger(__name__)
 

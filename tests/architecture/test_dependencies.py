@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from tests.support.stacks import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-RUNTIME_CODE = ("exporter", "config_rollback", "examples")
+RUNTIME_CODE = ("exporter", "config_rollback", "driftback_server", "examples")
 """What the wheel holds. The rest runs in a checkout, with the extras."""
 OTHER_CODE = ("benchmarks", "deploy", "docs", "grafana", "rules", "tests")
 PROGRAMS = {

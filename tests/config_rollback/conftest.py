@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from config_rollback import database as schema
-from config_rollback import postgres_connection
-from config_rollback.store import Store
+from config_rollback.storage import database as schema
+from config_rollback.storage import postgres_connection
+from config_rollback.storage.store import Store
 from tests.config_rollback.databases import Database, Postgresql, Sqlite
 from tests.config_rollback.running import Browser, Clock, Service
 from tests.support.postgres import Server

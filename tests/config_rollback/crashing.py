@@ -15,14 +15,15 @@ import signal
 import sys
 import time
 
-from config_rollback import database, logs
-from config_rollback.attempts import Actor, Attempts, Call
+from config_rollback import logs
 from config_rollback.clock import utc_now
 from config_rollback.errors import UnavailableError
-from config_rollback.rollback import Changes, Publication, Rollback
-from config_rollback.store import Store
+from config_rollback.rollback.attempts import Actor, Attempts, Call
+from config_rollback.rollback.changes import Changes, Publication, Rollback
+from config_rollback.storage import database
+from config_rollback.storage.store import Store
 from tests.config_rollback.running import CONFIG
-from tests.config_rollback.test_store import Nobody
+from tests.config_rollback.storage.test_store import Nobody
 
 CALL = Call(Actor("ann", "ops", "driftback"), "r")
 LONGEST_LIFE_SECONDS = 0.06

@@ -13,9 +13,9 @@ from urllib.parse import quote
 from playwright.sync_api import Browser, Page
 
 from tests.config_rollback.databases import Sqlite
+from tests.config_rollback.evidence.test_alerts import alert, send
+from tests.config_rollback.evidence.test_kpis import Prometheus
 from tests.config_rollback.running import Clock, Service
-from tests.config_rollback.test_alerts import alert, send
-from tests.config_rollback.test_kpis import Prometheus
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"
 LONG_NAME = "concierge-" * 12 + "desk"

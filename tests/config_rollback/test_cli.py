@@ -22,14 +22,14 @@ from requests_mock import ANY, Mocker
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from config_rollback import cli
 from config_rollback.auth.claims import MAX_TEXT_LENGTH
 from config_rollback.auth.tokens import TokenVerifier
-from config_rollback.cli import connection
 from config_rollback.clock import utc_now
-from config_rollback.stack.layout import Layout
+from driftback_server import cli
+from driftback_server.cli import connection
+from driftback_server.stack.layout import Layout
+from tests.config_rollback.evidence.test_kpis import HEALTHY
 from tests.config_rollback.running import CONFIG, SECRET, Clock, Service
-from tests.config_rollback.test_kpis import HEALTHY
 from tests.support.stacks import ROOT
 
 
@@ -112,7 +112,7 @@ def test_what_was_published_since_the_preview_is_not_overwritten(
     def meanwhile(*_: Any) -> None:
         service.publish(temperature=1)
 
-    monkeypatch.setattr("config_rollback.cli.acts._confirm", meanwhile)
+    monkeypatch.setattr("driftback_server.cli.acts._confirm", meanwhile)
     result = run("persona", "publish", document(temperature=2))
     assert result.exit_code == 1
     assert "config_changed_since_alert" in result.stderr
@@ -371,7 +371,7 @@ def test_a_table_cuts_nothing_off(width: int) -> None:
 
 def run_process(*arguments: str, stdout: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `driftback` as a process of its own, its output in the file `stdout`."""
-    script = "from config_rollback.cli import main; main()"
+    script = "from driftback_server.cli import main; main()"
     with Path(stdout).open("w") as file:
         return subprocess.run(
             [sys.executable, "-c", script, *arguments],

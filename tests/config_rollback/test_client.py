@@ -19,9 +19,9 @@ import pytest
 from config_rollback import client as client_module
 from config_rollback.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
 from config_rollback.errors import StorageUnavailableError
-from config_rollback.stack import components
+from driftback_server.stack import components
+from tests.config_rollback.delivery.test_delivery import metric, wait_until
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
-from tests.config_rollback.test_delivery import metric, wait_until
 from tests.support.stacks import free_port
 
 NOBODY = "http://127.0.0.1:1"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from config_rollback.store import Store
+from config_rollback.storage.store import Store
 from tests.config_rollback.databases import Database
 
 

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from config_rollback import database as schema
-from config_rollback import postgres_connection
-from config_rollback.audit import Attempt
-from config_rollback.store import Store
+from config_rollback.audit.chain import Attempt
+from config_rollback.storage import database as schema
+from config_rollback.storage import postgres_connection
+from config_rollback.storage.store import Store
 from tests.config_rollback.databases import Database, Postgresql
 from tests.config_rollback.running import Clock, Service, fields
-from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.web.test_api_ops import error
 from tests.support.postgres import Server
 from tests.support.postgres_proxy import Cut, Proxy
 

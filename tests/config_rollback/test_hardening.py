@@ -14,8 +14,8 @@ import pytest
 import requests
 from starlette.types import Message, Receive, Scope, Send
 
-from config_rollback import http
-from config_rollback.middleware import RequestContext
+from config_rollback.web import http
+from config_rollback.web.middleware import RequestContext
 from exporter import protocol
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from tests.config_rollback.running import Service
 
 

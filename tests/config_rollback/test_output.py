@@ -42,7 +42,7 @@ def driftback(
     *arguments: str, shell: str = '"$@"', stdin: str = "", encoding: str = "ascii"
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs `driftback` in a shell, which may redirect "$@"; its output has the encoding."""
-    command = [sys.executable, "-c", "from config_rollback.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from driftback_server.cli import main; main()", *arguments]
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell, "bash", *command],
         input=stdin.encode(),

@@ -41,7 +41,7 @@ def test_what_is_written_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
             ["db", "backup", str(copies / "copy.db"), "--database-url", database],
             ["audit", "export", str(copies / "audit.jsonl"), "--url", process.url, "--token", token],
         ):
-            script = "from config_rollback.cli import main; main()"
+            script = "from driftback_server.cli import main; main()"
             subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True)
         assert modes(copies) == {"copy.db": "0o600", "audit.jsonl": "0o600"}
         process.end(signal.SIGTERM)

@@ -10,7 +10,7 @@ import requests
 from pydantic import SecretStr
 
 from tests.config_rollback.running import ALERTMANAGER_TOKEN, CONFIG, SECRET, SERVICE_TOKEN, Service
-from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.web.test_api_ops import error
 
 
 def test_60_secrets_show_up_nowhere(start: Callable[..., Service], caplog: pytest.LogCaptureFixture) -> None:

@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from config_rollback import database as schema
 from config_rollback import upkeep
-from config_rollback.store import FORGETTABLE
+from config_rollback.storage import database as schema
+from config_rollback.storage.store import FORGETTABLE
 from tests.config_rollback.databases import Database, Postgresql
+from tests.config_rollback.delivery.test_delivery import wait_until
+from tests.config_rollback.evidence.test_alerts import alert, send
 from tests.config_rollback.running import Service
-from tests.config_rollback.test_alerts import alert, send
-from tests.config_rollback.test_delivery import wait_until
 
 RECORD = ("versions", "activations", "audit", "audit_head")
 

@@ -15,11 +15,11 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 
 from config_rollback.settings import Settings as ConfigRollbackSettings
-from config_rollback.stack import programs
-from config_rollback.stack.layout import Layout
-from config_rollback.stack.ports import Ports
-from config_rollback.stack.programs import Program
-from config_rollback.stack.secrets import SecretFiles
+from driftback_server.stack import programs
+from driftback_server.stack.layout import Layout
+from driftback_server.stack.ports import Ports
+from driftback_server.stack.programs import Program
+from driftback_server.stack.secrets import SecretFiles
 from exporter.settings import Settings as ExporterSettings
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ import pytest
 import requests
 import yaml
 
-from config_rollback.stack import components
-from config_rollback.stack.ports import LOOPBACK
+from driftback_server.stack import components
+from driftback_server.stack.ports import LOOPBACK
 from tests.support.stacks import ROOT, answers, free_port, wait_for
 
 QUIET = b'# TYPE exporter_rejected_total counter\nexporter_rejected_total{reason="token_invalid"} 0\n'

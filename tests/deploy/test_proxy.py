@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 import requests
 
-from config_rollback.api.configs import MAX_WAIT_SECONDS
-from config_rollback.stack import components
+from config_rollback.web.api.configs import MAX_WAIT_SECONDS
+from driftback_server.stack import components
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import SERVICE_TOKEN, Clock, Service, fields
 from tests.support import tls

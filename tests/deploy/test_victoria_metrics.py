@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from config_rollback.stack import components
-from config_rollback.stack.ports import LOOPBACK
+from driftback_server.stack import components
+from driftback_server.stack.ports import LOOPBACK
 from exporter.client import Recorder
 from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 

@@ -15,7 +15,7 @@ import pytest
 import requests
 import yaml
 
-from config_rollback.stack import components
+from driftback_server.stack import components
 from exporter import catalogue
 from tests.rules.files import RULES
 from tests.rules.live import Exporter, Prometheus, running, serve

@@ -33,6 +33,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+PATTERNS = (
+    "web/pages/templates/*.html",
+    "web/pages/static/*",
+    "storage/migrations/versions/*.py",
+    "py.typed",
+)
+
+
 def _run(site: Path, code: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-c", code]
@@ -42,9 +50,9 @@ def _run(site: Path, code: str) -> str:
 
 
 def test_the_stack_finds_its_files_in_the_wheel(installed: Path) -> None:
-    code = "from config_rollback.stack.layout import assets_dir; print(assets_dir())"
+    code = "from driftback_server.stack.layout import assets_dir; print(assets_dir())"
     assets = Path(_run(installed, code).strip())
-    assert assets == installed / "config_rollback" / "_assets"
+    assert assets == installed / "driftback_server" / "_assets"
     for folder, pattern in (
         ("rules", "*.yml"),
         ("prometheus", "*.yml"),
@@ -61,7 +69,7 @@ def test_the_stack_finds_its_files_in_the_wheel(installed: Path) -> None:
 
 
 def test_pages_migrations_and_types_are_in_the_wheel(installed: Path) -> None:
-    for pattern in ("pages/templates/*.html", "pages/static/*", "migrations/versions/*.py", "py.typed"):
+    for pattern in PATTERNS:
         wanted = {
             path.relative_to(ROOT) for path in (ROOT / "config_rollback").glob(pattern) if path.is_file()
         }
@@ -72,6 +80,6 @@ def test_pages_migrations_and_types_are_in_the_wheel(installed: Path) -> None:
 
 def test_the_command_answers_from_the_wheel(installed: Path) -> None:
     code = (
-        "import sys; sys.argv = ['driftback', 'up', '--help']; from config_rollback.cli import main; main()"
+        "import sys; sys.argv = ['driftback', 'up', '--help']; from driftback_server.cli import main; main()"
     )
     assert "--port-offset" in _run(installed, code)

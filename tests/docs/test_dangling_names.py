@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 NOT_OURS = re.compile(r"\.git|\.venv|build|node_modules|__pycache__|\.\w+_cache|\.hypothesis|.*\.egg-info")
 PICTURES = {".png", ".svg", ".gz", ".ico"}
 ELSEWHERE = {
-    "config_rollback/_assets": "only in the wheel",
+    "driftback_server/_assets": "only in the wheel",
     "deploy/config-rollback": "an object of Kubernetes, as kubectl names it",
     "grafana/grafana": "an image",
 }

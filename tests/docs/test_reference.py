@@ -26,7 +26,7 @@ def test_every_other_variable_is_listed() -> None:
     source = "".join(
         path.read_text(encoding="utf-8")
         for folder in folders
-        for path in (build.ROOT / "config_rollback" / folder).glob("*.py")
+        for path in (build.ROOT / "driftback_server" / folder).glob("*.py")
     )
     assert set(re.findall(r"\bDRIFTBACK_[A-Z_]+", source)) == {name for name, _ in build.ENVIRONMENT}
 

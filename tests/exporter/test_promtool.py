@@ -2,7 +2,7 @@
 
 import subprocess
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from tests.exporter.running import Running, series
 
 HOSTILE = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from tests.grafana import live, model, services
 from tests.grafana.model import Json
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from exporter import catalogue
 
 HOUR = 3600

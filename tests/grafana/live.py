@@ -12,7 +12,7 @@ import requests
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from exporter import catalogue
 from tests.grafana import history, model
 from tests.support.stacks import free_port

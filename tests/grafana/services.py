@@ -15,7 +15,7 @@ import requests
 import yaml
 
 from config_rollback.auth.tokens import mint_access_token
-from config_rollback.stack.components import working_directory
+from driftback_server.stack.components import working_directory
 from tests.grafana import model
 from tests.rules.files import uncommented
 from tests.support.stacks import answers, free_port

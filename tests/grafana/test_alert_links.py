@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from playwright.sync_api import TimeoutError as NotShown
 
 from config_rollback.auth.tokens import mint_login_link
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from tests.grafana import live, model, services
 from tests.grafana.alertmanager_page import ensure_with_page
 from tests.grafana.model import Json

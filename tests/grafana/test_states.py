@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config_rollback.stack.components import ensure
+from driftback_server.stack.components import ensure
 from tests.grafana import model
 
 ALL = {"window": "1h", "journey": ".*", "persona": ".*"}

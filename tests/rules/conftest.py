@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config_rollback.stack import components
+from driftback_server.stack import components
 
 
 @pytest.fixture(scope="session")

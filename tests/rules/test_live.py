@@ -11,7 +11,7 @@ import pytest
 
 from config_rollback.clock import utc_now
 from config_rollback.errors import InvalidRequestError
-from config_rollback.kpis import Kpis, Selection
+from config_rollback.evidence.kpis import Kpis, Selection
 from tests.rules.live import Exporter, Prometheus, running
 
 CHAT_1 = ("chat", "concierge", "1")

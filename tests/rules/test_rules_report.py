@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows, fast_clock
 from benchmarks.rules_report.rows import Row
-from config_rollback.stack import components
+from driftback_server.stack import components
 from tests.rules.files import CHECKOUT
 from tests.support.stacks import processes_of, wait_for
 

@@ -13,8 +13,8 @@ import pytest
 import requests
 import typer.main
 
-from config_rollback import cli
-from config_rollback.stack.ports import Ports
+from driftback_server import cli
+from driftback_server.stack.ports import Ports
 from tests.grafana import services
 from tests.rules.files import CHECKOUT, RUNBOOKS, alerts, duration, load
 

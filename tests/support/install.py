@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 
-from config_rollback.stack import components
-from config_rollback.stack.errors import ComponentMissingError
+from driftback_server.stack import components
+from driftback_server.stack.errors import ComponentMissingError
 from tests.support import postgres
 
 # Executable → Debian packages. Chromium needs dozens of libraries, so it is installed, not unpacked.

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import requests
 
-from config_rollback.stack.errors import PortTakenError
-from config_rollback.stack.ports import LOOPBACK, Ports
+from driftback_server.stack.errors import PortTakenError
+from driftback_server.stack.ports import LOOPBACK, Ports
 
 ROOT = Path(__file__).parents[2]
 DRIFTBACK = Path(sys.executable).parent / "driftback"

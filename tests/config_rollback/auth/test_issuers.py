@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.config_rollback.auth.test_tokens import signed
 from tests.config_rollback.databases import Sqlite
+from tests.config_rollback.delivery.test_delivery import wait_until
 from tests.config_rollback.running import SECRET, Clock, Service
-from tests.config_rollback.test_api_ops import error
-from tests.config_rollback.test_delivery import wait_until
+from tests.config_rollback.web.test_api_ops import error
 from tests.support.documents import Documents
 
 ISSUER = "https://issuer.example/"

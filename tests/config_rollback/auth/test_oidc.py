@@ -18,7 +18,7 @@ from tests.config_rollback.auth.test_issuers import RSA_KEY, STRANGER, public
 from tests.config_rollback.auth.test_tokens import signed
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Browser, Clock, Service
-from tests.config_rollback.test_api_ops import error
+from tests.config_rollback.web.test_api_ops import error
 from tests.support.documents import Documents
 
 LINK = "/rollback/concierge?from=2&alert=OutOfScopeDrift"

@@ -1,0 +1,116 @@
+"""How often people may call: by user, then by role, then all together, each in a moving window.
+
+The order matters: what a user's own limit refuses uses nothing of the others' share. Configuration delivery
+and Alertmanager's webhook are not limited: they must go on whatever people do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import time
+from functools import partial
+
+import structlog
+from limits import RateLimitItem, parse
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+
+from config_rollback.errors import RateLimitedError
+from config_rollback.outgoing.calls import Calls
+from config_rollback.rollback.attempts import Actor
+from config_rollback.settings import Settings
+
+USER_SLOTS = 65_536
+"""Users share this many keys, so that made-up subjects cannot fill the memory."""
+ROLES = frozenset({"ops", "support", "user"})
+"""Roles with a limit of their own; every other name counts as one role."""
+STORE_TIMEOUT_SECONDS = 0.5
+STORE_THREADS = 4
+RETRY_SECONDS = 5.0
+"""How often a store that is away is asked again."""
+
+_NAMESPACE = "driftback"
+
+log = structlog.get_logger(__name__)
+
+
+class RateLimits:
+    """Counts calls in this process, or in a Redis that several replicas share.
+
+    While the Redis is away each replica counts for itself: nobody is kept from rolling back.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.rate_limit_store.get_secret_value()
+        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._shared: MovingWindowRateLimiter | None = None
+        if not url.startswith("memory:"):
+            options: dict[str, float | str | bool] = {"wrap_exceptions": True}
+            options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORE_TIMEOUT_SECONDS)
+            self._shared = MovingWindowRateLimiter(storage_from_string(url, **options))
+        self._calls = Calls(STORE_THREADS)
+        self._looking: asyncio.Task[None] | None = None
+        self.store_up = True
+        """Whether calls are counted where the settings say."""
+        self._user = parse(settings.rate_limit_user)
+        self._role = parse(settings.rate_limit_role)
+        self._global = parse(settings.rate_limit_global)
+
+    async def check(self, actor: Actor) -> None:
+        """Counts a call. Raises `RateLimitedError`."""
+        if self._shared is not None and self.store_up:
+            count = partial(self._count, self._shared, actor)
+            try:
+                await self._calls.run(count, STORE_TIMEOUT_SECONDS)
+            except (StorageError, TimeoutError) as error:
+                self._lose(self._shared, error)
+            else:
+                return
+        self._count(self._own, actor)
+
+    def _lose(self, shared: MovingWindowRateLimiter, error: StorageError | TimeoutError) -> None:
+        if self.store_up:
+            self.store_up = False
+            cause = error.storage_error if isinstance(error, StorageError) else error
+            log.warning("rate_limit_store_lost", error=type(cause).__name__)
+            self._looking = asyncio.create_task(self._look_for(shared))
+
+    async def _look_for(self, shared: MovingWindowRateLimiter) -> None:
+        """Until the store counts again."""
+        hit = partial(shared.hit, self._global, _NAMESPACE, "store", "up")
+        while not self.store_up:
+            await asyncio.sleep(RETRY_SECONDS)
+            with contextlib.suppress(StorageError, TimeoutError):
+                await self._calls.run(hit, STORE_TIMEOUT_SECONDS)
+                self.store_up = True
+        log.info("rate_limit_store_found")
+
+    def _count(self, limiter: MovingWindowRateLimiter, actor: Actor) -> None:
+        keys = (
+            ("user", self._user, _slot(actor)),
+            ("role", self._role, actor.role if actor.role in ROLES else "other"),
+            ("global", self._global, "all"),
+        )
+        for name, limit, key in keys:
+            if not limiter.hit(limit, _NAMESPACE, name, key):
+                raise RateLimitedError(
+                    "too many requests; try again later",
+                    limit=name,
+                    retry_after=_wait(limiter, limit, _NAMESPACE, name, key),
+                )
+
+
+def _wait(limiter: MovingWindowRateLimiter, limit: RateLimitItem, *key: str) -> int:
+    """Whole seconds until the oldest call leaves the window, at least 1."""
+    reset = limiter.get_window_stats(limit, *key).reset_time
+    return min(max(math.ceil(reset - time.time()), 1), limit.get_expiry())
+
+
+def _slot(actor: Actor) -> str:
+    digest = hashlib.sha256(json.dumps(actor.identity).encode()).digest()
+    return str(int.from_bytes(digest[:8], "big") % USER_SLOTS)

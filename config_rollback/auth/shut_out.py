@@ -1,0 +1,91 @@
+"""Who is shut out: one person, at once, in every replica, without ending everybody's sessions and tokens.
+
+A person is a subject of an issuer. Their sessions end for good; their tokens open nothing until they are let
+in again. Whoever holds this service's own signing key can name themselves as they like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from config_rollback.audit.chain import LET_IN, SHUT_OUT
+from config_rollback.clock import isoformat
+from config_rollback.errors import InvalidRequestError, NotFoundError
+from config_rollback.rollback.attempts import Actor, Attempts, Call
+from config_rollback.storage.models import ShutOutPerson
+from config_rollback.storage.store import Store, Transaction
+
+MAX_PEOPLE = 1000
+"""How many may be shut out at once."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom a request is about, and why."""
+
+    issuer: str
+    subject: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The person may do nothing from then on, or may again."""
+
+    issuer: str
+    subject: str
+    shut_out: bool
+    audit_id: int
+    at: str
+
+
+class ShutOut:
+    """The list of those who are shut out, read at every request of a person."""
+
+    def __init__(self, store: Store, attempts: Attempts) -> None:
+        self._store = store
+        self._attempts = attempts
+
+    def holds(self, actor: Actor) -> bool:
+        """Whether the actor is shut out."""
+        with self._store.read() as transaction:
+            return transaction.shut_out_person(actor.issuer, actor.subject) is not None
+
+    def add(self, person: Person, call: Call) -> Decided:
+        """Shuts a person out and ends their sessions; audited, and what `Attempts.perform` raises.
+
+        Raises `InvalidRequestError` for oneself, and where `MAX_PEOPLE` are shut out.
+        """
+        if call.actor.identity == (person.issuer, person.subject):
+            raise InvalidRequestError("nobody shuts themselves out: somebody else must be able to let you in")
+        return self._decide(person, call, SHUT_OUT)
+
+    def remove(self, person: Person, call: Call) -> Decided:
+        """Lets a person in again. Raises as `add`, and `NotFoundError` where they are not shut out."""
+        return self._decide(person, call, LET_IN)
+
+    def _decide(self, person: Person, call: Call, action: str) -> Decided:
+        why = f": {person.reason}" if person.reason else ""
+        attempt = replace(
+            self._attempts.begin(call, action, None), reason=f"{person.subject} of {person.issuer}{why}"
+        )
+
+        def decide(transaction: Transaction) -> Decided:
+            known = transaction.shut_out_person(person.issuer, person.subject)
+            if action == SHUT_OUT:
+                if known is None:
+                    if len(transaction.shut_out_people()) >= MAX_PEOPLE:
+                        raise InvalidRequestError(f"{MAX_PEOPLE} people are shut out: let some in first")
+                    row = ShutOutPerson(issuer=person.issuer, subject=person.subject, since=attempt.at)
+                    transaction.shut_out(row)
+                transaction.end_sessions(person.issuer, person.subject, attempt.at)
+            elif known is None:
+                raise NotFoundError("this person is not shut out")
+            else:
+                transaction.let_in(known)
+            head = transaction.append_audit(attempt)
+            return Decided(
+                person.issuer, person.subject, action == SHUT_OUT, head.audit_id, isoformat(attempt.at)
+            )
+
+        return self._attempts.perform(call, attempt, decide, asdict(person), Decided)

@@ -1,0 +1,1 @@
+"""Brings the active configuration to services, and knows who has it."""

@@ -1,0 +1,192 @@
+"""Hands configurations to the processes that serve them, at once when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import anyio.to_thread
+import structlog
+
+from config_rollback.audit import record
+from config_rollback.clock import isoformat
+from config_rollback.delivery.listening import Listener
+from config_rollback.errors import StorageBusyError, StorageUnavailableError, TooManyPollsError
+from config_rollback.storage.store import Store
+
+WATCH_SECONDS = 0.5
+"""How often to look for activations made elsewhere, by another process or in a restored backup."""
+RELY_SECONDS = 5.0
+"""How often to look while PostgreSQL tells them."""
+
+_ETAG = re.compile(r'"[0-9]{1,9}-([0-9]{1,9})-[0-9a-f]{8}"')
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ActiveConfig:
+    """What a persona serves.
+
+    `etag` names the activation, so every publication and rollback has a new one, and the content, for after a
+    restored backup numbers are given a second time.
+    """
+
+    persona: str
+    version: int
+    content_hash: str
+    config_json: str
+    activated_at: str
+    activated_by: str
+    etag: str
+
+
+class Delivery:
+    """The active configurations in memory, and those who wait for the next one. Lives in one event loop."""
+
+    def __init__(self, store: Store, max_waiting: int) -> None:
+        self._store = store
+        self._max_waiting = max_waiting
+        self._active: Mapping[str, ActiveConfig] = {}
+        self._withheld: frozenset[str] = frozenset()
+        self._newest_activation: tuple[int, str | None] | None = None
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._refreshing = asyncio.Lock()
+        self._closing = False
+        self._look = asyncio.Event()
+        is_postgresql = store.engine.name == "postgresql"
+        self._listener = Listener(store.engine, self._look.set) if is_postgresql else None
+
+    @property
+    def active(self) -> Mapping[str, ActiveConfig]:
+        """By persona."""
+        return self._active
+
+    @property
+    def withheld(self) -> frozenset[str]:
+        """Personas whose newest activation the audit does not vouch for: nothing of it is delivered.
+
+        Where this process had an earlier one, that goes on; else their configuration is not told.
+        """
+        return self._withheld
+
+    @property
+    def waiting(self) -> int:
+        """How many long polls are open."""
+        return sum(len(events) for events in self._waiting.values())
+
+    async def refresh(self) -> None:
+        """Reads what is new in the database and wakes those whose persona changed."""
+        async with self._refreshing:
+            loaded = await anyio.to_thread.run_sync(partial(self._load, self._newest_activation))
+            if loaded is None:
+                return
+            before = self._active
+            self._newest_activation, self._active, self._withheld = loaded
+        for persona, config in self._active.items():
+            if before.get(persona) != config:
+                self._wake(persona)
+
+    async def catch_up(self, etag: str | None) -> None:
+        """Refreshes where a client's tag names an activation that is not known here yet.
+
+        Another replica gave it the tag; answering from memory would take the client back to an older version.
+        """
+        found = _ETAG.fullmatch(etag or "")
+        newest = self._newest_activation
+        if found and newest is not None and int(found[1]) > newest[0]:
+            await self.refresh()
+
+    async def watch(self) -> None:
+        """Refreshes until `close`; a database that fails is asked again.
+
+        Not to be cancelled: a query in its thread would outlive the pool that its connection belongs to.
+        """
+        listening = asyncio.create_task(self._listener.run()) if self._listener else None
+        while not self._closing:
+            told = self._listener is not None and self._listener.listening
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), RELY_SECONDS if told else WATCH_SECONDS)
+            self._look.clear()
+            try:
+                await self.refresh()
+            except (StorageBusyError, StorageUnavailableError) as error:
+                log.warning("delivery_refresh_failed", error=error.message)
+            except Exception:  # a watch that ended would deliver what is active now for ever
+                log.exception("delivery_refresh_failed")
+        if listening is not None:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
+
+    async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
+        """The configuration as soon as its tag differs from `etag`; None where that takes too long.
+
+        Raises TooManyPollsError where as many wait already as may.
+        """
+        config = self._active.get(persona)
+        if (config is not None and config.etag != etag) or seconds <= 0 or self._closing:
+            return None if config is not None and config.etag == etag else config
+        if self.waiting >= self._max_waiting:
+            raise TooManyPollsError(f"{self._max_waiting} requests wait for a change: try again later")
+        event = asyncio.Event()
+        self._waiting.setdefault(persona, set()).add(event)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+        finally:
+            self._waiting[persona].discard(event)
+            if not self._waiting[persona]:
+                del self._waiting[persona]
+        config = self._active.get(persona)
+        return None if config is not None and config.etag == etag else config
+
+    def close(self) -> None:
+        """Lets every long poll answer at once, so that a stop needs not wait for them."""
+        self._closing = True
+        self._look.set()
+        for persona in list(self._waiting):
+            self._wake(persona)
+
+    def _wake(self, persona: str) -> None:
+        for event in self._waiting.get(persona, ()):
+            event.set()
+
+    def _load(self, known: tuple[int, str | None] | None) -> _Loaded | None:
+        with self._store.read() as transaction:
+            newest = transaction.newest_activation()
+            if newest == known:
+                return None
+            entries = transaction.newest_entries()
+        active: dict[str, ActiveConfig] = {}
+        withheld = set()
+        for persona, entry in entries:
+            objection = record.objection(entry)
+            if objection is None and entry and entry.activation and entry.version:
+                active[persona] = _config(entry.activation, entry.version)
+                continue
+            log.error("config_withheld", persona=persona, problem=objection)
+            withheld.add(persona)
+            if persona in self._active:
+                active[persona] = self._active[persona]
+        return newest, active, frozenset(withheld)
+
+
+_Loaded = tuple[tuple[int, str | None] | None, dict[str, ActiveConfig], frozenset[str]]
+
+
+def _config(activation: record.ActivationRecord, version: record.VersionRecord) -> ActiveConfig:
+    return ActiveConfig(
+        persona=activation.persona,
+        version=activation.version,
+        content_hash=version.content_hash,
+        config_json=version.config_json,
+        activated_at=isoformat(activation.activated_at),
+        activated_by=activation.activated_by,
+        etag=f'"{activation.version}-{activation.activation_id}-{version.content_hash[:8]}"',
+    )

@@ -1,0 +1,1 @@
+"""What speaks for or against a version: the alerts inbox and the KPIs."""

@@ -1,0 +1,1 @@
+"""What a persona's configuration may be, and how two of them differ."""

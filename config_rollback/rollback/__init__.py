@@ -1,0 +1,1 @@
+"""Publication, rollback and acceptance: decisions, and the transaction that audits them."""

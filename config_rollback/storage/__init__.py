@@ -1,0 +1,1 @@
+"""The database: tables, schema, connections, and the only queries."""

@@ -1,0 +1,56 @@
+"""Who may call what. Without the role: refused and audited; without an identity: refused and counted."""
+
+from __future__ import annotations
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+
+from config_rollback.auth.bearer import bearer_token, check_static
+from config_rollback.auth.claims import OPS
+from config_rollback.errors import ForbiddenError, ShutOutError
+from config_rollback.rollback.attempts import Actor, Call
+from config_rollback.web.http import request_id
+from config_rollback.web.services import services
+
+
+async def require_ops(request: Request, action: str, persona: str | None = None) -> Actor:
+    """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
+    token = bearer_token(request.headers.get("authorization"))
+    identity = await services(request).access_tokens.verify(token)
+    return await require_role(
+        request, Actor(identity.subject, identity.role, identity.issuer), action, persona
+    )
+
+
+async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
+    """The actor, if the role is `ops` and nobody shut them out; else audits and raises `ForbiddenError`.
+
+    Raises also `RateLimitedError`, and what `Refusals.write` raises.
+    """
+    here = services(request)
+    await here.rate_limits.check(actor)
+    refusal = ForbiddenError("this needs the role ops")
+    if actor.role == OPS:
+        if not await run_sync(here.shut_out.holds, actor):
+            return actor
+        refusal = ShutOutError("an operator decided that you may do nothing here")
+    here.metrics.forbidden.inc()
+    call = Call(actor, request_id(request))
+    first = here.refusals.admit(call, action, persona, refusal.code)
+    if first is not None:
+        await run_sync(here.refusals.write, first)
+    raise refusal
+
+
+def require_service(request: Request) -> None:
+    """A service that fetches its configuration; raises an `AuthenticationError`."""
+    check_static(
+        bearer_token(request.headers.get("authorization")), services(request).settings.service_tokens
+    )
+
+
+def require_alertmanager(request: Request) -> None:
+    """Alertmanager; raises an `AuthenticationError`."""
+    check_static(
+        bearer_token(request.headers.get("authorization")), services(request).settings.alertmanager_tokens
+    )

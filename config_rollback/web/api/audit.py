@@ -1,0 +1,131 @@
+"""`/v1/ops/audit…`: the record, in pages, whole, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from config_rollback.audit import chain as audit
+from config_rollback.audit import exports
+from config_rollback.audit.record import Entry
+from config_rollback.clock import isoformat
+from config_rollback.errors import InvalidRequestError
+from config_rollback.storage.models import AuditRow
+from config_rollback.web import access
+from config_rollback.web.api.operation import operation
+from config_rollback.web.http import number_of, query_of, success
+from config_rollback.web.services import services
+
+PAGE = 100
+EXPORTED_AT_ONCE = 100
+"""A row of an act carries its configuration, of up to a megabyte."""
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+FILTERS: dict[str, dict[str, Any]] = {
+    "persona": TEXT,
+    "actor": TEXT,
+    "action": {"enum": list(audit.ACTIONS)},
+    "status": {"enum": list(audit.STATUSES)},
+}
+
+
+@operation(
+    "ops",
+    list[audit.ListedAttempt],
+    query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, **FILTERS},
+    more={"next_cursor": {"type": ["string", "null"]}},
+)
+async def list_rows(request: Request) -> Response:
+    """Audit rows, newest first; `cursor` continues where the last answer ended."""
+    await access.require_ops(request, "read")
+    query = query_of(request, "limit", "cursor", *FILTERS)
+    limit = number_of(query.get("limit", str(PAGE)), "limit")
+    if limit > 1000:
+        raise InvalidRequestError("limit is at most 1000")
+    before = number_of(query["cursor"], "cursor") if "cursor" in query else None
+    wanted = {name: query[name] for name in FILTERS if name in query}
+    for name in ("action", "status"):
+        if name in wanted and wanted[name] not in FILTERS[name]["enum"]:
+            raise InvalidRequestError(f"{name} is one of {', '.join(FILTERS[name]['enum'])}")
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            return [_plain(row) for row in transaction.audit_rows(limit, before, **wanted)]
+
+    rows = await run_sync(read)
+    more = len(rows) == limit and rows[-1]["audit_id"] > 1
+    return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
+
+
+@operation("ops", None, query={"after": NUMBER}, media_type="application/x-ndjson")
+async def export(request: Request) -> Response:
+    """Every row, oldest first, with what it tells of, as JSON Lines that can be verified without the service.
+
+    A row of an act has its `activation` and the `version` that serves from then on; what no row tells of is a
+    `stray`, at the end. `after`: only the rows after this one. An answer that ends early has no last chunk:
+    clients see an error.
+    """
+    await access.require_ops(request, "read")
+    query = query_of(request, "after")
+    store = services(request).store
+
+    def read(after: int) -> Sequence[Entry]:
+        with store.read() as transaction:
+            return transaction.entries_after(after, EXPORTED_AT_ONCE)
+
+    def read_strays() -> list[str]:
+        with store.read() as transaction:
+            return list(transaction.strays())
+
+    # The first part is read before the answer begins, so that a database that fails is a 503.
+    after = number_of(query["after"], "after") if "after" in query else 0
+    first = await run_sync(read, after)
+
+    async def lines() -> AsyncIterator[bytes]:
+        entries = first
+        while entries:
+            yield b"".join(exports.line(entry) for entry in entries)
+            entries = await run_sync(read, entries[-1].row.audit_id)
+        yield b"".join(exports.line(stray) for stray in await run_sync(read_strays))
+
+    return StreamingResponse(
+        lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
+    )
+
+
+@operation("ops", audit.Verification, query={"head": TEXT})
+async def verify(request: Request) -> Response:
+    """Walks the chain, and holds versions and activations against it.
+
+    `head` (`<audit_id>:<hash>`, from a log line) must be part of it.
+    """
+    await access.require_ops(request, "read")
+    given = query_of(request, "head").get("head")
+    try:
+        known = None if given is None else audit.Head.parse(given)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
+
+    def read() -> audit.Verification:
+        with services(request).store.read() as transaction:
+            return transaction.verify_audit(known)
+
+    return success(request, asdict(await run_sync(read)))
+
+
+def _plain(row: AuditRow) -> dict[str, Any]:
+    """A row as it is listed, its moment spelled as it was hashed."""
+    return {name: getattr(row, name) for name in audit.LISTED_FIELDS} | {"at": isoformat(row.at)}
+
+
+routes = [
+    Route("/v1/ops/audit", list_rows, name="list_audit"),
+    Route("/v1/ops/audit/export", export, name="export_audit"),
+    Route("/v1/ops/audit/verify", verify, name="verify_audit"),
+]

@@ -1,0 +1,168 @@
+"""`/openapi.json`: made from the routes and what their handlers declare (`operation.py`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from config_rollback import errors
+from config_rollback.errors import ConfigRollbackError
+from config_rollback.web.api.operation import Operation
+from config_rollback.web.http import json_response
+
+REF = "#/components/schemas/{model}"
+ERROR = {
+    "type": "object",
+    "required": ["error", "request_id"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "details"],
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {"type": "object"},
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+}
+EVERY = (errors.MethodNotAllowedError, errors.StorageBusyError, errors.StorageUnavailableError)
+PEOPLE = (
+    errors.UnauthenticatedError,
+    errors.TokenInvalidError,
+    errors.TokenExpiredError,
+    errors.TokenScopeMismatchError,
+    errors.ForbiddenError,
+    errors.ShutOutError,
+    errors.InvalidRequestError,
+    errors.RateLimitedError,
+    errors.LoginUnavailableError,
+    errors.AuditUnavailableError,  # a refused call is audited
+)
+MACHINES = (errors.UnauthenticatedError, errors.TokenInvalidError, errors.InvalidRequestError)
+BODIES = (
+    errors.InvalidJsonError,
+    errors.BodyTooLargeError,
+    errors.RequestTimeoutError,
+    errors.UnsupportedMediaTypeError,
+    errors.UnsupportedEncodingError,
+)
+
+Statuses = Mapping[type[ConfigRollbackError], int]
+
+
+def route(routes: Iterable[BaseRoute], status: Statuses) -> Route:
+    """The route that answers with the description of `routes`; `status` gives each error its HTTP status."""
+    content = describe(routes, status)
+
+    async def show(_: Request) -> Response:
+        """This document."""
+        return json_response(content)
+
+    return Route("/openapi.json", show)
+
+
+def describe(routes: Iterable[BaseRoute], status: Statuses) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of every route whose handler declares an operation."""
+    paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {"Error": ERROR}
+    for entry in routes:
+        declared = getattr(entry, "endpoint", None)
+        operation = getattr(declared, "operation", None)
+        if isinstance(entry, Route) and isinstance(operation, Operation):
+            for method in sorted((entry.methods or set()) - {"HEAD"}):
+                described = _operation(entry, operation, status, schemas)
+                paths.setdefault(entry.path, {})[method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Driftback config_rollback", "version": "1"},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                caller: {"type": "http", "scheme": "bearer"} for caller in ("ops", "service", "alertmanager")
+            },
+        },
+    }
+
+
+def _operation(
+    entry: Route, operation: Operation, status: Statuses, schemas: dict[str, Any]
+) -> dict[str, Any]:
+    schema = partial(_schema, schemas)
+    summary = (entry.endpoint.__doc__ or "").strip().partition("\n")[0]
+    described: dict[str, Any] = {
+        "operationId": entry.name,
+        "summary": summary,
+        "parameters": _parameters(entry.path, operation),
+        "responses": _responses(operation, status, schema),
+    }
+    if operation.caller != "anyone":
+        described["security"] = [{operation.caller: []}]
+    if operation.body is not None:
+        content = {"application/json": {"schema": schema(operation.body, mode="validation")}}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    found = [
+        {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+    for place, given in (("query", operation.query), ("header", operation.headers)):
+        for name, schema in given.items():
+            required = name in operation.required
+            found.append({"name": name, "in": place, "required": required, "schema": schema})
+    return found
+
+
+def _path_schema(name: str) -> dict[str, Any]:
+    if name == "number":
+        return {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+    return {"type": "string", "minLength": 1, "maxLength": 128}
+
+
+def _responses(operation: Operation, status: Statuses, schema: Any) -> dict[str, Any]:
+    if operation.data is None:
+        good: dict[str, Any] = {
+            "description": "Done",
+            "content": {operation.media_type: {"schema": {"type": "string"}}},
+        }
+    else:
+        fields = {"data": schema(operation.data), **operation.more, "request_id": {"type": "string"}}
+        envelope = {"type": "object", "required": list(fields), "properties": fields}
+        good = {"description": "Done", "content": {"application/json": {"schema": envelope}}}
+    responses: dict[str, Any] = {str(operation.status): good}
+    responses |= {str(code): {"description": text} for code, text in operation.other.items()}
+    codes: dict[int, set[str]] = {}
+    for error in _errors(operation):
+        codes.setdefault(status[error], set()).add(error.code)
+    for number, names in sorted(codes.items()):
+        content = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
+        responses[str(number)] = {"description": ", ".join(sorted(names)), "content": content}
+    return responses
+
+
+def _errors(operation: Operation) -> tuple[type[ConfigRollbackError], ...]:
+    found = (*operation.errors, *EVERY)
+    if operation.caller == "ops":
+        found += PEOPLE
+    elif operation.caller != "anyone":
+        found += MACHINES
+    return found + (BODIES if operation.body is not None else ())
+
+
+def _schema(schemas: dict[str, Any], kind: Any, mode: Any = "serialization") -> dict[str, Any]:
+    """The schema of a type; what it consists of goes into `schemas`."""
+    schema = TypeAdapter(kind).json_schema(ref_template=REF, mode=mode)
+    schemas |= schema.pop("$defs", {})
+    return schema

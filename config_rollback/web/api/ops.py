@@ -1,0 +1,300 @@
+"""`/v1/ops/…`: people and scripts of role `ops`, by bearer token."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback.audit import chain as audit
+from config_rollback.clock import isoformat
+from config_rollback.errors import (
+    ConfigChangedError,
+    IdempotencyKeyMissingError,
+    IdempotencyKeyReusedError,
+    InvalidRequestError,
+    MonitoringUnavailableError,
+    NotFoundError,
+    NothingToRollBackError,
+    OutcomeUnknownError,
+    RequestInProgressError,
+    TargetNotFoundError,
+    VersionDamagedError,
+)
+from config_rollback.evidence import kpis
+from config_rollback.personas import diff
+from config_rollback.rollback.attempts import Call
+from config_rollback.rollback.changes import (
+    Acceptance,
+    Accepted,
+    Publication,
+    Published,
+    Rollback,
+    RolledBack,
+)
+from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
+from config_rollback.storage.models import Version
+from config_rollback.web import access, operations
+from config_rollback.web.api import shapes
+from config_rollback.web.api.operation import operation
+from config_rollback.web.http import (
+    new_persona_of,
+    number_of,
+    persona_of,
+    plain_text,
+    query_of,
+    read_json,
+    request_id,
+    success,
+)
+from config_rollback.web.services import services
+
+Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
+AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
+
+
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
+OF_ACTS = (IdempotencyKeyReusedError, RequestInProgressError, OutcomeUnknownError)
+
+
+class PublishBody(BaseModel):
+    """`POST …/versions`. `expected_version`: what must be active, 0 for nothing yet."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    config: dict[str, Any]
+    note: Annotated[str, AfterValidator(lambda value: plain_text(value, "note", MAX_REASON_LENGTH))] = ""
+    expected_version: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
+
+
+class AcceptanceBody(BaseModel):
+    """`POST …/baseline`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expected_version: int = Field(ge=1, le=999_999_999)
+    reason: Reason | None = None
+
+
+class RollbackBody(BaseModel):
+    """`POST …/rollback`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expected_version: int = Field(ge=1, le=999_999_999)
+    to_version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+    reason: Reason | None = None
+    alert: AlertName | None = None
+
+
+@operation("ops", list[shapes.Persona])
+async def list_personas(request: Request) -> Response:
+    """Every persona, what it serves, and what a rollback would restore by default."""
+    await access.require_ops(request, "read")
+    query_of(request)
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            return [
+                {
+                    "persona": activation.persona,
+                    "active_version": activation.version,
+                    "action": activation.action,
+                    "from_version": activation.from_version,
+                    "activated_at": isoformat(activation.activated_at),
+                    "activated_by": activation.activated_by,
+                    "audit_id": activation.audit_id,
+                    "rollback_to": transaction.default_target(activation),
+                }
+                for activation, _ in transaction.all_active()
+            ]
+
+    return success(request, await run_sync(read))
+
+
+@operation("ops", list[shapes.Version], errors=(NotFoundError,))
+async def list_versions(request: Request) -> Response:
+    """A persona's versions, newest first."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query_of(request)
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            active = transaction.active(persona)
+            if active is None:
+                raise NotFoundError("no such persona")
+            return [_version(row, active.version) for row in transaction.versions(persona)]
+
+    return success(request, await run_sync(read))
+
+
+@operation("ops", shapes.VersionWithConfig, errors=(NotFoundError,))
+async def get_version(request: Request) -> Response:
+    """One version with its configuration."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query_of(request)
+    number = number_of(request.path_params["number"], "version")
+
+    def read() -> dict[str, Any]:
+        with services(request).store.read() as transaction:
+            active, row = transaction.active(persona), transaction.version(persona, number)
+            if active is None or row is None:
+                raise NotFoundError("no such version")
+            return _version(row, active.version) | {"config": row.config}
+
+    return success(request, await run_sync(read))
+
+
+@operation(
+    "ops",
+    shapes.Diff,
+    query={"from": NUMBER, "to": NUMBER},
+    required=frozenset({"from", "to"}),
+    errors=(NotFoundError,),
+)
+async def get_diff(request: Request) -> Response:
+    """The fields in which two versions differ."""
+    persona = persona_of(request)
+    await access.require_ops(request, "read", persona)
+    query = query_of(request, "from", "to")
+    if len(query) != 2:
+        raise InvalidRequestError("from and to are needed")
+    left, right = number_of(query["from"], "from"), number_of(query["to"], "to")
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            before, after = transaction.version(persona, left), transaction.version(persona, right)
+            if before is None or after is None:
+                raise NotFoundError("no such version")
+            return [asdict(change) for change in diff.changes(before.config, after.config)]
+
+    return success(request, {"persona": persona, "from": left, "to": right, "changes": await run_sync(read)})
+
+
+@operation(
+    "ops",
+    Published,
+    status=201,
+    headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
+    body=PublishBody,
+    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
+)
+async def publish(request: Request) -> Response:
+    """Adds a version and activates it."""
+    persona = new_persona_of(request)
+    actor = await access.require_ops(request, "publish", persona)
+    body = await read_json(request, PublishBody)
+    wish = Publication(persona, body.config, body.note, body.expected_version)
+    result = await operations.publish(request, wish, Call(actor, request_id(request), key_of(request)))
+    return success(request, asdict(result), status=201)
+
+
+@operation(
+    "ops",
+    RolledBack,
+    headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
+    body=RollbackBody,
+    errors=(
+        NotFoundError,
+        TargetNotFoundError,
+        ConfigChangedError,
+        NothingToRollBackError,
+        VersionDamagedError,
+        IdempotencyKeyMissingError,
+        *OF_ACTS,
+    ),
+)
+async def roll_back(request: Request) -> Response:
+    """Activates an older version."""
+    persona = persona_of(request)
+    actor = await access.require_ops(request, "rollback", persona)
+    body = await read_json(request, RollbackBody)
+    wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
+    call = Call(actor, request_id(request), key_of(request))
+    return success(request, asdict(await operations.roll_back(request, wish, call)))
+
+
+@operation(
+    "ops",
+    Accepted,
+    headers={"Idempotency-Key": KEY},
+    required=frozenset({"Idempotency-Key"}),
+    body=AcceptanceBody,
+    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
+)
+async def accept_baseline(request: Request) -> Response:
+    """Takes what the persona does now for normal; no configuration changes."""
+    persona = persona_of(request)
+    actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
+    body = await read_json(request, AcceptanceBody)
+    wish = Acceptance(persona, body.expected_version, body.reason)
+    call = Call(actor, request_id(request), key_of(request))
+    result = await run_sync(services(request).changes.accept_baseline, wish, call)
+    return success(request, asdict(result))
+
+
+@operation(
+    "ops",
+    shapes.Kpis,
+    query={
+        "window": {"enum": list(kpis.WINDOWS)},
+        "journey": TEXT,
+        "persona": TEXT,
+        "config_version": TEXT,
+    },
+    required=frozenset({"window"}),
+    errors=(MonitoringUnavailableError,),
+)
+async def get_kpis(request: Request) -> Response:
+    """The four KPI of a window."""
+    await access.require_ops(request, "read")
+    query = query_of(request, "window", "journey", "persona", "config_version")
+    if "window" not in query:
+        raise InvalidRequestError(f"window is needed: one of {', '.join(kpis.WINDOWS)}")
+    return success(request, await services(request).kpis.read(kpis.Selection(**query)))
+
+
+def _version(row: Version, active: int) -> dict[str, Any]:
+    return {
+        "version": row.number,
+        "content_hash": row.content_hash,
+        "created_at": isoformat(row.created_at),
+        "created_by": row.created_by,
+        "note": row.note,
+        "active": row.number == active,
+    }
+
+
+def key_of(request: Request) -> str:
+    """What makes a repetition after a lost answer known as one."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise InvalidRequestError(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    return key
+
+
+PERSONA = "/v1/ops/personas/{persona}"
+
+routes = [
+    Route("/v1/ops/personas", list_personas),
+    Route(f"{PERSONA}/versions", list_versions),
+    Route(f"{PERSONA}/versions", publish, methods=["POST"]),
+    Route(f"{PERSONA}/versions/{{number}}", get_version),
+    Route(f"{PERSONA}/diff", get_diff),
+    Route(f"{PERSONA}/rollback", roll_back, methods=["POST"]),
+    Route(f"{PERSONA}/baseline", accept_baseline, methods=["POST"]),
+    Route("/v1/ops/monitoring/conversation-kpis", get_kpis),
+]

@@ -1,0 +1,94 @@
+"""`/v1/ops/access`: who is shut out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from config_rollback.audit import chain as audit
+from config_rollback.auth.claims import is_plain
+from config_rollback.auth.shut_out import Decided, Person
+from config_rollback.clock import isoformat
+from config_rollback.errors import IdempotencyKeyMissingError, NotFoundError
+from config_rollback.rollback.attempts import Call
+from config_rollback.web import access
+from config_rollback.web.api import shapes
+from config_rollback.web.api.operation import operation
+from config_rollback.web.api.ops import KEY, OF_ACTS, Reason, key_of
+from config_rollback.web.http import query_of, read_json, request_id, success
+from config_rollback.web.services import services
+
+
+def _plain(value: str) -> str:
+    if not is_plain(value):
+        raise ValueError("is no name that a token can hold")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+
+
+class PersonBody(BaseModel):
+    """Whom it is about: a subject as audit rows name it, and the issuer that vouches for it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    subject: Name
+    issuer: Name
+    reason: Reason | None = None
+
+
+@operation("ops", list[shapes.ShutOut])
+async def list_people(request: Request) -> Response:
+    """Who is shut out, the newest first."""
+    await access.require_ops(request, "read")
+    query_of(request)
+
+    def read() -> list[dict[str, Any]]:
+        with services(request).store.read() as transaction:
+            return [
+                {"issuer": person.issuer, "subject": person.subject, "since": isoformat(person.since)}
+                for person in transaction.shut_out_people()
+            ]
+
+    return success(request, await run_sync(read))
+
+
+_ACT: dict[str, Any] = {
+    "headers": {"Idempotency-Key": KEY},
+    "required": frozenset({"Idempotency-Key"}),
+    "body": PersonBody,
+}
+
+
+@operation("ops", Decided, **_ACT, errors=(IdempotencyKeyMissingError, *OF_ACTS))
+async def revoke(request: Request) -> Response:
+    """Shuts a person out: their sessions end, their tokens open nothing."""
+    actor = await access.require_ops(request, audit.SHUT_OUT)
+    body = await read_json(request, PersonBody)
+    call = Call(actor, request_id(request), key_of(request))
+    person = Person(body.issuer, body.subject, body.reason)
+    return success(request, asdict(await run_sync(services(request).shut_out.add, person, call)))
+
+
+@operation("ops", Decided, **_ACT, errors=(NotFoundError, IdempotencyKeyMissingError, *OF_ACTS))
+async def allow(request: Request) -> Response:
+    """Lets a person in again; they log in anew."""
+    actor = await access.require_ops(request, audit.LET_IN)
+    body = await read_json(request, PersonBody)
+    call = Call(actor, request_id(request), key_of(request))
+    person = Person(body.issuer, body.subject, body.reason)
+    return success(request, asdict(await run_sync(services(request).shut_out.remove, person, call)))
+
+
+routes = [
+    Route("/v1/ops/access", list_people),
+    Route("/v1/ops/access/revoke", revoke, methods=["POST"]),
+    Route("/v1/ops/access/allow", allow, methods=["POST"]),
+]

@@ -1,0 +1,108 @@
+"""What every request passes: an id, a log line, security headers, and the path as it was sent."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import unquote
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
+from config_rollback.web.http import json_response, new_request_id
+from config_rollback.web.services import Services
+
+log = structlog.get_logger(__name__)
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: browsers would then send `Origin: null` with the forms.
+    "Referrer-Policy": "same-origin",
+}
+
+QUIET = "driftback.quiet"
+"""Set in the scope of a request that is not worth a log line unless it fails: a fleet polls without end."""
+
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+
+
+class RequestContext:
+    """The outermost layer. Answers `internal_error` for what nobody else caught."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._max_requests = services.settings.max_connections
+        self._metrics = services.metrics
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_request_id(Headers(scope=scope).get("x-request-id"))
+        scope["driftback.request_id"] = request_id
+        # Routes match the path undecoded, so that `a%2Fb` is one segment; handlers decode it.
+        scope["path"] = scope.get("raw_path", scope["path"].encode()).decode("ascii", errors="replace")
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.monotonic(), 0
+        self._running += 1
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name for name, _ in message["headers"]}
+                message["headers"] += [pair for pair in RAW_SECURITY_HEADERS if pair[0] not in given]
+                message["headers"].append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope, request_id)
+            await (refusal or self._app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            log.info("client_disconnected")  # in the middle of its body: there is nobody to answer
+        except Exception:
+            log.exception("internal_error")
+            if status:
+                raise  # the answer has begun: the server ends the connection
+            error = {"code": "internal_error", "message": "something went wrong here", "details": {}}
+            response = json_response({"error": error, "request_id": request_id}, 500)
+            await response(scope, receive, send_with_headers)
+        finally:
+            self._running -= 1
+            if scope["path"] not in _QUIET and not (scope.get(QUIET) and status < 400):
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=unquote(scope["path"], errors="replace"),  # no query: it may hold a login token
+                    status=status,
+                    seconds=round(time.monotonic() - started, 4),
+                )
+
+    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
+        """The answer to what the application is not to judge."""
+        error: ConfigRollbackError
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
+            error, status, more = InvalidRequestError("the body has two lengths"), 400, {}
+        elif self._running > self._max_requests:  # of connections that are gone, too
+            error = TooManyRequestsError("too many requests are being answered: try again later")
+            status, more = 429, {"Retry-After": "1"}
+        else:
+            return None
+        self._metrics.refused(error)
+        content = {"code": error.code, "message": error.message, "details": {}}
+        response = json_response({"error": content, "request_id": request_id}, status)
+        response.headers.update({"Connection": "close", **more})
+        return response

@@ -1,0 +1,91 @@
+"""`/auth/start` and `/auth/callback`: to the OpenID provider and back, to the page one came for."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
+from config_rollback.auth.redirects import check_next
+from config_rollback.errors import InvalidRequestError, NotFoundError
+from config_rollback.web.http import query_of
+from config_rollback.web.pages.session import set_session
+from config_rollback.web.services import services
+
+MAX_COOKIES_LENGTH = 4000
+"""Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
+
+
+async def start(request: Request) -> Response:
+    """To the provider. Changes nothing here: what is to be remembered goes into the browser's cookie.
+
+    A link, not a form: browsers apply `form-action` to the redirect that answers a form.
+    """
+    logins = _logins(request)
+    next_path = check_next(query_of(request, "next").get("next", "/"))
+    begun = await logins.begin(next_path)
+    here = services(request)
+    response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})
+    room = MAX_COOKIES_LENGTH - len(begun.cookie)
+    for name, cookie in reversed(request.cookies.items()):  # the newest first (RFC 6265, section 5.4)
+        if name.startswith(_cookie_name(request)):
+            room -= len(cookie)
+            if room < 0:
+                _forget(request, response, name)
+    response.set_cookie(
+        _cookie_name(request, begun.state),
+        begun.cookie,
+        max_age=LOGIN_SECONDS,
+        path="/",
+        secure=here.settings.secure,
+        httponly=True,
+        samesite="lax",  # the provider leads back here from its own site
+    )
+    return response
+
+
+async def callback(request: Request) -> Response:
+    """Back from the provider: opens a session in the browser that began the login, in no other."""
+    logins = _logins(request)
+    pairs = request.query_params.multi_items()
+    if len(pairs) != len(dict(pairs)):
+        raise InvalidRequestError("a query parameter is given twice")
+    name = _cookie_name(request, request.query_params.get("state", ""))
+    cookie = request.cookies.get(name)
+    # Where a refusal leads back to.
+    request.state.login_next = logins.next_path(cookie)
+    actor, next_path = await logins.finish(cookie, dict(pairs))
+    here = services(request)
+    login = await run_sync(partial(here.sessions.open_for, actor, request.cookies.get(here.cookie_name)))
+    response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})
+    set_session(request, response, login)
+    _forget(request, response, name)
+    return response
+
+
+def _logins(request: Request) -> OidcLogins:
+    logins = services(request).oidc
+    if logins is None:
+        raise NotFoundError("no login provider is configured")
+    return logins
+
+
+def _cookie_name(request: Request, state: str | None = None) -> str:
+    """A login's own cookie, by a hash of its state; without one, how all of them begin."""
+    digest = "" if state is None else hashlib.sha256(state.encode()).hexdigest()[:16]
+    return f"{services(request).cookie_name}_login_{digest}"
+
+
+def _forget(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(name, path="/", secure=services(request).settings.secure, httponly=True)
+
+
+routes = [
+    Route("/auth/start", start),
+    Route(CALLBACK_PATH, callback),
+]

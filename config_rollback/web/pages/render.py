@@ -1,0 +1,134 @@
+"""Templates, and how moments and differences are shown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from config_rollback.auth.redirects import check_next
+from config_rollback.auth.sessions import Login
+from config_rollback.clock import isoformat
+from config_rollback.errors import ConfigRollbackError, InvalidRedirectError
+from config_rollback.evidence.inbox import unheard
+from config_rollback.personas.diff import Piece
+from config_rollback.visible import visible
+from config_rollback.web.http import request_id
+from config_rollback.web.services import services
+
+CONTEXT_CHARACTERS = 160
+"""How much unchanged text is shown on either side of a change."""
+
+_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def page(
+    request: Request, template: str, login: Login | None, *, status: int = 200, **context: Any
+) -> Response:
+    """A page of the service for whoever is logged in."""
+    here = services(request)
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            login=login,
+            request_id=request_id(request),
+            now=here.clock(),
+            alertmanager_url=here.settings.alertmanager_url,
+            grafana_url=here.settings.grafana_url,
+            **context,
+        )
+    )
+    return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+
+
+def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
+    """What went wrong, and what one can do. `login_next`: the page to come back to after a login.
+
+    The route may know better (`request.state.login_next`). The reason that was typed into a form is shown
+    (`request.state.reason`): browsers do not keep it.
+    """
+    return page(
+        request,
+        "error.html",
+        getattr(request.state, "login", None),
+        status=status,
+        error=error,
+        login_next=getattr(request.state, "login_next", None) or login_next,
+        sent=request.method == "POST",
+        reason=getattr(request.state, "reason", ""),
+    )
+
+
+def rollback_path(persona: str, **query: str | int | None) -> str:
+    """The persona's rollback page; any character of the name is safe."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"/rollback/{quote(persona, safe='')}" + (f"?{urlencode(given)}" if given else "")
+
+
+def wants_html(request: Request) -> bool:
+    """Whether the client is a browser that shows a page."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def page_that_sent(request: Request) -> str | None:
+    """The page of this service whose form was sent, by its Referer: where to go on after a new login."""
+    try:
+        referer = urlsplit(request.headers.get("referer", ""))
+        if referer.netloc != request.headers.get("host"):
+            return None
+        return check_next(urlunsplit(("", "", referer.path, referer.query, "")))
+    except (ValueError, InvalidRedirectError):  # ValueError: it is no URL
+        return None
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """`3 minutes ago`, in the largest unit that fits."""
+    seconds = int((now - moment).total_seconds())
+    for size, name in _UNITS:
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def shortened(pieces: list[Piece]) -> list[Piece]:
+    """The pieces, with long unchanged runs cut to what surrounds the changes."""
+    result = []
+    for position, piece in enumerate(pieces):
+        text = piece.text
+        if piece.kind == "same" and len(text) > 3 * CONTEXT_CHARACTERS:
+            head = "" if position == 0 else text[:CONTEXT_CHARACTERS]
+            tail = "" if position == len(pieces) - 1 else text[-CONTEXT_CHARACTERS:]
+            text = f"{head} […] {tail}"
+        result.append(Piece(piece.kind, text))
+    return result
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes: text with what nobody sees made visible, but markup as it is.
+
+    A field that is sent back holds its own value: `value="{{ text|e }}"`, which is markup.
+    """
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        finalize=_shown,
+        loader=jinja2.PackageLoader("config_rollback.web", "pages/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(ago=ago, isoformat=isoformat, shortened=shortened)
+    environment.tests["unheard"] = unheard
+    environment.globals.update(rollback_path=rollback_path)
+    return environment

@@ -1,0 +1,217 @@
+"""`/rollback/{persona}`: what a rollback would change and why; the button; what came of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from config_rollback.auth.sessions import Login
+from config_rollback.errors import NotFoundError, TargetNotFoundError
+from config_rollback.personas import diff
+from config_rollback.rollback.attempts import Call
+from config_rollback.rollback.changes import Rollback
+from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
+from config_rollback.storage.models import Activation, Alert, AuditRow, Version
+from config_rollback.storage.store import Transaction
+from config_rollback.visible import without_hidden
+from config_rollback.web import operations
+from config_rollback.web.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.web.pages.evidence import collect
+from config_rollback.web.pages.render import page, rollback_path
+from config_rollback.web.pages.session import require_form, require_login
+from config_rollback.web.services import services
+
+MAX_CHOICES = 20
+MAX_ALERTS = 20
+MAX_HISTORY = 8
+WATCH = timedelta(minutes=5)
+"""How long the result reloads by itself while processes have not converged."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What there is to decide about. `leaves` is the version that the link names."""
+
+    persona: str
+    active: Activation
+    leaves: int
+    leaving: Version | None
+    target: Version | None
+    choices: Sequence[Version]
+    alerts: Sequence[Alert]
+    history: Sequence[AuditRow]
+    serving: Counter[int]
+    """How many processes serve each version."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether the link names a version that is not active any more."""
+        return self.active.version != self.leaves
+
+    @property
+    def done(self) -> bool:
+        """Whether the rollback that the link is for was done already."""
+        last = self.active
+        return last.action == "rollback" and last.from_version == self.leaves and last.version < self.leaves
+
+    def compare(self) -> list[tuple[diff.Change, list[diff.Piece]]]:
+        """What a rollback changes. It can take a while: not in the event loop."""
+        if self.leaving is None or self.target is None or self.stale:
+            return []
+        effort = diff.Effort()
+        found = diff.changes(self.leaving.config, self.target.config)
+        return [(change, change.pieces(effort)) for change in found]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A rollback that was done."""
+
+    row: AuditRow
+    activation: Activation
+    active: Activation
+    serving: Counter[int]
+
+
+async def show(request: Request) -> Response:
+    """The decision, or with `result` what came of it. Changes nothing."""
+    persona = persona_of(request)
+    login = await require_login(request, "read", persona)
+    query = query_of(request, "from", "to", "alert", "result", "reload")
+    if "result" in query:
+        watched = (
+            query.get("reload") != "off"
+        )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
+        return await _show_result(request, login, persona, number_of(query["result"], "result"), watched)
+    leaves = number_of(query["from"], "from") if "from" in query else None
+    wanted = number_of(query["to"], "to") if "to" in query else None
+    alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
+    situation = await run_sync(lambda: _situation(request, persona, leaves, wanted, alert))
+    here = services(request)
+    evidence = None
+    if situation.target is not None and not situation.stale:
+        versions = tuple(dict.fromkeys((situation.leaves, situation.target.number)))
+        evidence = await collect(here.kpis, persona, versions)
+    return page(
+        request,
+        "rollback.html",
+        login,
+        # What the button would answer: a second click on an alert's link says that it does nothing.
+        status=409 if situation.stale else 200,
+        situation=situation,
+        changes=await run_sync(situation.compare),
+        alert=alert,
+        evidence=evidence,
+        idempotency_key=uuid.uuid4().hex,
+    )
+
+
+async def act(request: Request) -> Response:
+    """The button."""
+    persona = persona_of(request)
+    login, form = await require_form(request, "rollback", persona)
+    # A browser sends each line break as two characters and counts it as one.
+    reason = form.get("reason", "").replace("\r\n", "\n").strip()
+    request.state.reason = without_hidden(reason)
+    wish = Rollback(
+        persona=persona,
+        expected_version=number_of(form.get("expected_version", ""), "expected_version"),
+        to_version=number_of(form.get("to_version", ""), "to_version"),
+        reason=plain_text(reason, "reason", MAX_REASON_LENGTH) or None,
+        alert=plain_text(form.get("alert", ""), "alert", MAX_ALERT_LENGTH) or None,
+    )
+    key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
+    result = await operations.roll_back(request, wish, Call(login.actor, request_id(request), key))
+    return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
+
+
+async def _show_result(
+    request: Request, login: Login, persona: str, audit_id: int, watched: bool
+) -> Response:
+    here = services(request)
+
+    def read() -> Outcome:
+        serving = here.clients.serving(persona)
+        with here.store.read() as transaction:
+            row, activation = transaction.audit_row(audit_id), transaction.activation_of_audit(audit_id)
+            active = transaction.active(persona)
+            if row is None or activation is None or active is None or activation.persona != persona:
+                raise NotFoundError("no such rollback")
+            return Outcome(row, activation, active, serving)
+
+    outcome = await run_sync(read)
+    clients, converged = outcome.serving.total(), outcome.serving[outcome.activation.version]
+    latest = outcome.active.activation_id == outcome.activation.activation_id
+    young = here.clock() - outcome.activation.activated_at < WATCH
+    waiting = converged < clients
+    evidence = None
+    # First the fast answer, then this; the version that is back may have to wait for its first messages.
+    if latest and outcome.row.from_version is not None and not (waiting and young):
+        evidence = await collect(here.kpis, persona, (outcome.row.from_version,), outcome.activation)
+    return page(
+        request,
+        "result.html",
+        login,
+        outcome=outcome,
+        clients=clients,
+        converged=converged,
+        latest=latest,
+        evidence=evidence,
+        moving=latest and young,
+        reload=_reload_seconds(waiting) if latest and young and watched else None,
+    )
+
+
+def _reload_seconds(waiting: bool) -> int:
+    """Every second until all processes have followed, then as often as Prometheus has news of the KPI."""
+    return 1 if waiting else 15
+
+
+def _situation(
+    request: Request, persona: str, leaves: int | None, wanted: int | None, alert: str
+) -> Situation:
+    serving = services(request).clients.serving(persona)
+    with services(request).store.read() as transaction:
+        active = transaction.active(persona)
+        if active is None:
+            raise NotFoundError("no such persona")
+        leaves = active.version if leaves is None else leaves
+        number = transaction.default_target(active) if wanted is None else wanted
+        target = None if number is None else transaction.version(persona, number)
+        if wanted is not None and target is None:
+            raise TargetNotFoundError(f"version {wanted} does not exist")
+        return Situation(
+            persona=persona,
+            active=active,
+            leaves=leaves,
+            leaving=transaction.version(persona, leaves),
+            target=target,
+            choices=transaction.versions(persona, MAX_CHOICES),
+            alerts=_alerts(transaction, persona, alert),
+            history=transaction.audit_rows(MAX_HISTORY, persona=persona, status="succeeded"),
+            serving=serving,
+        )
+
+
+def _alerts(transaction: Transaction, persona: str, named: str) -> Sequence[Alert]:
+    """What fires for the persona, and the alert that the link names first, even if it has ended."""
+    firing = transaction.alerts(MAX_ALERTS, persona=persona, status="firing")
+    led_here = [alert for alert in firing if alert.alertname == named]
+    if named and not led_here:
+        ended = transaction.alerts(MAX_ALERTS, persona=persona, status="resolved")
+        led_here = [alert for alert in ended if alert.alertname == named][:1]
+    return led_here + [alert for alert in firing if alert not in led_here]
+
+
+routes = [
+    Route("/rollback/{persona}", show),
+    Route("/rollback/{persona}", act, methods=["POST"]),
+]

@@ -1,0 +1,72 @@
+"""Who looks at a page, and whether a form may act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config_rollback.auth.csrf import check_form_token, check_origin
+from config_rollback.auth.sessions import LIFETIME, Login
+from config_rollback.errors import UnauthenticatedError
+from config_rollback.web import access
+from config_rollback.web.http import read_form
+from config_rollback.web.services import services
+
+
+async def find_login(request: Request) -> Login:
+    """The session of the request's cookie.
+
+    Raises `UnauthenticatedError` without a cookie, `SessionRevokedError` where the session is over.
+    """
+    here = services(request)
+    cookie = request.cookies.get(here.cookie_name)
+    if cookie is None:
+        raise UnauthenticatedError("log in to see this page")
+    here.sessions.check_cookie(cookie)  # without the database: anybody can send one
+    return await run_sync(partial(here.sessions.find, cookie))
+
+
+def set_session(request: Request, response: Response, login: Login) -> None:
+    """Gives the browser the session's cookie."""
+    here = services(request)
+    response.set_cookie(
+        here.cookie_name,
+        login.cookie,
+        max_age=int(LIFETIME.total_seconds()),
+        path="/",
+        secure=here.settings.secure,
+        httponly=True,
+        samesite="lax",  # strict would drop the cookie when an alert's link is followed from a mail
+    )
+
+
+async def require_login(request: Request, action: str = "read", persona: str | None = None) -> Login:
+    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not.
+
+    `request.state.login` tells the page of an error who is logged in.
+    """
+    login = request.state.login = await find_login(request)
+    await access.require_role(request, login.actor, action, persona)
+    return login
+
+
+async def read_own_form(request: Request) -> Mapping[str, str]:
+    """A form that this service's own page sent; raises a `RequestError` or `CsrfRejectedError`."""
+    form = await read_form(request)
+    check_origin(request.headers, services(request).settings.external_url)
+    return form
+
+
+async def require_form(
+    request: Request, action: str, persona: str | None = None
+) -> tuple[Login, Mapping[str, str]]:
+    """A form sent in its own session by somebody of role `ops`."""
+    form = await read_own_form(request)
+    login = request.state.login = await find_login(request)
+    check_form_token(login.cookie, form.get("form_token", ""))
+    await access.require_role(request, login.actor, action, persona)
+    return login, form

@@ -1,0 +1,1 @@
+"""The command `driftback` and the native stack."""

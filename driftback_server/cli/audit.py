@@ -1,0 +1,156 @@
+"""`driftback audit`: who did what, and whether the record still holds."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from config_rollback.audit import exports
+from config_rollback.audit.chain import ACTIONS, STATUSES, Head, Verification
+from config_rollback.storage.store import Store
+from driftback_server.cli import connection
+from driftback_server.cli.connection import Connection
+from driftback_server.cli.db import opened, require_file
+from driftback_server.cli.output import output
+
+app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
+
+
+@app.command("list")
+def list_rows(
+    persona: Annotated[str | None, typer.Option(help="Only rows about this persona.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only rows of this actor.")] = None,
+    action: Annotated[str | None, typer.Option(help=f"Only rows of it: {', '.join(ACTIONS)}.")] = None,
+    status: Annotated[str | None, typer.Option(help=f"Only rows that {' or '.join(STATUSES)}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows, newest first.")] = 50,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """List attempts, done or refused, newest first."""
+    service = Connection.open(url, token, state_dir)
+    filters = {"persona": persona, "actor": actor, "action": action, "status": status}
+    rows = service.get("/v1/ops/audit", limit=limit, **filters)["data"]
+    if json_output:
+        connection.print_json(rows)
+        return
+    table = connection.table(
+        "id", "at", "actor", "known by", "action", "persona", "from", "to", "status", "reason"
+    )
+    for row in rows:
+        table.add_row(
+            str(row["audit_id"]),
+            row["at"][:19] + "Z",
+            connection.cell(row["actor"]),
+            connection.cell(row["issuer"]),
+            row["action"],
+            connection.cell(row["persona"]),
+            connection.cell(row["from_version"]),
+            connection.cell(row["to_version"]),
+            _outcome(row),
+            connection.cell(row["reason"] or row["alert"]),
+            style=None if row["status"] == "succeeded" else "yellow",
+        )
+    connection.print_table(table)
+
+
+@app.command()
+def export(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; else standard output.", dir_okay=False)
+    ] = None,
+    after: Annotated[int | None, typer.Option(min=1, help="Only the rows after this one.")] = None,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+) -> None:
+    """Write every row as a line of JSON, oldest first; `driftback audit verify --file` checks it later."""
+    rows = Connection.open(url, token, state_dir).lines("/v1/ops/audit/export", after=after)
+    if file is None:
+        for row in rows:
+            sys.stdout.buffer.write(row + b"\n")  # the bytes that a hash was made from
+            if output.lost:
+                break
+        return
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with partial.open("wb") as target:
+            count = sum(target.write(row + b"\n") > 0 for row in rows)
+        partial.replace(file)  # a file of this name is whole
+    except OSError as error:
+        connection.fail(f"cannot write {file}: {error.strerror}", connection.USAGE)
+    connection.err.print(f"{count} rows in {file}.", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that must be part of the chain, `<audit_id>:<hash>` from a log line."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Check this export instead, without the service.", dir_okay=False)
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Check this database instead, with the right to read it.")
+    ] = None,
+    url: connection.UrlOption = None,
+    token: connection.TokenOption = None,
+    state_dir: connection.StateDirOption = None,
+    json_output: connection.JsonOption = False,
+) -> None:
+    """Walk the whole hash chain and what it tells of; exit code 1 names the first row that does not hold."""
+    try:
+        known = None if head is None else Head.parse(head)
+    except ValueError as error:
+        connection.fail(str(error), connection.USAGE)
+    if database_url is not None:
+        result = asdict(_verify_database(database_url, known))
+    elif file is None:
+        result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
+    else:
+        result = asdict(_verify_file(file, known))
+    if json_output:
+        connection.print_json(result)
+    elif result["valid"]:
+        connection.out.print(f"{result['rows']} rows, unbroken. Head {_head(result['head'])}", soft_wrap=True)
+    else:
+        connection.err.print(
+            connection.broken(result["broken_at"], result["problem"]),
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+    if not result["valid"]:
+        raise typer.Exit(connection.REFUSED)
+
+
+def _verify_database(database_url: str, known: Head | None) -> Verification:
+    with opened(database_url) as engine:
+        require_file(engine)
+        with Store(engine).read() as transaction:
+            return transaction.verify_audit(known)
+
+
+def _verify_file(file: Path, known: Head | None) -> Verification:
+    try:
+        with file.open("rb") as lines:
+            return exports.verify(lines, known)
+    except OSError as error:
+        connection.fail(f"cannot read {file}: {error.strerror}", connection.USAGE)
+    except ValueError as error:
+        connection.fail(f"{file}: {error}", connection.USAGE)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    times = f" ({row['attempts']} times)" if row["attempts"] > 1 else ""
+    return f"{row['error_code'] or row['status']}{times}"
+
+
+def _head(head: dict[str, object]) -> str:
+    return f"{head['audit_id']}:{head['hash']}"

@@ -1,0 +1,322 @@
+"""How commands find the service, prove who they are, and end: the options and exit codes they share.
+
+Exit codes: 0 done, 1 refused or failed (the error code is printed), 2 wrong usage, 3 unreachable, or nobody
+knows whether it was done.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shlex
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import quote, urlsplit
+
+import requests
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from config_rollback.auth.claims import LEEWAY_SECONDS
+from config_rollback.auth.tokens import mint_access_token
+from config_rollback.outgoing import sessions as outgoing
+from config_rollback.settings import MINIMUM_SECRET_BYTES
+from config_rollback.visible import visible
+from driftback_server.cli.output import output
+from driftback_server.stack.layout import Layout, default_state_dir, demo_state_dir
+from exporter.secret_files import read_secret
+
+REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+_UNDECIDED = ("outcome_unknown", "request_in_progress")
+
+_WIDE = 100_000
+"""Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
+
+TIMEOUT_SECONDS = (3, 30)
+TOKEN_SECONDS = 300
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="DRIFTBACK_URL", help="config_rollback; else the running stack's."),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="DRIFTBACK_TOKEN", help="An access token; else one made with the stack's key."
+    ),
+]
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="The state folder of the running stack.", show_default=False, file_okay=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        help="Makes a repetition known as one: it gets the first answer and changes nothing. Needs --from.",
+    ),
+]
+
+# Nothing that is printed is markup: names and paths hold brackets and colons.
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
+out = Console(**_PLAIN)
+err = Console(stderr=True, **_PLAIN)
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """Prints the message on standard error and ends the command."""
+    err.print(visible(message), style="red", soft_wrap=True)
+    raise typer.Exit(exit_code)
+
+
+def broken(row: int | None, problem: str | None) -> str:
+    """What a verification of the record found."""
+    where = "" if row is None else f" at row {row}"
+    return f"The record does not hold{where}: {problem}."
+
+
+def say(message: str) -> None:
+    """A line on standard output, to the letter."""
+    out.print(visible(message), soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """One JSON document on standard output, in ASCII: what nobody sees is an escape there too."""
+    print(json.dumps(content))  # noqa: T201 (the command's output)
+
+
+def table(*columns: str) -> Table:
+    """A table without lines. What is too long for a narrow terminal goes on in the next line, uncut."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def cell(value: object) -> Text:
+    """A table cell. In a pipe a line break is a space."""
+    text = "" if value is None else str(value)
+    return Text(visible(" ".join(text.splitlines()) if _in_a_pipe() else text))
+
+
+def print_table(made: Table) -> None:
+    """The table on standard output."""
+    Console(width=_WIDE if _in_a_pipe() else None, **_PLAIN).print(made)
+
+
+def _in_a_pipe() -> bool:
+    return not out.is_terminal and "COLUMNS" not in os.environ
+
+
+def user() -> str:
+    """The user of this machine, for audit rows; a container's user id may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def unless_exported(given: str | None, variable: str, state_dir: Path | None) -> str | None:
+    """What an option gives; None where the environment does and `--state-dir` names a stack.
+
+    What is exported for one stack must not act on another.
+    """
+    return None if state_dir is not None and given == os.environ.get(variable) else given
+
+
+def running_stack(state_dir: Path | None = None, instead: str = "give --url and --token") -> dict[str, Any]:
+    """What `driftback up` said of the running stack; without one the command ends (3), and says what to do
+    `instead`.
+
+    Without `state_dir` the default folder is looked at, then that of the demo; one where a stack runs comes
+    before one whose stack was killed.
+    """
+    folders = [state_dir] if state_dir else [default_state_dir(), demo_state_dir()]
+    for layout in sorted(map(Layout, folders), key=lambda layout: not layout.in_use()):
+        try:
+            stack: dict[str, Any] = json.loads(layout.stack_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            fail(f"cannot read {layout.stack_file}: {error}; name another folder by --state-dir", UNREACHABLE)
+        return stack
+    searched = " or ".join(str(folder) for folder in folders)
+    fail(f"no stack runs in {searched}; start one with `driftback up`, or {instead}", UNREACHABLE)
+
+
+def jwt_secret(state_dir: Path | None, instead: str = "") -> str:
+    """The key that signs tokens: $CONFIG_ROLLBACK_JWT_SECRET or _FILE, else the running stack's."""
+    inline, file = (os.environ.get(f"CONFIG_ROLLBACK_JWT_SECRET{suffix}") for suffix in ("", "_FILE"))
+    if state_dir is None and inline and file:
+        fail("CONFIG_ROLLBACK_JWT_SECRET and CONFIG_ROLLBACK_JWT_SECRET_FILE are both set: give one", USAGE)
+    if state_dir is None and inline:
+        return _long_enough(inline, "CONFIG_ROLLBACK_JWT_SECRET")
+    folder = state_dir
+    if folder is None and not file:
+        instead += "set CONFIG_ROLLBACK_JWT_SECRET_FILE to the file of the service's key"
+        folder = Path(running_stack(instead=instead)["state_dir"])
+    path = Layout(folder).secrets / "jwt_secret" if folder else Path(str(file))
+    try:
+        secret = read_secret(path)
+    except ValueError as error:
+        fail(f"{'--state-dir' if folder else 'CONFIG_ROLLBACK_JWT_SECRET_FILE'}: {error}", USAGE)
+    return _long_enough(secret, str(path))
+
+
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file cannot be read, without its name."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        fail(f"--url, DRIFTBACK_URL: {url} is no URL such as http://127.0.0.1:9811", USAGE)
+
+
+def _why(error: BaseException) -> str:
+    """What lies at the bottom of an error of requests, which tells its objects instead."""
+    causes = [error]
+    while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(inner)
+    told = (cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror)
+    return next(told, "no answer in time" if isinstance(error, requests.Timeout) else str(error))
+
+
+def _long_enough(secret: str, source: str) -> str:
+    if len(secret.encode()) < MINIMUM_SECRET_BYTES:
+        fail(f"{source}: needs at least {MINIMUM_SECRET_BYTES} bytes", USAGE)
+    return secret
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A service and a token for it."""
+
+    url: str
+    token: str
+
+    @classmethod
+    def open(cls, url: str | None, token: str | None, state_dir: Path | None) -> Connection:
+        """As given, else of the running stack, then acting as the user of this machine."""
+        url = unless_exported(url, "DRIFTBACK_URL", state_dir)
+        token = unless_exported(token, "DRIFTBACK_TOKEN", state_dir)
+        if url is None:
+            url = str(running_stack(state_dir)["urls"]["config_rollback"])
+        _check_url(url)
+        if token is None:
+            token = mint_access_token(
+                jwt_secret(state_dir, "give --token, or "),
+                subject=user(),
+                role="ops",
+                lifetime_seconds=TOKEN_SECONDS,
+            )
+        if not (token.isascii() and token.isprintable()):
+            fail("--token, DRIFTBACK_TOKEN: holds characters that no token has", USAGE)
+        return cls(url.rstrip("/"), token)
+
+    def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
+        """The body of the answer; an error ends the command."""
+        wanted = {name: value for name, value in query.items() if value is not None}
+        return self._read(self._send("GET", path, params=wanted))
+
+    def lines(self, path: str, **query: str | int | None) -> Iterator[bytes]:
+        """The lines of an answer as they come; an error, or an end before the end, ends the command."""
+        wanted = {name: value for name, value in query.items() if value is not None}
+        answer = self._send("GET", path, params=wanted, stream=True)
+        with answer:
+            if not answer.ok:
+                self._read(answer)
+            try:
+                yield from answer.iter_lines(chunk_size=65536)
+            except requests.RequestException as error:
+                fail(f"{self.url} broke off: {_why(error)}. Run the command again.", UNREACHABLE)
+
+    def act(self, path: str, body: dict[str, Any], key: str | None, repeat: str) -> dict[str, Any]:
+        """The data of the answer; an error ends the command.
+
+        Where nobody knows whether it was done, the user reads how to ask: by the same command with the
+        options of `repeat` and the key.
+        """
+        key = key or uuid.uuid4().hex
+        try:
+            answer = self._send("POST", path, json=body, headers={"Idempotency-Key": key})
+            data: dict[str, Any] = self._read(answer)["data"]
+        except typer.Exit as ended:
+            if ended.exit_code == UNREACHABLE:
+                err.print(
+                    f"It may have been done. It is done once at most, and you learn what came of it, if you "
+                    f"repeat the command with {repeat} --idempotency-key {shlex.quote(key)}",
+                    soft_wrap=True,
+                )
+            raise
+        output.act_is_done()
+        return data
+
+    def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
+        try:
+            answer = outgoing.request(
+                method, self.url + path, headers=headers, timeout=TIMEOUT_SECONDS, **arguments
+            )
+        except requests.RequestException as error:
+            fail(
+                f"{self.url} does not answer: {_why(error)}. Is config_rollback there, and is --url or "
+                "DRIFTBACK_URL right?",
+                UNREACHABLE,
+            )
+        if answer.is_redirect:
+            fail(f"{self.url} leads to {answer.headers['Location']}: give --url as it is there", UNREACHABLE)
+        return answer
+
+    def _read(self, answer: requests.Response) -> dict[str, Any]:
+        try:
+            body: dict[str, Any] = answer.json()
+            if answer.ok and "data" in body:
+                return body
+            error, request = body["error"], body["request_id"]
+        except (ValueError, KeyError, TypeError, RecursionError):  # not JSON, or other JSON
+            fail(
+                f"{self.url} answered {answer.status_code}, but not as config_rollback does; is it that?",
+                UNREACHABLE,
+            )
+        problems = "".join(
+            f"\n  {item['field']}: {item['problem']}" for item in error["details"].get("errors", [])
+        )
+        clock = _clock_problem(answer) if error["code"] in ("token_invalid", "token_expired") else ""
+        exit_code = UNREACHABLE if error["code"] in _UNDECIDED else REFUSED
+        fail(f"{error['code']}: {error['message']}{problems}{clock}\nrequest {request}", exit_code)
+
+
+def _clock_problem(answer: requests.Response) -> str:
+    """Why a new token may be refused: it says when it was made, by this machine's clock."""
+    try:
+        ahead = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+    except (KeyError, ValueError, TypeError):  # TypeError: a date of no zone
+        return ""
+    if abs(ahead) <= LEEWAY_SECONDS:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"\nThe clock of this machine is {abs(ahead):.0f} s {side} the service's."
+
+
+def persona_path(persona: str) -> str:
+    """The persona's place in the API; any character of the name is safe."""
+    return f"/v1/ops/personas/{quote(persona, safe='')}"

@@ -1,0 +1,177 @@
+"""`driftback db`: the database's schema, who may do what in it, and copies of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from config_rollback.errors import UnavailableError
+from config_rollback.settings import check_database_url, sqlite_url
+from config_rollback.storage import database
+from config_rollback.storage.store import Store
+from driftback_server.cli import connection
+from driftback_server.cli.output import output
+from driftback_server.stack.layout import Layout, default_state_dir
+from exporter.secret_files import read_secret
+
+app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
+
+UNDEFINED_TABLE = "42P01"
+"""What PostgreSQL calls it."""
+
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        envvar="CONFIG_ROLLBACK_DATABASE_URL",
+        help="SQLAlchemy URL, or in the file of $CONFIG_ROLLBACK_DATABASE_URL_FILE; "
+        "else the database of --state-dir.",
+    ),
+]
+
+
+@app.command()
+def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirOption = None) -> None:
+    """Bring the schema up to date; the service does the same when it starts."""
+    with opened(_url(database_url, state_dir)) as engine:
+        database.upgrade(engine)
+        output.act_is_done()
+        connection.out.print(f"{_shown(engine)} is up to date.", soft_wrap=True)
+
+
+@app.command()
+def grant(
+    application: Annotated[str | None, typer.Option(help="The role that the service connects as.")] = None,
+    auditor: Annotated[str | None, typer.Option(help="A role that reads history.")] = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Give existing PostgreSQL roles the least that they need; run as the owner, after each upgrade."""
+    if application is None and auditor is None:
+        connection.fail("Name a role: --application, --auditor.", connection.USAGE)
+    url = _configured_url(database_url)
+    if url is None:
+        connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
+    with opened(url) as engine:
+        if engine.name != "postgresql":
+            connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
+        if application is not None:
+            database.grant(engine, application, database.APPLICATION)
+        if auditor is not None:
+            database.grant(engine, auditor, database.AUDITOR)
+        output.act_is_done()
+        connection.out.print(f"{_shown(engine)}: privileges granted.", soft_wrap=True)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to; must not exist.", dir_okay=False)],
+    database_url: DatabaseOption = None,
+    state_dir: connection.StateDirOption = None,
+) -> None:
+    """Copy the SQLite database while the service runs, and verify the copy. PostgreSQL has pg_dump."""
+    if file.exists():
+        connection.fail(f"{file} exists: name a file that does not.", connection.USAGE)
+    with opened(_url(database_url, state_dir)) as engine:
+        if engine.name != "sqlite":
+            connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
+        require_file(engine)
+        partial = file.with_name(f"{file.name}.partial")
+        try:
+            database.backup(engine, partial)
+        except sqlite3.Error as error:  # of either side
+            partial.unlink(missing_ok=True)
+            connection.fail(f"cannot copy {_shown(engine)} to {file}: {error}", connection.REFUSED)
+    with opened(sqlite_url(partial)) as copy, Store(copy).read() as transaction:
+        result = transaction.verify_audit()
+    if not result.valid:
+        connection.fail(connection.broken(result.broken_at, result.problem), connection.REFUSED)
+    partial.replace(file)
+    output.act_is_done()
+    for suffix in ("-wal", "-shm"):
+        partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+    connection.out.print(
+        f"{file}: {result.rows} audit rows, unbroken. Head {result.head.audit_id}:{result.head.hash}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """The engine of a command; a database that fails ends the command."""
+    try:
+        check_database_url(url)
+    except ValueError as error:
+        connection.fail(f"--database-url, CONFIG_ROLLBACK_DATABASE_URL: {error}", connection.USAGE)
+    try:
+        engine = database.connect(url)
+    except OSError as error:
+        connection.fail(f"cannot make the folder {error.filename}: {error.strerror}", connection.USAGE)
+    try:
+        yield engine
+    except (SQLAlchemyError, sqlite3.Error, UnavailableError) as error:
+        connection.fail(f"{_shown(engine)}: {_cause(error)}", connection.REFUSED)
+    finally:
+        engine.dispose()
+
+
+def require_file(engine: Engine) -> None:
+    """Ends the command where the SQLite database is not there; connecting would make an empty one."""
+    if engine.name == "sqlite" and not Path(str(engine.url.database)).is_file():
+        connection.fail(
+            f"{_shown(engine)}: there is no database. Name it by --database-url or --state-dir.",
+            connection.REFUSED,
+        )
+
+
+def _cause(error: Exception) -> str:
+    """What the database said, and what helps against it."""
+    told = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
+    cause = told.orig if isinstance(told, DBAPIError) else told
+    if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == UNDEFINED_TABLE:
+        return f"{cause}. If the database is config_rollback's, `driftback db upgrade` makes its tables."
+    return str(cause)
+
+
+def _shown(engine: Engine) -> str:
+    if engine.name == "sqlite":
+        return str(engine.url.database)  # the path, as one types it
+    return engine.url.set(query={}).render_as_string(hide_password=True)  # the query may hold a password too
+
+
+def _url(given: str | None, state_dir: Path | None) -> str:
+    if state_dir is None:
+        configured = _configured_url(given)
+    else:
+        configured = connection.unless_exported(given, "CONFIG_ROLLBACK_DATABASE_URL", state_dir)
+    return configured or sqlite_url(_default_database(state_dir))
+
+
+def _configured_url(given: str | None) -> str | None:
+    """As the service finds it; the option `--database-url` comes before what the environment says."""
+    inline, file = (os.environ.get(f"CONFIG_ROLLBACK_DATABASE_URL{suffix}") for suffix in ("", "_FILE"))
+    if not file or (given and given != inline):
+        return given
+    if inline:
+        connection.fail(
+            "CONFIG_ROLLBACK_DATABASE_URL and CONFIG_ROLLBACK_DATABASE_URL_FILE are both set: give one",
+            connection.USAGE,
+        )
+    try:
+        return read_secret(Path(file))
+    except ValueError as error:
+        connection.fail(f"CONFIG_ROLLBACK_DATABASE_URL_FILE: {error}", connection.USAGE)
+
+
+def _default_database(state_dir: Path | None) -> Path:
+    configured = os.environ.get("CONFIG_ROLLBACK_STATE_DIR")
+    if state_dir is None and configured:
+        return Path(configured) / "config_rollback.db"
+    return Layout(state_dir or default_state_dir()).data / "config_rollback" / "config_rollback.db"

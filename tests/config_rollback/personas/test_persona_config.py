@@ -1,0 +1,30 @@
+"""Names, shapes and hashes of configurations."""
+
+from __future__ import annotations
+
+import pytest
+
+from config_rollback.errors import InvalidRequestError
+from config_rollback.personas.persona_config import canonical_json, content_hash, validate_persona
+
+
+@pytest.mark.parametrize("name", ["concierge", "a b", "a/b", "x" * 128, "...", "консьерж", "🚀"])
+def test_names(name: str) -> None:
+    assert validate_persona(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", " ", " a", "a\n", "a\nb", "a\x00b", "a\x7fb", "a\u2028b", "\ud800", ".", "..", "x" * 129),
+        *("a\u200bb", "a\u202eb", "a\U000e0041", "👩\u200d🚀", "❤\ufe0f", "a\xadb", "a\u3164"),
+    ],
+)
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        validate_persona(name)
+
+
+def test_one_spelling_per_content() -> None:
+    assert canonical_json({"b": "ä", "a": [1, 2.5]}) == '{"a":[1,2.5],"b":"\\u00e4"}'
+    assert content_hash("{}") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
