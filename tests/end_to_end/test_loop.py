@@ -117,7 +117,8 @@ def test_the_whole_loop(tmp_path: Path, page: Page) -> None:
         assert _messages(running) >= messages, "the exporter's counters went on from where they were"
         wait_for("traffic after the restart", 60, lambda: _messages(running) > messages)
         careless = ROOT / "examples" / "personas" / f"{PERSONA}-careless.yaml"
-        subprocess.run([DRIFTBACK, "persona", "publish", careless, "--yes", "--state-dir", state], check=True)
+        publish = f"{DRIFTBACK} persona publish {careless} --from 1 --yes --state-dir {state}"
+        subprocess.run(publish.split(), check=True)
         assert _active(running) == 3
     assert processes_of(state) == []
 

@@ -121,7 +121,7 @@ def test_the_text_of_an_alert_says_when_it_was_told(service: Service, browser: B
     send(service, alert())
     service.clock.move(minutes=10)
     page = browser.get(LINK).text
-    assert "400:1 that the rate has tripled" in page
+    assert "53 of 184 messages of version 2 in chat were out of scope" in page
     assert re.search(r"\(As of <time[^>]*>1 Mar 2026, 12:00:00 UTC</time>\.\)", page)
 
 

@@ -13,8 +13,7 @@ METRIC = "config_baseline_accepted_timestamp_seconds"
 
 
 def accept(service: Service, *, key: str | None = "k", token: str = "", **body: Any) -> Any:
-    headers = {} if key is None else {"Idempotency-Key": key}
-    return service.request("POST", PATH, json=body, headers=headers, token=token)
+    return service.request("POST", PATH, json=body, headers={"Idempotency-Key": key}, token=token)
 
 
 def test_it_is_audited_and_told_to_the_rules_and_changes_no_configuration(drifted: Service) -> None:

@@ -134,6 +134,9 @@ def test_a_database_set_read_only_is_not_ready(start_on: StartOn, postgresql: Po
     service = start_on(postgresql)
     assert service.request("GET", "/-/ready", token=None).status_code == 200
     postgresql.server.execute(f"ALTER DATABASE {postgresql.name} SET default_transaction_read_only = on")
-    service.app.state.services.store.close()  # it holds for new connections
+    # It holds for new connections.
+    postgresql.server.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{postgresql.name}'"
+    )
     assert error(service.request("GET", "/-/ready", token=None)) == (503, "storage_unavailable")
     assert metric(service, "config_database_up 0.0")
