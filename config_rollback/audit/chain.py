@@ -23,8 +23,10 @@ ACTIVATING = ("publish", "rollback")
 """Actions that, done, make a version serve."""
 SHUT_OUT, LET_IN = "shut_out", "let_in"
 """Actions about a person, who is named in the reason."""
-ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, SHUT_OUT, LET_IN, "read")
-"""Everything that a row can tell of; `read` is there only refused."""
+READ = "read"
+"""Looking is no act: there are rows of it only where it was refused."""
+ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, SHUT_OUT, LET_IN, READ)
+"""Everything that a row can tell of."""
 STATUSES = ("succeeded", "failed")
 SCHEME = "2"
 """Prefix of a hash: how it was made. Rows of the scheme before are verified as they were made."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from config_rollback.audit.chain import LET_IN, SHUT_OUT
 from config_rollback.clock import isoformat
 from config_rollback.errors import InvalidRequestError, NotFoundError
-from config_rollback.rollback.attempts import Actor, Attempts, Call
+from config_rollback.rollback.attempts import Attempts, Call
 from config_rollback.storage.models import ShutOutPerson
 from config_rollback.storage.store import Store, Transaction
 
@@ -46,10 +46,14 @@ class ShutOut:
         self._store = store
         self._attempts = attempts
 
-    def holds(self, actor: Actor) -> bool:
-        """Whether the actor is shut out."""
-        with self._store.read() as transaction:
-            return transaction.shut_out_person(actor.issuer, actor.subject) is not None
+    def holds(self, call: Call, action: str, persona: str | None) -> bool:
+        """Whether the caller is shut out. Raises what `Attempts.ask` raises."""
+
+        def question() -> bool:
+            with self._store.read() as transaction:
+                return transaction.shut_out_person(*call.actor.identity) is not None
+
+        return self._attempts.ask(call, action, persona, question)
 
     def add(self, person: Person, call: Call) -> Decided:
         """Shuts a person out and ends their sessions; audited, and what `Attempts.perform` raises.

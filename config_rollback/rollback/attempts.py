@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 
-from config_rollback.audit.chain import Attempt, Head
+from config_rollback.audit.chain import READ, Attempt, Head
 from config_rollback.clock import Clock
 from config_rollback.errors import (
     AuditUnavailableError,
@@ -167,6 +167,16 @@ class Attempts:
             heads = [transaction.append_audit(attempt) for attempt in attempts]
         for head, attempt in zip(heads, attempts, strict=True):
             self._announce(head, attempt)
+
+    def ask(self, call: Call, action: str, persona: str | None, question: Callable[[], bool]) -> bool:
+        """The answer of the database to what must be known before an act; it fails as the act would.
+
+        Raises as `perform`. A `read` is no act, and fails as the question does.
+        """
+        if action == READ:
+            return question()
+        with self._auditable(self.begin(call, action, persona)):
+            return question()
 
     @contextmanager
     def _alone(self, call: Call) -> Iterator[None]:

@@ -25,17 +25,17 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
     """The actor, if the role is `ops` and nobody shut them out; else audits and raises `ForbiddenError`.
 
-    Raises also `RateLimitedError`, and what `Refusals.write` raises.
+    Raises also `RateLimitedError`, and what `ShutOut.holds` and `Refusals.write` raise.
     """
     here = services(request)
     await here.rate_limits.check(actor)
+    call = Call(actor, request_id(request))
     refusal = ForbiddenError("this needs the role ops")
     if actor.role == OPS:
-        if not await run_sync(here.shut_out.holds, actor):
+        if not await run_sync(here.shut_out.holds, call, action, persona):
             return actor
         refusal = ShutOutError("an operator decided that you may do nothing here")
     here.metrics.forbidden.inc()
-    call = Call(actor, request_id(request))
     first = here.refusals.admit(call, action, persona, refusal.code)
     if first is not None:
         await run_sync(here.refusals.write, first)
