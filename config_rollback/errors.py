@@ -89,6 +89,9 @@ class ShutOutError(ForbiddenError):
 
     code = "shut_out"
 
+    def __init__(self) -> None:
+        super().__init__("an operator decided that you may do nothing here")
+
 
 class CsrfRejectedError(ConfigRollbackError):
     """A form that did not provably come from this service's own page in this session."""

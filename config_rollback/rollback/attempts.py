@@ -26,6 +26,7 @@ from config_rollback.errors import (
     OutcomeUnknownError,
     RefusalError,
     RequestInProgressError,
+    ShutOutError,
     StorageBusyError,
     StorageUnavailableError,
     TargetNotFoundError,
@@ -123,9 +124,9 @@ class Attempts:
     ) -> Result:
         """Runs `decide`, which does the act and appends its audit row, or raises a `RefusalError`.
 
-        A refusal is audited and raised. `wish` is what makes two requests the same. Raises also
-        `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was done. After
-        `OutcomeUnknownError` it may have been.
+        A refusal is audited and raised, and so is `ShutOutError`. `wish` is what makes two requests the same.
+        Raises also `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was
+        done. After `OutcomeUnknownError` it may have been.
         """
         fingerprint = hashlib.sha256(json.dumps([attempt.action, wish], sort_keys=True).encode()).hexdigest()
         with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
@@ -134,16 +135,19 @@ class Attempts:
             earlier = transaction.idempotent(call.actor.identity, key) if key else None
             if earlier and earlier[0] == fingerprint:
                 return _replayed(earlier[1], result_type)
-            outcome: Result | RefusalError
+            outcome: Result | RefusalError | ShutOutError
             try:
+                # Asked again: the body of a request may have come long after its head.
+                if transaction.shut_out_person(*call.actor.identity) is not None:
+                    raise ShutOutError
                 if earlier:
                     raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request")
                 outcome = decide(transaction)
-            except RefusalError as refusal:  # not a database error: the transaction is intact
+            except (RefusalError, ShutOutError) as refusal:  # not a database error: the transaction is intact
                 outcome = refusal
                 attempt = replace(attempt, status="failed", error_code=refusal.code)
                 transaction.append_audit(attempt)
-            if key and not earlier:
+            if key and not earlier and not isinstance(outcome, ShutOutError):
                 record = IdempotencyRecord(
                     issuer=call.actor.issuer,
                     actor=call.actor.subject,
@@ -155,7 +159,7 @@ class Attempts:
                 transaction.remember(record)
             head = transaction.lock_audit_head()
         self._announce(head, attempt)
-        if isinstance(outcome, RefusalError):
+        if isinstance(outcome, (RefusalError, ShutOutError)):
             raise outcome
         return outcome
 

@@ -34,7 +34,7 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
     if actor.role == OPS:
         if not await run_sync(here.shut_out.holds, call, action, persona):
             return actor
-        refusal = ShutOutError("an operator decided that you may do nothing here")
+        refusal = ShutOutError()
     here.metrics.forbidden.inc()
     first = here.refusals.admit(call, action, persona, refusal.code)
     if first is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -53,6 +56,39 @@ def test_73_a_person_is_shut_out_of_every_replica_at_once_and_nobody_else_is(
     assert (person["issuer"], person["subject"]) == ("driftback", "bob")
     for open_one in (browser, other, again):
         open_one.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/ops/personas/concierge/rollback", {"expected_version": 2}),
+        ("/v1/ops/access/allow", {"subject": "bob", "issuer": "driftback"}),
+    ],
+    ids=["a rollback", "letting oneself in again"],
+)
+def test_73_a_request_whose_body_comes_after_its_sender_was_shut_out_does_nothing(
+    drifted: Service, path: str, body: dict[str, Any]
+) -> None:
+    content = json.dumps(body).encode()
+    connection = http.client.HTTPConnection(urlsplit(drifted.url).netloc, timeout=30)
+    connection.putrequest("POST", path)
+    for name, value in (
+        ("Authorization", f"Bearer {drifted.token(subject='bob')}"),
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(content))),
+        ("Idempotency-Key", "k"),
+    ):
+        connection.putheader(name, value)
+    connection.endheaders(content[:1])
+    # By now the head was judged; where it was not, the request is refused by its head.
+    assert decide(drifted, "revoke").status_code == 200
+    connection.send(content[1:])
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["error"]["code"]) == (403, "shut_out")
+    connection.close()
+    assert drifted.active_version() == 2
+    assert [row["status"] for row in drifted.audit()[-1:]] == ["failed"]
+    assert error(drifted.request("GET", PATH, token=drifted.token(subject="bob"))) == (403, "shut_out")
 
 
 def test_73_whoever_is_let_in_again_logs_in_anew(drifted: Service) -> None:
