@@ -120,7 +120,6 @@ class Service:
     ) -> requests.Response:
         """A call of the API, by default with an ops token and a key of its own; None is for none."""
         headers = {"Idempotency-Key": uuid.uuid4().hex, **arguments.pop("headers", {})}
-        headers = {name: value for name, value in headers.items() if value is not None}
         if token is not None:
             headers["Authorization"] = f"Bearer {token or self.token()}"
         with requests.Session() as session:
