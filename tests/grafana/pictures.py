@@ -1,7 +1,7 @@
 """`python -m tests.grafana.pictures` makes docs/pictures from the project's own running demo.
 
 It starts `driftback up --demo`, waits for the alert, walks the way of the person on call in Chromium, and
-takes a picture of each page. Dashboards are drawn by `preview`, so that it runs where there is no Grafana.
+takes a picture of each page. There is no picture of a dashboard: Grafana comes as no package.
 """
 
 import io
@@ -18,13 +18,11 @@ from playwright.sync_api import Page
 
 from tests.grafana import model
 from tests.grafana.alertmanager_page import ensure_with_page
-from tests.grafana.preview import Preview
 from tests.support.browser import browser_page
 from tests.support.stacks import RunningStack, stack, wait_for
 
 PICTURES = model.ROOT / "docs" / "pictures"
 LIMIT_BYTES = 150_000
-PERSONA = "concierge"
 
 _HEALTHY_SECONDS = 90
 _CONVERGED_SECONDS = 60
@@ -34,17 +32,16 @@ def main() -> int:
     """Writes every picture; fails where one is larger than 150 kB."""
     os.environ["PATH"] = f"{ensure_with_page().parent}{os.pathsep}{os.environ['PATH']}"
     PICTURES.mkdir(parents=True, exist_ok=True)
-    started = time.time()
     with (
         tempfile.TemporaryDirectory() as folder,
         stack(Path(folder) / "state", "--demo", "--careless-after", str(_HEALTHY_SECONDS)) as running,
         browser_page(1600, 1000) as page,
     ):
-        walk(running, page, started)
+        walk(running, page)
     return 0
 
 
-def walk(running: RunningStack, page: Page, started: float) -> None:
+def walk(running: RunningStack, page: Page) -> None:
     """From the alert to the converged rollback, one picture after the other."""
     alert = wait_for("alert", _HEALTHY_SECONDS + 240, lambda: _alerts(running))[0]
     rollback_url = alert["annotations"]["rollback_url"]
@@ -55,8 +52,6 @@ def walk(running: RunningStack, page: Page, started: float) -> None:
     page.get_by_text("Expand all groups").click()
     page.get_by_role("button", name="Info").first.click()
     _take(page, "alertmanager-alerts")
-    _dashboard(running, page, "conversation", started)
-    _dashboard(running, page, "persona", started)
 
     page.set_viewport_size({"width": 1200, "height": 900})
     page.goto(rollback_url)
@@ -74,25 +69,12 @@ def walk(running: RunningStack, page: Page, started: float) -> None:
     page.reload()
     _take(page, "rollback-result")
 
-    _dashboard(running, page, "persona", started, name="dashboard-persona-after-rollback")
-    _dashboard(running, page, "pipeline", started)
-
 
 def _alerts(running: RunningStack) -> list[model.Json]:
     query = {"filter": ['alertname="ConfigVersionRegression"', 'kpi="out_of_scope_rate"']}
     answer = requests.get(f"{running.url('alertmanager')}/api/v2/alerts", params=query, timeout=10)
     found: list[model.Json] = answer.json()
     return found
-
-
-def _dashboard(running: RunningStack, page: Page, uid: str, started: float, name: str = "") -> None:
-    values = {"window": "1h", "journey": ".*", "persona": PERSONA if uid == "persona" else ".*"}
-    model_json = model.dashboard(f"driftback-{uid}")
-    preview = Preview(running.url("prometheus"), model_json, values, time.time() - started)
-    page.set_viewport_size({"width": 1610, "height": 900})
-    page.goto("about:blank")  # else the content security policy of the page before applies
-    page.set_content(preview.html())
-    _take(page, name or f"dashboard-{uid}")
 
 
 def _take(page: Page, name: str) -> None:

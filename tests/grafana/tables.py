@@ -1,7 +1,4 @@
-"""Tables as Grafana makes them: a frame per query, then the transformations `merge` and `organize`.
-
-`test_tables` holds this against Grafana's own transformers.
-"""
+"""Tables as Grafana makes them: a frame per query, then the transformations `merge` and `organize`."""
 
 import re
 from collections.abc import Mapping, Sequence
