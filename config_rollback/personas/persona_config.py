@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -40,21 +41,31 @@ def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-def validate_persona(name: str) -> str:
-    """The name, if it can be one; raises `InvalidRequestError`.
+def check_persona(name: str) -> str:
+    """The name, if a persona may have it; raises `InvalidRequestError`.
 
-    Almost any text will do, for names are other people's. Not: characters that nobody sees, by which two
-    names would look alike, space at the ends, and `.` and `..`, which URL libraries resolve away.
+    Almost any text will do, for names are other people's. Not: control characters, space at the ends, and `.`
+    and `..`, which URL libraries resolve away. Personas of earlier releases have hidden characters.
     """
     if not 1 <= len(name) <= MAX_PERSONA_LENGTH:
         raise InvalidRequestError(f"a persona's name has 1 to {MAX_PERSONA_LENGTH} characters")
     if name != name.strip() or name in (".", ".."):
         raise InvalidRequestError("a persona's name has no space at its ends, and is not . or ..")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        raise InvalidRequestError("a persona's name has no control characters or line breaks")
+    return name
+
+
+def check_new_persona(name: str) -> None:
+    """Raises `InvalidRequestError` for what only personas of earlier releases may be called.
+
+    That is a name with characters that nobody sees, by which two names would look alike.
+    """
+    check_persona(name)
     if hidden := [character for character in name if is_hidden(character)]:
         raise InvalidRequestError(
             f"a persona's name holds {code_point(hidden[0])}, which is invisible: leave it out"
         )
-    return name
 
 
 def canonical_json(config: Mapping[str, Any]) -> str:

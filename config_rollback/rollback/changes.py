@@ -103,7 +103,6 @@ class Changes:
 
         Raises `InvalidRequestError`, `ConfigChangedError`, and what `Attempts.perform` raises.
         """
-        persona_config.validate_persona(wish.persona)
         config_json = persona_config.canonical_json(self._validate_config(wish.config))
         attempt = self._attempts.begin(call, "publish", wish.persona)
         attempt = replace(attempt, from_version=wish.expected_version or None, reason=wish.note or None)
@@ -111,6 +110,8 @@ class Changes:
         def decide(transaction: Transaction) -> Published:
             active = transaction.active(wish.persona)
             leaves = active.version if active else None
+            if active is None:
+                persona_config.check_new_persona(wish.persona)
             if wish.expected_version is not None and wish.expected_version != (leaves or 0):
                 raise _changed(wish.expected_version, leaves)
             version = Version(

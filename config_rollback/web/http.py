@@ -23,7 +23,7 @@ from config_rollback.errors import (
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
 )
-from config_rollback.personas.persona_config import describe, validate_persona
+from config_rollback.personas.persona_config import check_persona, describe
 from config_rollback.visible import code_point, hidden_in_prose
 from exporter.strict import check_json
 
@@ -94,7 +94,7 @@ def persona_of(request: Request) -> str:
 def new_persona_of(request: Request) -> str:
     """The same where the persona need not be there yet: raises `InvalidRequestError` for what is no name."""
     try:
-        return validate_persona(unquote(request.path_params["persona"], errors="strict"))
+        return check_persona(unquote(request.path_params["persona"], errors="strict"))
     except UnicodeDecodeError:
         raise InvalidRequestError("a persona's name is UTF-8") from None
 

@@ -5,24 +5,45 @@ from __future__ import annotations
 import pytest
 
 from config_rollback.errors import InvalidRequestError
-from config_rollback.personas.persona_config import canonical_json, content_hash, validate_persona
+from config_rollback.personas.persona_config import (
+    canonical_json,
+    check_new_persona,
+    check_persona,
+    content_hash,
+)
+
+HIDDEN = [
+    "a\u200bb",
+    "a\u202eb",
+    "a\U000e0041",
+    "👩\u200d🚀",
+    "❤\ufe0f",
+    "क्\u200dष",
+    "a\xadb",
+    "a\u3164",
+]
 
 
 @pytest.mark.parametrize("name", ["concierge", "a b", "a/b", "x" * 128, "...", "консьерж", "🚀"])
 def test_names(name: str) -> None:
-    assert validate_persona(name) == name
+    assert check_persona(name) == name
+    check_new_persona(name)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("", " ", " a", "a\n", "a\nb", "a\x00b", "a\x7fb", "a\u2028b", "\ud800", ".", "..", "x" * 129),
-        *("a\u200bb", "a\u202eb", "a\U000e0041", "👩\u200d🚀", "❤\ufe0f", "a\xadb", "a\u3164"),
-    ],
+    "name", ["", " ", " a", "a\n", "a\nb", "a\x00b", "a\x7fb", "a\u2028b", "\ud800", ".", "..", "x" * 129]
 )
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(InvalidRequestError):
-        validate_persona(name)
+    for check in (check_persona, check_new_persona):
+        with pytest.raises(InvalidRequestError):
+            check(name)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_characters_are_refused_in_a_new_name_alone(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match="invisible"):
+        check_new_persona(name)
+    assert check_persona(name) == name
 
 
 def test_one_spelling_per_content() -> None:

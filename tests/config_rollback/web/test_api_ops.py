@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.config_rollback.running import CONFIG, JSON_TYPE, Service
+from config_rollback.personas import persona_config
+from config_rollback.visible import visible
+from tests.config_rollback.running import CONFIG, JSON_TYPE, Service, fields
 
 
 def error(answer: Any) -> tuple[int, str]:
@@ -181,6 +185,31 @@ def test_odd_persona_names_work_everywhere(service: Service, name: str) -> None:
     assert service.config(name).json()["data"]["persona"] == name
     assert service.roll_back(name, expected_version=2).status_code == 200
     assert service.active_version(name) == 1
+
+
+@pytest.mark.parametrize("name", ["❤\ufe0f", "क्\u200dष", "👩\u200d🚀"])
+def test_a_persona_of_an_earlier_release_keeps_its_name(
+    service: Service, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Earlier releases took hidden characters in names: such a persona works, and a new one is refused."""
+    path = quote(name, safe="")
+    refused = service.request("POST", f"/v1/ops/personas/{path}/versions", json={"config": CONFIG})
+    assert error(refused) == (422, "invalid_request")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(persona_config, "check_new_persona", lambda _: None)
+        service.publish(name)
+    service.publish(name, temperature=1)
+    assert service.config(name).json()["data"]["persona"] == name
+    assert service.version(2, name)["active"]
+    browser = service.browser()
+    page = browser.get(f"/rollback/{path}?from=2").text
+    assert f"<h1>Roll {html.escape(visible(name))} back to version 1?</h1>" in page
+    assert browser.post(f"/rollback/{path}", fields(page)).status_code == 303
+    assert service.roll_back(name, expected_version=1, to_version=2).status_code == 200
+    assert service.active_version(name) == 2
+    for shown in (browser.get("/"), browser.get("/audit", params={"persona": name})):
+        assert html.escape(visible(name)) in shown.text
+    browser.close()
 
 
 @pytest.mark.parametrize("name", ["%20x", "%0A", "a%E2%80%8Bb", "a%FF"])
