@@ -138,9 +138,9 @@ def test_numbers_are_those_of_the_rules() -> None:
 
 
 def test_the_false_alarms_that_alerts_name_are_those_that_were_measured() -> None:
-    """The tables of docs/kpi-and-drift.md: the drift alerts' rates are per week, the versions' in percent."""
+    """The tables of the rules report: the drift alerts' rates are per week, the versions' in percent."""
     parameters = load(CHECKOUT / "rules" / "templates" / "parameters.yml")
-    text = (CHECKOUT / "docs" / "kpi-and-drift.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "contributing" / "rules-report.md").read_text(encoding="utf-8")
     per_week = [float(rate) for rate in re.findall(r"^\| [\d,]+ \| ([\d.]+) \|", text, re.MULTILINE)]
     assert 1 / 3 < max(per_week) <= 1 / 2
     assert parameters["drift"]["false_alarms"] == "once in two weeks"
