@@ -113,7 +113,7 @@ def test_the_commands_of_operations(running: RunningStack, server: Server, tmp_p
             command = command.replace(written, meant)
         assert "…" not in command
         _run(running, command, tmp_path)
-    assert len(commands) == 7
+    assert len(commands) == 10
     assert (tmp_path / "audit.jsonl").read_text()
     assert list((tmp_path / "backup").iterdir())
     version = "SELECT version_num FROM alembic_version"
