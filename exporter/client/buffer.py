@@ -5,6 +5,10 @@ The flush thread copies a list in one step (atomic in CPython) and sends the dif
 nothing is ever set back or swapped under a writer, a message is either in a copy or in the next one, and
 memory does not grow while the exporter is away. What threads counted that have ended since is added up.
 
+The handler of a signal may come at any line and close the recorder, which waits for the flush thread. So the
+main thread, where handlers run, holds nothing here that the flush thread waits for: sets change by one
+operation each, and the main thread leaves ended threads to the others.
+
 A thread has a list per label set and outcome that it met, so that one look-up finds it, and it is as long as
 what was counted asks for. What did not change is compared and not copied.
 """
@@ -77,12 +81,11 @@ class Buffer:
 
     def __init__(self) -> None:
         self.local = Local()
-        self._threads: list[_ThreadCells] = []
+        self._threads: set[_ThreadCells] = set()
         self._ended: dict[CellKey, Delta] = {}
         """What ended threads counted and nobody took."""
         self._most_threads = FEW_THREADS
         self._folding = threading.Lock()  # held for as long as it takes, so `record` never waits for it
-        self._lock = threading.RLock()  # a signal's handler may come here while its thread holds it
         self._known: set[Key] = set()
         self._undeclared: set[Key] = set()
 
@@ -96,20 +99,18 @@ class Buffer:
                 raise ValueError(f"{name} must be a text of 1 to {MAX_LABEL_LENGTH} characters")
             if "\0" in label or (not label.isascii() and any("\ud800" <= c <= "\udfff" for c in label)):
                 raise ValueError(f"{name} holds a NUL character or half of a surrogate pair")
-        with self._lock:
-            if key not in self._known and len(self._known) >= MAX_LABEL_SETS:
-                key = (journey, OTHER, OTHER)
-            if key not in self._known:
-                if len(self._known) >= MAX_LABEL_SETS + MAX_JOURNEYS:
-                    raise ValueError("too many journeys")
-                self._known.add(key)
-                self._undeclared.add(key)
+        if key not in self._known and len(self._known) >= MAX_LABEL_SETS:
+            key = (journey, OTHER, OTHER)
+        if key not in self._known:
+            if len(self._known) >= MAX_LABEL_SETS + MAX_JOURNEYS:
+                raise ValueError("too many journeys")
+            self._known.add(key)
+            self._undeclared.add(key)
         return key
 
     def declare_again(self) -> None:
         """Declare all label sets anew: the exporter does not know them any more."""
-        with self._lock:
-            self._undeclared |= self._known
+        self._undeclared.update(self._known)
 
     def make_cell(self, way: Way) -> None:
         """Make a cell for the current thread, which finds it in `local.cells`. Raises ValueError."""
@@ -118,21 +119,18 @@ class Buffer:
             raise ValueError(f"outcome must be {', '.join(OUTCOMES)}, and not {outcome!r}")
         if reason is not None and outcome != "llm_error":
             raise ValueError(f"reason is for the outcome llm_error, and the outcome is {outcome}")
+        if reason is not None and reason not in REASONS:
+            raise ValueError(f"reason must be one of {', '.join(REASONS)}, and not {reason!r}")
         key = self.declare(journey, persona, config_version)
-        counted_reason = reason if reason in REASONS else OTHER
         owned = self.local.owned
         if owned is None:
             owned = self.local.owned = _ThreadCells(self.local.life)
-            with self._lock:
-                self._threads.append(owned)
-            if len(self._threads) > self._most_threads and self._folding.acquire(blocking=False):
-                try:
-                    self._fold_ended()
-                finally:
-                    self._folding.release()
+            self._threads.add(owned)
+            if len(self._threads) > self._most_threads:
+                self._try_to_fold()
         if len(self.local.cells) >= MAX_WAYS:
             self.local.cells.clear()  # only the ways to the cells, which `owned` keeps
-        self.local.cells[way] = owned.cells.setdefault((key, outcome, counted_reason), list(_EMPTY))
+        self.local.cells[way] = owned.cells.setdefault((key, outcome, reason or OTHER), list(_EMPTY))
 
     def fold(self) -> None:
         """Add up what ended threads counted, so that memory does not grow with their number."""
@@ -143,12 +141,12 @@ class Buffer:
         """Everything counted or declared since the last call, one item per label set."""
         with self._folding:
             self._fold_ended()
-            with self._lock:
-                threads = list(self._threads)
-                undeclared, self._undeclared = self._undeclared, set()
             deltas, self._ended = self._ended, {}
-            for thread in threads:
+            for thread in list(self._threads):
                 _add_taken(deltas, thread)
+            undeclared = set[Key]()
+            while self._undeclared:
+                undeclared.add(self._undeclared.pop())
         items: dict[Key, Item] = {}
         for (key, outcome, reason), delta in deltas.items():
             _add_to_item(items.setdefault(key, _labels(key)), outcome, reason, delta)
@@ -156,8 +154,6 @@ class Buffer:
 
     def pending(self) -> int:
         """Messages counted and not taken yet; for any thread, and while another one takes."""
-        with self._lock:
-            threads = list(self._threads)
         ended: int = sum(
             count
             for delta in list(self._ended.values())
@@ -166,20 +162,24 @@ class Buffer:
         )
         return ended + sum(
             sum(cell[:BUCKETS]) - sum(thread.taken.get(key, _EMPTY)[:BUCKETS])
-            for thread in threads
+            for thread in list(self._threads)
             for key, cell in list(thread.cells.items())
         )
 
+    def _try_to_fold(self) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main and self._folding.acquire(blocking=False):
+            try:
+                self._fold_ended()
+            finally:
+                self._folding.release()
+
     def _fold_ended(self) -> None:
-        live: list[_ThreadCells] = []
-        ended: list[_ThreadCells] = []
-        with self._lock:
-            for thread in self._threads:
-                (ended if thread.life() is None else live).append(thread)
-            self._threads = live
-            self._most_threads = max(FEW_THREADS, 2 * len(live))
-        for thread in ended:  # nobody writes to them any more
-            _add_taken(self._ended, thread)
+        for thread in list(self._threads):
+            if thread.life() is None:  # nobody writes to it any more
+                self._threads.discard(thread)
+                _add_taken(self._ended, thread)
+        self._most_threads = max(FEW_THREADS, 2 * len(self._threads))
 
 
 def _add_taken(deltas: dict[CellKey, Delta], thread: _ThreadCells) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from exporter.catalogue import LATENCY_BOUNDS, REASONS
+from exporter.catalogue import LATENCY_BOUNDS, OTHER, REASONS
 from exporter.client import buffer
 from exporter.client.buffer import EMPTY_TTFT, INPUT, LATENCY_SUM, OUTPUT, TTFT, TTFT_SUM, Buffer, Way
 from exporter.client.message import Message, ServedConfig
@@ -21,6 +21,8 @@ MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
 MAX_WARNINGS: Final = 32
 EXIT_SECONDS: Final = 2.0
+START_SECONDS: Final = 1.0
+"""How long to wait until a thread that was started runs: after that, the next message starts another one."""
 CHILD_SECONDS: Final = 0.25
 """Longest flush interval in a forked child: many live shortly and end by `os._exit`, which tells nobody."""
 LATE: Final = -10
@@ -152,29 +154,27 @@ class Recorder:
             mine = self._requested
             self._poked = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._completed >= mine, timeout)
+            self._changed.wait_for(lambda: self._completed >= mine or self._stopping, timeout)
+            return self._completed >= mine or self._sender.is_settled()
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flush and end the background thread. True if all was acknowledged. Later messages are dropped.
 
-        What was not acknowledged is in the log, and stays in `counts`.
+        What was not acknowledged is in the log, and stays in `counts`. A signal's handler may call it, also
+        while another call of it goes on.
         """
-        with self._changed:
-            if self._closing:
-                return self._thread is None and self._sender.is_settled()
-            self._closing = True
+        self._closing = True
         self._local = buffer.Local()  # from here on `record` finds no cell
         flushed = self.flush(timeout)
         with self._changed:
-            thread, self._thread = self._thread, None
+            is_first = not self._stopping
             self._stopping = self._poked = True
             self._changed.notify_all()
-        if thread is not None:
-            if thread.is_alive():
-                thread.join(timeout)
+            # No join: a frame that a handler interrupts may hold the lock, and to wait gives it away.
+            ended = self._changed.wait_for(lambda: self._thread is None, timeout)
             # The answer to what was under way may have come since.
-            flushed = flushed or (not thread.is_alive() and self._sender.is_settled())
-        if not flushed:
+            flushed = flushed or (ended and self._sender.is_settled())
+        if is_first and not flushed:
             left = self.counts()
             _log.error(
                 "closed with %d messages that no exporter took, and %d in doubt: sent, and not answered",
@@ -199,12 +199,16 @@ class Recorder:
         latency_ms, ttft_ms, input_tokens, output_tokens = details
         try:
             if isinstance(error, KeyError) and not self._closing and error.args[0] == way:
-                self._buffer.make_cell(way)
-                started = self._start()
-                if reason is not None and reason not in REASONS:
+                if outcome == "llm_error" and reason is not None and reason not in REASONS:
+                    # Not kept under its own text, of which there may be any number, of any length.
                     self._warn_once(
                         f"a reason that is none of {', '.join(REASONS)} counts as 'other'", reason
                     )
+                    reason = OTHER
+                    way = (journey, persona, config_version, outcome, reason)
+                if way not in self._buffer.local.cells:
+                    self._buffer.make_cell(way)
+                started = self._start()
                 self.record(
                     journey=journey,
                     persona=persona,
@@ -232,33 +236,30 @@ class Recorder:
     def _start(self) -> bool:
         """Start the background thread, if there is none yet. False if none can be started.
 
-        It is named before it is started, and ends at once if it is not the one that is named: a signal may
-        come at any moment, and its handler declare, record, close or raise.
+        A signal may come at any moment, and its handler declare, record, close or raise. So the thread itself
+        says that it is the one, and a second one ends at once.
         """
         with self._changed:
             if self._thread is None and not self._stopping:
-                thread = threading.Thread(target=self._run, name="exporter-client", daemon=True)
-                self._thread = self._thread or thread
                 try:
-                    thread.start()
+                    threading.Thread(target=self._run, name="exporter-client", daemon=True).start()
                 except Exception as error:  # noqa: BLE001 (at a limit of threads, or while Python ends)
                     self._warn_once("the background thread could not be started, will retry", error)
                     return False
-                finally:
-                    if self._thread is thread and not thread.is_alive():
-                        self._thread = None
+                self._changed.wait_for(lambda: self._thread or self._stopping, START_SECONDS)
             return not self._stopping
 
     def _run(self) -> None:
         """Deliver once per interval, at once when asked, and after failures less and less often."""
         with self._changed:
-            if self._thread is not threading.current_thread():
+            if self._thread is not None:
                 return
+            self._thread = threading.current_thread()
+            self._changed.notify_all()
         while True:
             pause = self._sender.pause(self._flush_interval)
             with self._changed:
-                if not self._poked:
-                    self._changed.wait(pause)
+                self._changed.wait_for(lambda: self._poked or self._stopping, pause)
                 poked, self._poked = self._poked, False
                 requested, stopping = self._requested, self._stopping
             delivered = not stopping and self._deliver(at_once=poked)
@@ -268,6 +269,9 @@ class Recorder:
                     self._changed.notify_all()
             if stopping:
                 self._sender.close()
+                with self._changed:
+                    self._thread = None
+                    self._changed.notify_all()
                 return
 
     def _deliver(self, *, at_once: bool) -> bool:

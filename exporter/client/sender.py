@@ -56,9 +56,11 @@ class Sender:
         self._buffer = buffer
         self._waiting: deque[Parcel] = deque()
         self._journal = ""
-        self._lock = threading.RLock()  # a signal's handler may come here while its thread holds it
-        self._unreported = 0
+        self._lock = threading.RLock()  # among those that drop: a signal's handler may be one of them
         self._dropped = 0
+        self._refused = 0
+        self._reported = 0
+        """Of the messages dropped and refused, those that a push has told an exporter of."""
         self._acknowledged = 0
         self._given_up = 0
         self._refusals: set[str] = set()
@@ -67,14 +69,13 @@ class Sender:
         """Count `messages` as dropped, and report them with the next push."""
         with self._lock:
             self._dropped += messages
-            self._unreported += messages
 
     def counts(self) -> Counts:
         """What became of the messages so far; between two deliveries the four agree."""
         doubtful = [stream.in_doubt for stream in list(self._streams)]
         in_doubt = self._given_up + sum(parcel.messages for parcel in doubtful if parcel is not None)
         waiting = self._buffer.pending() + sum(parcel.messages for parcel in list(self._waiting))
-        return Counts(self._acknowledged, waiting, in_doubt, self._dropped)
+        return Counts(self._acknowledged, waiting, in_doubt, self._dropped + self._refused)
 
     def is_settled(self) -> bool:
         """Whether nothing is left to send, between two deliveries."""
@@ -124,9 +125,12 @@ class Sender:
         self._waiting.extend(
             Parcel(items[i : i + MAX_ITEMS_PER_PUSH]) for i in range(0, len(items), MAX_ITEMS_PER_PUSH)
         )
-        if self._unreported and not self._waiting:
+        if self._unreported() and not self._waiting:
             self._waiting.append(Parcel([]))
         return self._send_waiting(at_once)
+
+    def _unreported(self) -> int:
+        return self._dropped + self._refused - self._reported
 
     def _send_waiting(self, at_once: bool) -> bool:
         while self._waiting:
@@ -143,9 +147,9 @@ class Sender:
         if not self._waiting:
             return True
         parcel = self._waiting.popleft()
-        with self._lock:
-            parcel.dropped += self._unreported
-            self._unreported = 0
+        unreported = self._unreported()
+        parcel.dropped += unreported
+        self._reported += unreported
         answer = stream.send(parcel)
         if answer.verdict is Verdict.NOT_TAKEN:
             self._waiting.appendleft(parcel)
@@ -188,7 +192,7 @@ class Sender:
         elif answer.verdict is Verdict.TOO_LARGE and len(parcel.items) > 1:
             self._split(parcel)
         else:
-            self._refused(parcel, answer.reason, set(answer.items))
+            self._leave_out(parcel, answer.reason, set(answer.items))
 
     def _note_journal(self, journal: str) -> None:
         """Declare all label sets anew to an exporter that lost its state."""
@@ -202,16 +206,15 @@ class Sender:
         first = Parcel(parcel.items[:middle], parcel.dropped)
         self._waiting.extendleft((Parcel(parcel.items[middle:]), first))
 
-    def _refused(self, parcel: Parcel, reason: str, positions: set[int]) -> None:
+    def _leave_out(self, parcel: Parcel, reason: str, positions: set[int]) -> None:
         """Leave out what the exporter will never take."""
         kept = [item for position, item in enumerate(parcel.items) if position not in positions]
         if not positions or len(kept) == len(parcel.items):
             kept = []
         rest = Parcel(kept)
         lost = parcel.messages - rest.messages
-        with self._lock:
-            self._unreported += parcel.dropped + lost
-            self._dropped += lost
+        self._reported -= parcel.dropped
+        self._refused += lost
         if kept:
             self._waiting.appendleft(rest)
         if reason not in self._refusals and len(self._refusals) < MAX_REFUSALS:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -29,6 +30,7 @@ from exporter.client.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
 from tests.support.stacks import free_port
 
+NOBODY = "http://127.0.0.1:1"
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "concierge", "config_version": "1"}
 
 
@@ -120,9 +122,8 @@ def test_what_cannot_be_written_is_counted_as_dropped_and_holds_up_nothing(
     recorder = recorder_for(exporter, flush_interval=60)
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
-    recorder._buffer._threads[0].cells[("chat", "concierge", "1"), "ok", "other"][LATENCY_SUM] += np.float32(
-        1
-    )
+    (thread,) = recorder._buffer._threads
+    thread.cells[("chat", "concierge", "1"), "ok", "other"][LATENCY_SUM] += np.float32(1)
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
     recorder.record(**{**LABELS, "persona": "other one"}, latency_ms=5)
@@ -381,6 +382,28 @@ def test_an_unknown_reason_is_counted_as_other(exporter: Running, recorder: Reco
     recorder.record(**LABELS, latency_ms=5.0, outcome="llm_error", reason="moon")
     assert recorder.flush()
     assert exporter.value("conversation_llm_errors_total", reason="other") == 1
+
+
+@pytest.mark.parametrize("argument", ["journey", "persona", "config_version", "reason"])
+def test_however_many_texts_a_caller_invents_memory_stays_as_it_is(
+    recorder_for: Callable[..., Recorder], argument: str
+) -> None:
+    recorder = recorder_for(NOBODY, flush_interval=3600)
+    length = 20_000 if argument == "reason" else 100
+
+    def held_after(messages: range) -> int:
+        for number in messages:
+            invented = {argument: f"{number:0{length}}"}
+            recorder.record(**{**LABELS, "outcome": "llm_error", **invented}, latency_ms=5)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held_after(range(5000))
+        assert held_after(range(5000, 10_000)) - before < 3_000_000
+    finally:
+        tracemalloc.stop()
+    assert sum(recorder.counts()) == 10_000
 
 
 def test_a_declaration_that_makes_no_sense_does_not_raise(recorder: Recorder) -> None:

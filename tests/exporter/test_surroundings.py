@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from exporter import client
 from exporter.client import Recorder
 from exporter.client.buffer import Buffer
 from exporter.client.sender import Counts, Sender
@@ -21,6 +25,7 @@ from exporter.client.stream import Parcel, Stream
 from exporter.client.transport import Transport, Verdict
 from tests.exporter.running import TOKEN, Running, wait_for
 
+CLIENT_FOLDER = Path(client.__file__).parent
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}
 
 
@@ -34,7 +39,7 @@ def run(tmp_path: Path, script: str, *arguments: str, warnings: str = "error") -
 
 
 SIGNALS = """
-import itertools, json, signal, sys, threading
+import itertools, json, signal, sys, threading, time
 from exporter.client import Recorder
 
 calls, numbers = 0, itertools.count()
@@ -54,17 +59,17 @@ for _ in range(2000):
     count()
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert recorder.flush(60)
-senders = sum(thread.name == "exporter-client" for thread in threading.enumerate())
-print(json.dumps([calls, list(recorder.counts()), senders]))
+while sum(thread.name == "exporter-client" for thread in threading.enumerate()) > 1:
+    time.sleep(0.01)  # a second one ends at once
+print(json.dumps([calls, list(recorder.counts())]))
 """
 
 
 def test_messages_counted_in_a_signals_handler_are_counted_once_like_all(
     exporter: Running, tmp_path: Path
 ) -> None:
-    calls, counts, senders = json.loads(run(tmp_path, SIGNALS, exporter.url, TOKEN))
+    calls, counts = json.loads(run(tmp_path, SIGNALS, exporter.url, TOKEN))
     assert counts == [calls / 2, 0, 0, calls / 2]
-    assert senders == 1
     assert exporter.value("conversation_messages_total") == calls / 2
 
 
@@ -90,8 +95,11 @@ def test_a_declaration_while_the_first_starts_the_thread_starts_no_second_one(
             recorder.declare(**LABELS)
             recorder.record(**LABELS, latency_ms=5)
             assert recorder.flush()
-            mine = [thread for thread in set(threading.enumerate()) - before if "client" in thread.name]
-            assert len(mine) == 1
+
+            def senders() -> int:
+                return sum("client" in thread.name for thread in set(threading.enumerate()) - before)
+
+            wait_for(lambda: senders() == 1)  # a second one ends at once
     finally:
         signal.signal(signal.SIGUSR1, handler)
     assert exporter.value("conversation_messages_total") == 1
@@ -110,6 +118,71 @@ def test_a_handler_that_raises_while_the_thread_is_started_costs_no_message(
             recorder.declare(**LABELS)
         recorder.record(**LABELS, latency_ms=5)
         wait_for(lambda: recorder.counts().acknowledged == 1)
+
+
+def _counting(recorder: Recorder) -> None:
+    """Count four messages, with all that a service does."""
+    recorder.record(**LABELS, latency_ms=5)
+    recorder.declare(**{**LABELS, "persona": "declared"})
+    recorder.record(**LABELS, latency_ms=5, ttft_ms=1)
+    recorder.record(**LABELS, latency_ms=-1)
+    recorder.flush(60)
+    recorder.counts()
+    recorder.record(**{**LABELS, "persona": "another"}, latency_ms=5, outcome="llm_error", reason="moon")
+    recorder.close(60)
+
+
+def _interrupt_at_lines(work: Callable[[], None], at: Callable[[tuple[str, int]], None]) -> None:
+    """Do the work, and call `at` before each line of the client that it comes to, as a signal may."""
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if Path(frame.f_code.co_filename).parent != CLIENT_FOLDER:
+            return None
+        if event == "line":
+            at((frame.f_code.co_filename, frame.f_lineno))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+
+
+def test_a_handler_that_closes_at_any_line_neither_hangs_nor_loses_nor_counts_twice(
+    exporter: Running,
+) -> None:
+    def recorder() -> Recorder:
+        return Recorder(exporter.url, TOKEN, flush_interval=60)
+
+    lines: dict[tuple[str, int], None] = {}
+    _interrupt_at_lines(partial(_counting, recorder()), lambda line: lines.setdefault(line))
+    assert len(lines) > 100
+    acknowledged = exporter.value("conversation_messages_total") or 0.0
+    for line in lines:
+        closing = recorder()
+        waited = _close_at(line, closing)
+        assert waited < 20, f"it hung at {line}"
+        counts = closing.counts()
+        assert (sum(counts), counts.in_doubt) == (4, 0)
+        assert counts.waiting <= 1, "the one that was being counted"
+        acknowledged += counts.acknowledged
+        assert exporter.value("conversation_messages_total") == acknowledged
+
+
+def _close_at(line: tuple[str, int], recorder: Recorder) -> float:
+    """Close in a handler before this line; how many seconds that took."""
+    waits: list[float] = []
+
+    def close(now: tuple[str, int]) -> None:
+        if now == line and not waits:
+            begun = time.monotonic()
+            waits.append(0.0)
+            recorder.close(20)
+            waits[0] = time.monotonic() - begun
+
+    _interrupt_at_lines(partial(_counting, recorder), close)
+    return waits[0]
 
 
 EVENTLET = """
