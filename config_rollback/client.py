@@ -94,7 +94,11 @@ class ConfigClient:
         self._current: Active | None = None
         self._etag: str | None = None
         self._cached: tuple[Active, str | None] | None = None
-        """What the cache holds, as far as this process wrote it."""
+        """What the cache holds, as far as this process read or wrote it."""
+        self._cache_failed = False
+        self._wait = 0
+        """Seconds that the server may hold the next request: none until it has answered one, for then it says
+        at once that nobody published this persona."""
         self._trouble = ""
         """Why the last request brought nothing."""
         self._ready = threading.Event()
@@ -141,9 +145,8 @@ class ConfigClient:
 
     def _follow(self) -> None:
         failures = early = 0
-        wait = 0  # a wrong persona is told at once, and not after a long poll for its first version
         while not self._stopping.is_set():
-            started = time.monotonic()
+            started, wait = time.monotonic(), self._wait
             try:
                 changed = self._poll(wait)
             except Exception as error:  # noqa: BLE001 (a thread that died would serve the same for ever)
@@ -157,7 +160,6 @@ class ConfigClient:
                 early = early + 1 if wait and time.monotonic() - started < EARLY_SECONDS else 0
                 if early:
                     self._pause_early(early, changed=changed)
-            wait = WAIT_SECONDS
         self._connection.close()
 
     def _note_trouble(self, trouble: str) -> None:
@@ -197,7 +199,10 @@ class ConfigClient:
         self._connection.request("GET", f"{self._path}?{urlencode(query)}", headers=headers)
         answer = self._connection.getresponse()
         body = answer.read()
-        if answer.status == HTTPStatus.NOT_MODIFIED:
+        if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # else it may be a proxy that reaches no server
+            self._wait = WAIT_SECONDS
+        if answer.status == HTTPStatus.NOT_MODIFIED and self._current is not None:
+            self._save_cache(self._current, self._etag)
             return False
         if answer.status != HTTPStatus.OK:
             raise HTTPException(self._refusal(answer.status, body))
@@ -235,8 +240,7 @@ class ConfigClient:
         if active != self._current:
             self._tell(active)
             self._current = active
-        if self._cached != (active, etag):
-            self._save_cache(active, etag)
+        self._save_cache(active, etag)
         self._etag = etag
         self._ready.set()
 
@@ -264,9 +268,13 @@ class ConfigClient:
             # Else a replica that lags behind the one that gave the tag would take this process back.
             if isinstance(etag, str) and etag.isascii() and etag.isprintable():
                 self._etag = etag
+            self._cached = active, self._etag
             self._ready.set()
 
     def _save_cache(self, active: Active, etag: str | None) -> None:
+        """Write the cache unless it holds this. A failure is said once, and tried again after each answer."""
+        if self._cached == (active, etag):
+            return
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name)
@@ -276,12 +284,14 @@ class ConfigClient:
                     file.flush()
                     os.fsync(file.fileno())
                 Path(temporary).replace(self._cache)
-                self._cached = active, etag
+                self._cached, self._cache_failed = (active, etag), False
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
         except Exception as error:  # noqa: BLE001 (it is served all the same)
-            _log.warning("the configuration could not be cached: %r", error)
+            if not self._cache_failed:
+                _log.warning("the configuration could not be cached, will retry: %r", error)
+            self._cache_failed = True
 
 
 class AsyncConfigClient:

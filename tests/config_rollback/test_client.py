@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -269,6 +271,61 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
     service.publish()
     (tmp_path / "file").write_text("")
     assert follow(service.url, cache_dir=tmp_path / "file").wait_ready(10).version == 1
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long each request of a client may be held, as they come; failures are followed by no long pause."""
+    waits: list[int] = []
+    poll = ConfigClient._poll
+
+    def noted_poll(client: ConfigClient, wait: int) -> bool:
+        waits.append(wait)
+        return poll(client, wait)
+
+    monkeypatch.setattr(ConfigClient, "_poll", noted_poll)
+    monkeypatch.setattr(client_module, "RETRY_SECONDS", (0.01, 0.01))
+    return waits
+
+
+def test_a_cache_that_a_full_disk_left_behind_is_written_with_the_next_answer(
+    tmp_path: Path,
+    follow: Callable[..., ConfigClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    waits: list[int],
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def written() -> list[int]:
+        return [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.json")]
+
+    with answering(answer(CONFIG), (304, {}, b"")) as url:
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", full)
+            follow(url)
+            wait_until(lambda: len(waits) >= 4)
+        assert caplog.text.count("could not be cached") == 1
+        wait_until(lambda: written() != [])
+        before, requests = written(), len(waits)
+        wait_until(lambda: len(waits) >= requests + 3)
+        assert written() == before, "once is enough"
+    assert follow(NOBODY).current == Active("concierge", 1, CONFIG)
+
+
+def test_a_wrong_persona_is_told_at_once_also_when_the_first_requests_failed(
+    follow: Callable[..., ConfigClient], waits: list[int]
+) -> None:
+    unknown: tuple[int, dict[str, str], bytes] = (
+        404,
+        {},
+        b'{"error": {"code": "not_found", "message": "no"}}',
+    )
+    with answering((502, {}, b"<html>nginx"), (503, {}, b"<html>nginx"), unknown) as url:
+        follow(url)
+        wait_until(lambda: len(waits) >= 4)
+    assert waits[:4] == [0, 0, 0, client_module.WAIT_SECONDS]
 
 
 def test_a_wrong_token_leaves_it_unready(service: Service, follow: Callable[..., ConfigClient]) -> None:
