@@ -174,7 +174,7 @@ class OverloadedError(ConfigRollbackError):
 
 
 class TooManyConnectionsError(OverloadedError):
-    """As many connections are open as may be: `CONFIG_ROLLBACK_MAX_CONNECTIONS`."""
+    """As many connections are open as may be (`CONFIG_ROLLBACK_MAX_CONNECTIONS`), all being answered."""
 
     code = "too_many_connections"
 

@@ -97,6 +97,11 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.connections_evicted = Counter(
+            "config_connections_evicted",
+            "Connections that were ended to make room for new ones: their peers kept us waiting longest.",
+            registry=self.registry,
+        )
         refusals: tuple[type[ConfigRollbackError], ...] = (
             InvalidRequestError,
             *OverloadedError.__subclasses__(),

@@ -25,6 +25,10 @@ class Protocol(StrictHttpProtocol):
         super().__init__(services.settings.max_connections, **uvicorns_own)
         self._metrics = services.metrics
 
+    def count_evicted(self) -> None:
+        """Count a connection that was closed to make room for this one."""
+        self._metrics.connections_evicted.inc()
+
     def send_refusal(self, error: ExporterError) -> None:
         """What is not HTTP (a double Content-Length, a bare line break, no Host), or one too many."""
         ours = _OURS.get(type(error), errors.InvalidRequestError)(error.message)

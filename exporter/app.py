@@ -1,6 +1,7 @@
 """The HTTP application: the routes, and the one table from exceptions to status and error code."""
 
 import asyncio
+import math
 import re
 import time
 import zlib
@@ -19,9 +20,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exporter import errors
+from exporter import catalogue, errors
 from exporter.errors import ExporterError, IdempotencyKeyMissingError, StorageError
 from exporter.http import (
     Head,
@@ -68,6 +69,8 @@ RETRY_AFTER_SECONDS = "1"
 
 MAX_SCRAPES = 8
 """Scrapes at once: each holds a copy of all counters until its answer is read."""
+SCRAPE_TRIES, SCRAPE_TRY_SECONDS = 100, 0.05
+"""How often a scrape looks for a place while all are taken and none waits for its reader."""
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -199,6 +202,10 @@ class Posts:
         response.headers["x-request-id"] = request_id
         return response
 
+    def evicted(self) -> None:
+        """A connection was closed to make room for another."""
+        self._monitoring.evicted(catalogue.CONNECTION)
+
     def _under_its_key(self, head: Head) -> Count:
         key = head.get(b"idempotency-key", b"").decode("latin-1")
         if not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -211,24 +218,50 @@ def _encoded(tokens: Sequence[SecretStr]) -> list[bytes]:
 
 
 class _Scrapes:
-    """Lets only so many scrapes in at once."""
+    """Lets so many scrapes in at once; one more takes the place of that whose reader is slowest."""
 
     def __init__(self, app: ASGIApp, monitoring: SelfMonitoring) -> None:
         self._app = app
         self._monitoring = monitoring
-        self._running = 0
+        self._running: dict[asyncio.Task[None], float] = {}
+        """Since when each waits for its reader, by the loop's clock; infinity for those that do not wait."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._running == MAX_SCRAPES:
+        if not await self._take_place():
             error = errors.TooManyScrapesError(f"{MAX_SCRAPES} scrapes are being answered: try again later")
             self._monitoring.rejected(STATUS_AND_CODE[type(error)][1])
             await _refusal(scope["state"]["request_id"], error)(scope, receive, send)
             return
-        self._running += 1
+        this = asyncio.current_task()
+        assert this is not None  # noqa: S101 (a coroutine runs in one; for the type checker)
+        self._running[this] = math.inf
+
+        async def send_and_note(message: Message) -> None:
+            self._running[this] = asyncio.get_running_loop().time()
+            await send(message)
+            self._running[this] = math.inf
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_and_note)
         finally:
-            self._running -= 1
+            self._running.pop(this, None)
+
+    async def _take_place(self) -> bool:
+        """Whether there is a place. Waits a while for one that is done, or that its reader keeps waiting."""
+        for _ in range(SCRAPE_TRIES):
+            if len(self._running) < MAX_SCRAPES or self._make_room():
+                return True
+            await asyncio.sleep(SCRAPE_TRY_SECONDS)
+        return False
+
+    def _make_room(self) -> bool:
+        slowest = min(self._running, key=lambda scrape: self._running[scrape])
+        if self._running[slowest] == math.inf:
+            return False
+        del self._running[slowest]
+        slowest.cancel()
+        self._monitoring.evicted(catalogue.SCRAPE)
+        return True
 
 
 class _Reads:

@@ -109,6 +109,12 @@ REJECTED: Final = Metric(
     ("reason",),
     "Requests refused, by error code, and label sets put under 'other', by the bound that was reached.",
 )
+EVICTED: Final = Metric(
+    "exporter_evicted_total",
+    "counter",
+    ("kind",),
+    "Connections and scrapes that were ended to make room for new ones: their peers kept us waiting longest.",
+)
 CLIENT_DROPPED: Final = Metric(
     "exporter_client_dropped_total",
     "counter",
@@ -148,6 +154,7 @@ BUILD_INFO: Final = Metric("exporter_build_info", "gauge", ("version",), "Versio
 SELF_METRICS: Final = (
     PUSHES,
     REJECTED,
+    EVICTED,
     CLIENT_DROPPED,
     SERIES,
     SERIES_LIMIT,
@@ -162,4 +169,6 @@ PUSH_RESULTS: Final = ("accepted", "duplicate", "rejected", "failed")
 AHEAD: Final = "ahead"
 BEHIND: Final = "behind"
 JUMPS: Final = (AHEAD, BEHIND)
+CONNECTION: Final = "connection"
+SCRAPE: Final = "scrape"
 OVERFLOWS: Final = ("persona_overflow", "version_overflow", "series_overflow")

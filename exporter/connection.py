@@ -73,6 +73,10 @@ class Connection(StrictHttpProtocol):
         self.transport.write(answer(response.status_code, headers, bytes(response.body)))
         self.transport.close()
 
+    def count_evicted(self) -> None:
+        """Count a connection that was closed to make room for this one."""
+        self._calls.evicted()
+
     def resume_writing(self) -> None:
         """The client has read what was sent."""
         super().resume_writing()

@@ -46,7 +46,7 @@ class InvalidHttpError(RequestRefusedError):
 
 
 class TooManyConnectionsError(RequestRefusedError):
-    """As many connections are open as may be: `EXPORTER_MAX_CONNECTIONS`."""
+    """As many connections are open as may be (`EXPORTER_MAX_CONNECTIONS`), and all are being answered."""
 
 
 class TooManyPipelinedError(RequestRefusedError):
@@ -54,7 +54,7 @@ class TooManyPipelinedError(RequestRefusedError):
 
 
 class TooManyScrapesError(RequestRefusedError):
-    """As many scrapes are being answered as may be at once."""
+    """As many scrapes are being answered as may be at once, and none was done in time."""
 
 
 class UnauthenticatedError(RequestRefusedError):

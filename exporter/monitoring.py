@@ -22,6 +22,9 @@ class SelfMonitoring:
 
         pushes = counter(catalogue.PUSHES)
         self._rejected = counter(catalogue.REJECTED)
+        self._evicted = counter(catalogue.EVICTED)
+        for kind in (catalogue.CONNECTION, catalogue.SCRAPE):
+            self._evicted.labels(kind)
         self._dropped = counter(catalogue.CLIENT_DROPPED)
         self._series = gauge(catalogue.SERIES)
         self._limit = gauge(catalogue.SERIES_LIMIT)
@@ -71,6 +74,10 @@ class SelfMonitoring:
     def rejected(self, reason: str) -> None:
         """Count a refused request by its error code, or a label set made `other` by the bound reached."""
         self._rejected.labels(reason).inc()
+
+    def evicted(self, kind: str) -> None:
+        """Count what was ended to make room: `catalogue.CONNECTION` or `catalogue.SCRAPE`."""
+        self._evicted.labels(kind).inc()
 
     def dropped(self, messages: int) -> None:
         """Count messages that a client dropped before it could send them."""

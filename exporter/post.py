@@ -45,6 +45,9 @@ class Calls(Protocol):
     def refuse_connection(self, error: ExporterError) -> Response:
         """The answer to what is not HTTP, or to one connection or request too many."""
 
+    def evicted(self) -> None:
+        """A connection was closed to make room for another."""
+
 
 class Post(RequestResponseCycle):
     """One such request. The connection tells it what arrives, and whose turn it is to be answered."""

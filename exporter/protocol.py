@@ -34,7 +34,7 @@ MAX_PIPELINED: Final = 32
 HEAD_SECONDS: Final = 10.0
 """Time in which the head of a request must arrive, from its first byte or from the connection's start."""
 DRAIN_SECONDS: Final = 30.0
-"""Time in which a client must read what is held for it: about 64 KiB, or at the end of a connection all."""
+"""Time in which a client must read an answer, from the first moment at which we had to wait for it."""
 
 
 class _JoiningTransport:
@@ -99,16 +99,42 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """Answer what is malformed or too much in the shape of the service, and close the connection."""
         raise NotImplementedError
 
+    def count_evicted(self) -> None:
+        """Count a connection that was closed to make room for this one."""
+        raise NotImplementedError
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         self._socket = transport
         self._joining = _JoiningTransport(transport)
         super().connection_made(self._joining)  # type: ignore[arg-type]
-        if len(self.connections) > self._max_connections:
+        if len(self.connections) > self._max_connections and not self._make_room():
             self._deaf = True
             self.send_refusal(TooManyConnectionsError("Too many connections are open: try again later"))
             return
+        self._answered_at = self.loop.time()
         self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _make_room(self) -> bool:
+        """End the connection whose peer we have waited for longest. False if all are being answered."""
+        waiting = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, StrictHttpProtocol)
+            and connection is not self
+            and connection._is_waited_for()
+        ]
+        if not waiting:
+            return False
+        min(waiting, key=lambda connection: connection._answered_at)._socket.abort()
+        self.count_evicted()
+        return True
+
+    def _is_waited_for(self) -> bool:
+        """Whether nothing is being done for this connection: its peer has yet to send a request."""
+        if self._socket.is_closing() or self.pipeline:
+            return False
+        return self.cycle is None or self.cycle.response_complete or bool(self.cycle.more_body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
@@ -258,6 +284,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """An answer was sent: the next request's turn, or the end of a connection on which none comes."""
         self._joining.flush()
         self._answered_at = self.loop.time()
+        if not self.flow.write_paused:
+            self._stop_draining()
         if self.pipeline or self._socket.is_closing():
             super().on_response_complete()
             if self.pipeline:
@@ -271,15 +299,21 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._watch_idle()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than is sent to it: bound the time it may take."""
+        """The client reads more slowly than is sent to it: bound its time for the whole answer."""
         super().pause_writing()
-        self._undrained = self.loop.call_later(DRAIN_SECONDS, self._socket.abort)
+        if self._undrained is None:
+            self._undrained = self.loop.call_later(DRAIN_SECONDS, self._socket.abort)
 
     def resume_writing(self) -> None:
-        """The client has read what was sent."""
+        """The client has read what was sent so far."""
         super().resume_writing()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._stop_draining()
+
+    def _stop_draining(self) -> None:
         if self._undrained is not None:
             self._undrained.cancel()
+            self._undrained = None
 
     def _watch_idle(self) -> None:
         """uvicorn's timer is set for every request and cancelled by whatever comes, be it no request at all.

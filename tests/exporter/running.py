@@ -120,15 +120,15 @@ class Running(Client):
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until so many requests have arrived with their bodies, and are being handled."""
-        state = self._server.server_state
-
-        def unanswered() -> int:
-            cycles = [getattr(connection, "cycle", None) for connection in list(state.connections)]
-            return sum(c is not None and not (c.more_body or c.response_complete) for c in cycles)
-
-        wait_for(lambda: unanswered() >= count)
+        wait_for(lambda: self.being_answered() >= count)
         for _ in range(3):
             requests.get(self.url + "/-/healthy", timeout=10)
+
+    def being_answered(self) -> int:
+        """How many requests have arrived with their bodies, and are being handled."""
+        connections = list(self._server.server_state.connections)
+        cycles = [getattr(connection, "cycle", None) for connection in connections]
+        return sum(c is not None and not (c.more_body or c.response_complete) for c in cycles)
 
     def connections(self) -> int:
         """How many connections it holds."""

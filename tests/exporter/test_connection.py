@@ -3,13 +3,16 @@
 import json
 import select
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
-import requests
 
 from exporter import app, protocol
+from exporter.client import Recorder
+from exporter.clock import Moment
+from exporter.journal import Journal, Record
 from tests.exporter.running import TOKEN, Running, series, wait_for
 
 HEAD = (
@@ -304,41 +307,134 @@ def test_61_requests_without_end_end_the_connection(exporter: Running) -> None:
     assert exporter.value("exporter_rejected_total", reason="too_many_pipelined") == 1
 
 
-def test_61_a_connection_too_many_is_refused_and_counted(start: Callable[..., Running]) -> None:
+def test_61_a_connection_too_many_takes_the_place_of_the_one_that_is_idle_longest(
+    start: Callable[..., Running],
+) -> None:
     exporter = start(max_connections=3)
     held = [connect(exporter) for _ in range(3)]
     try:
-        wait_for(lambda: exporter.connections() == 3)
+        for connection in (held[1], held[2], held[0]):  # so that the second is idle longest
+            connection.sendall(HEALTHY)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert "exporter_evicted_total" in exporter.scrape()
+        assert until_closed(held[1]) == b""
+        for connection in (held[0], held[2]):
+            connection.sendall(HEALTHY)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for connection in held:
+            connection.close()
+    assert exporter.value("exporter_evicted_total", kind="connection") == 1
+    assert exporter.value("exporter_rejected_total") == 0
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET / HTTP/1.1\r\nHost:", (HEAD + LONG).encode()], ids=["silent", "a head", "a body"]
+)
+def test_61_connections_that_do_not_finish_a_request_keep_nobody_out(
+    start: Callable[..., Running], begun: bytes
+) -> None:
+    exporter = start(max_connections=3, body_timeout_seconds=60.0)
+    held = [connect(exporter) for _ in range(3)]
+    try:
+        for connection in held:
+            connection.sendall(begun)
+        for _ in range(3):
+            assert exporter.push(series(messages=1))
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_61_a_connection_too_many_is_refused_where_all_are_being_answered(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, released = Journal.append, threading.Event()
+
+    def slow(journal: Journal, records: Sequence[Record], now: Moment) -> None:
+        assert released.wait(20)
+        write(journal, records, now)
+
+    monkeypatch.setattr(Journal, "append", slow)
+    exporter = start(max_connections=3)
+    held = [connect(exporter) for _ in range(3)]
+    try:
+        for seq, connection in enumerate(held):
+            connection.sendall(push(seq + 1))
+        wait_for(lambda: exporter.being_answered() == 3)
         with connect(exporter) as connection:
             head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+        released.set()
+        for connection in held:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
     finally:
+        released.set()
         for connection in held:
             connection.close()
     assert head.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in head
     assert json.loads(body)["error"]["code"] == "too_many_connections"
-    wait_for(lambda: exporter.connections() == 0)
     assert exporter.value("exporter_rejected_total", reason="too_many_connections") == 1
 
 
-def test_61_a_scrape_too_many_is_refused_and_counted(
-    exporter: Running, monkeypatch: pytest.MonkeyPatch
+def test_61_more_recorders_than_connections_lose_nothing_and_blind_nobody(
+    start: Callable[..., Running],
 ) -> None:
-    monkeypatch.setattr(app, "MAX_SCRAPES", 2)
-    exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(600)))
-    host, port = exporter.url.removeprefix("http://").split(":")
-    unread = []
+    exporter = start(max_connections=4)
+    recorders = [Recorder(exporter.url, token=TOKEN, flush_interval=0.1) for _ in range(12)]
     try:
-        for _ in range(2):
-            unread.append(socket.socket())
-            unread[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            unread[-1].connect((host, int(port)))
-            unread[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_for(lambda: requests.get(f"{exporter.url}/metrics", timeout=20).status_code == 429)
-        refusal = requests.get(f"{exporter.url}/metrics", timeout=20)
+        for n in range(60):
+            recorders[n % 12].record(
+                journey="chat", persona="p", config_version="1", latency_ms=1, outcome="ok"
+            )
+            assert exporter.scrape()
+            time.sleep(0.02)
+    finally:
+        assert all(recorder.close(timeout=20) for recorder in recorders)
+    assert exporter.value("conversation_messages_total") == 60
+    assert (exporter.value("exporter_evicted_total", kind="connection") or 0) > 0
+    assert exporter.value("exporter_rejected_total") == 0
+
+
+def unread_scrape(exporter: Running, receive_buffer: int = 4096) -> socket.socket:
+    """A connection on which a scrape was asked for that nobody has read yet."""
+    host, port = exporter.url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((host, int(port)))
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+def test_61_readers_that_do_not_read_keep_no_scrape_out(exporter: Running) -> None:
+    exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(600)))
+    unread = [unread_scrape(exporter) for _ in range(3 * app.MAX_SCRAPES)]
+    try:
+        for _ in range(3):
+            assert exporter.value("conversation_messages_total") == 0
+        wait_for(
+            lambda: (exporter.value("exporter_evicted_total", kind="scrape") or 0) >= 2 * app.MAX_SCRAPES
+        )
     finally:
         for connection in unread:
             connection.close()
-    assert (refusal.json()["error"]["code"], refusal.headers["retry-after"]) == ("too_many_scrapes", "1")
-    wait_for(lambda: requests.get(f"{exporter.url}/metrics", timeout=20).status_code == 200)
-    assert (exporter.value("exporter_rejected_total", reason="too_many_scrapes") or 0) >= 2
+    assert exporter.value("exporter_rejected_total") == 0
+
+
+def test_57_a_reader_that_reads_a_little_now_and_then_is_let_go(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "DRAIN_SECONDS", 2.0)
+    exporter = start()
+    exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(1500)))
+    answer = b""
+    with unread_scrape(exporter, receive_buffer=131072) as connection:
+        connection.settimeout(20)
+        try:
+            while received := connection.recv(65536):
+                answer += received
+                time.sleep(0.005)  # in all several times as long as an answer may take
+        except ConnectionResetError:
+            pass
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert not answer.endswith(b"\r\n0\r\n\r\n")
