@@ -22,6 +22,7 @@ from tests.rules.files import (
 VERSION_ALERTS = {"OutOfScopeDrift", "LlmErrorDrift", "LatencyDrift", "ConfigVersionRegression"}
 PIPELINE_ALERTS = {
     "ExporterDown",
+    "ExporterReloadFailed",
     "ExporterStateLost",
     "ConversationSilence",
     "ObservationsRejected",
