@@ -81,6 +81,8 @@ def verify(lines: Iterable[bytes], known_head: Head | None = None) -> Verificati
 
     walked = entries()
     first = next(walked, None)
+    if first is None and not strays and known_head is None:
+        raise ValueError("the file is empty: there is no row to verify")
     if first is None:
         return record.verify((), strays, None, known_head)
     row = first.row if isinstance(first, Entry) else first

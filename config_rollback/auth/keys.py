@@ -73,7 +73,7 @@ def _parse(document: bytes) -> Keys:
             for algorithm in _algorithms(entry):
                 try:
                     keys[entry["kid"], algorithm] = _usable(entry, algorithm)
-                except (jwt.PyJWTError, ValueError) as error:
+                except Exception as error:  # noqa: BLE001 (whatever is in it: the other keys are good)
                     log.warning("signing_key_ignored", kid=entry["kid"], error=type(error).__name__)
     return keys
 

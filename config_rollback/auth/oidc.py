@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
-import requests
 import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
@@ -166,9 +165,10 @@ class OidcLogins:
         except AuthlibBaseError as error:
             log.warning("login_code_refused", error=str(error.error)[:100])
             raise LoginFailedError("the provider did not take its own answer back; begin again") from error
-        except (requests.RequestException, ValueError) as error:
+        except Exception as error:  # such as an answer that is no object, or nests without end
+            log.warning("login_provider_failed", error=type(error).__name__)
             raise LoginUnavailableError("the login provider does not answer") from error
-        id_token = answer.get("id_token")
+        id_token = answer.get("id_token") if isinstance(answer, dict) else None
         if not isinstance(id_token, str):
             raise LoginFailedError("the provider sent no ID token; see CONFIG_ROLLBACK_OIDC_SCOPES")
         return id_token

@@ -33,6 +33,8 @@ STORE_TIMEOUT_SECONDS = 0.5
 STORE_THREADS = 4
 RETRY_SECONDS = 5.0
 """How often a store that is away is asked again."""
+SET_BACK_SECONDS = 1.0
+"""A clock that is set back by more makes all counts begin again: else it would keep people out as long."""
 
 _NAMESPACE = "driftback"
 
@@ -50,11 +52,12 @@ class RateLimits:
         self._own = MovingWindowRateLimiter(MemoryStorage())
         self._shared: MovingWindowRateLimiter | None = None
         if not url.startswith("memory:"):
-            options: dict[str, float | str | bool] = {"wrap_exceptions": True}
+            options: dict[str, float | str | bool] = {"wrap_exceptions": True, "key_prefix": _NAMESPACE}
             options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORE_TIMEOUT_SECONDS)
             self._shared = MovingWindowRateLimiter(storage_from_string(url, **options))
         self._calls = Calls(STORE_THREADS)
         self._looking: asyncio.Task[None] | None = None
+        self._latest = 0.0
         self.store_up = True
         """Whether calls are counted where the settings say."""
         self._user = parse(settings.rate_limit_user)
@@ -63,17 +66,24 @@ class RateLimits:
 
     async def check(self, actor: Actor) -> None:
         """Counts a call. Raises `RateLimitedError`."""
+        now = time.time()  # the clock of `limits`
+        is_set_back, self._latest = now < self._latest - SET_BACK_SECONDS, now
+        if is_set_back:
+            log.warning("rate_limits_begin_again", reason="the clock was set back")
+            self._own = MovingWindowRateLimiter(MemoryStorage())
         if self._shared is not None and self.store_up:
-            count = partial(self._count, self._shared, actor)
+            count = partial(self._count, self._shared, actor, forget=is_set_back)
             try:
                 await self._calls.run(count, STORE_TIMEOUT_SECONDS)
-            except (StorageError, TimeoutError) as error:
+            except RateLimitedError:
+                raise
+            except Exception as error:  # noqa: BLE001 (whatever the store answers)
                 self._lose(self._shared, error)
             else:
                 return
         self._count(self._own, actor)
 
-    def _lose(self, shared: MovingWindowRateLimiter, error: StorageError | TimeoutError) -> None:
+    def _lose(self, shared: MovingWindowRateLimiter, error: Exception) -> None:
         if self.store_up:
             self.store_up = False
             cause = error.storage_error if isinstance(error, StorageError) else error
@@ -85,12 +95,14 @@ class RateLimits:
         hit = partial(shared.hit, self._global, _NAMESPACE, "store", "up")
         while not self.store_up:
             await asyncio.sleep(RETRY_SECONDS)
-            with contextlib.suppress(StorageError, TimeoutError):
+            with contextlib.suppress(Exception):  # whatever it answers: it is asked again
                 await self._calls.run(hit, STORE_TIMEOUT_SECONDS)
                 self.store_up = True
         log.info("rate_limit_store_found")
 
-    def _count(self, limiter: MovingWindowRateLimiter, actor: Actor) -> None:
+    def _count(self, limiter: MovingWindowRateLimiter, actor: Actor, forget: bool = False) -> None:
+        if forget:
+            limiter.storage.reset()
         keys = (
             ("user", self._user, _slot(actor)),
             ("role", self._role, actor.role if actor.role in ROLES else "other"),

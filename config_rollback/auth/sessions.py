@@ -13,7 +13,7 @@ import structlog
 
 from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.csrf import form_token
-from config_rollback.auth.tokens import TokenVerifier
+from config_rollback.auth.tokens import Identity, TokenVerifier
 from config_rollback.clock import Clock
 from config_rollback.errors import SessionRevokedError, TokenAlreadyUsedError
 from config_rollback.rollback.attempts import Actor
@@ -49,12 +49,18 @@ class Sessions:
         self._key = hmac.new(secret.encode(), b"driftback session", hashlib.sha256).digest()
         self._clock = clock
 
-    def open(self, login_token: str, before: str | None) -> Login:
+    def read_login_token(self, login_token: str) -> Identity:
+        """Who a one-time token names; asks no database, for anybody can send one.
+
+        Raises an `AuthenticationError`.
+        """
+        return self._verifier.verify(login_token, "login")
+
+    def open(self, identity: Identity, before: str | None) -> Login:
         """Uses up a one-time token, and ends the session of the cookie that the browser had `before`.
 
-        Raises an `AuthenticationError`, the second time too.
+        Raises `TokenAlreadyUsedError` the second time.
         """
-        identity = self._verifier.verify(login_token, "login")
         with self._store.write() as transaction:
             if not transaction.use_token(identity.jti, identity.expires_at):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
@@ -88,9 +94,8 @@ class Sessions:
         )
         return login
 
-    def check_login_token(self, login_token: str) -> None:
+    def check_unused(self, identity: Identity) -> None:
         """Raises what `open` would raise, and uses nothing up."""
-        identity = self._verifier.verify(login_token, "login")
         with self._store.read() as transaction:
             if transaction.token_used(identity.jti):
                 raise TokenAlreadyUsedError("this login link was used before; ask for a new one")

@@ -136,10 +136,13 @@ class Clients:
         return newest
 
     def _recent(self) -> dict[Client, Report]:
-        oldest = self._clock() - SEEN_WITHIN
         # A copy: pages and metrics are made in another thread than reports arrive in.
-        reports = self._reports.copy()
-        return {client: report for client, report in reports.items() if report.at >= oldest}
+        return self._only_recent(self._reports.copy())
+
+    def _only_recent(self, reports: Mapping[Client, Report]) -> dict[Client, Report]:
+        """Those of about now: what a clock wrote before it was set back would else count for as long."""
+        now = self._clock()
+        return {client: report for client, report in reports.items() if abs(now - report.at) <= SEEN_WITHIN}
 
     def _shared(self, persona: str | None) -> Mapping[Client, Report]:
         if not self._has_replicas:
@@ -150,7 +153,7 @@ class Clients:
         except UnavailableError as error:
             log.warning("convergence_of_this_replica_only", error=error.message)
             return {}
-        return {Client(of, name): Report(version, at) for of, name, version, at in rows}
+        return self._only_recent({Client(of, name): Report(version, at) for of, name, version, at in rows})
 
 
 def _count(reports: Mapping[Client, Report]) -> Counter[tuple[str, int]]:

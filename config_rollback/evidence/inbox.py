@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from config_rollback.rollback.limits import MAX_ALERT_LENGTH
 from config_rollback.storage.models import Alert
 
 MAX_ALERTS = 2_000
@@ -57,7 +58,7 @@ class WebhookAlert(BaseModel):
             "starts_at": self.startsAt,
             "ends_at": self.endsAt if ended else None,
             "status": self.status,
-            "alertname": self.labels.get("alertname", ""),
+            "alertname": self.labels.get("alertname", "")[:MAX_ALERT_LENGTH],
             "persona": self.labels.get("persona"),
             "config_version": self.labels.get("config_version"),
             "labels_json": json.dumps(self.labels, sort_keys=True),

@@ -10,17 +10,19 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal, get_args
 
+import msgspec
 import requests
+import structlog
 
 from config_rollback.clock import Clock, isoformat
 from config_rollback.errors import InvalidRequestError, MonitoringUnavailableError
 from config_rollback.outgoing import sessions as outgoing
 from config_rollback.outgoing.calls import Calls
+from exporter.strict import check_json
 
 Window = Literal["1h", "6h", "24h", "7d"]
 WINDOWS: tuple[str, ...] = get_args(Window)
 
-CONNECT_SECONDS = 1.0
 TOTAL_SECONDS = 4.0
 MAX_CONCURRENT = 8
 """Threads that may wait for Prometheus at once."""
@@ -34,8 +36,13 @@ _IDENTITY = "(journal, journey, persona, config_version)"
 _CARRY = "6h"
 """How long the rules carry a last known value over a gap."""
 
+MAX_VALUE = 2.0**53
+"""Of a count, or of a time in milliseconds: up to here a float holds whole numbers exactly."""
+
 P95 = 0.95
 Z_95 = 1.959963984540054
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,16 +89,37 @@ class Answer:
 
     @classmethod
     def of(cls, samples: Iterable[tuple[Mapping[str, str], float]]) -> Answer:
-        """Sorts the samples, each with its labels; what is not a finite number is left out."""
+        """Sorts the samples, each with its labels.
+
+        Raises `KeyError` for a label that is missing, `ValueError` for what can be no count, time or share.
+        """
         answer = cls({}, {}, [])
         for labels, value in samples:
+            if not 0 <= value <= MAX_VALUE:  # nor is NaN
+                raise ValueError(f"a KPI is {value}")
             if labels["kpi"] == "journey":
                 answer.journeys.append(labels["journey"])
             elif labels["kpi"] == "latency_bucket":
                 answer.buckets[float(labels["le"])] = value
-            elif math.isfinite(value):
+            else:
                 answer.values[labels["kpi"]] = value
         return answer
+
+
+class _Row(msgspec.Struct):
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+
+class _Result(msgspec.Struct):
+    result: list[_Row]
+
+
+class _Body(msgspec.Struct):
+    """The answer of Prometheus' query API, as far as it is read."""
+
+    status: Literal["success"]
+    data: _Result
 
 
 class Kpis:
@@ -270,7 +298,7 @@ def wilson_interval(events: float, total: float) -> tuple[float, float]:
     """
     share = min(events / total, 1.0)
     centre = share + Z_95**2 / (2 * total)
-    margin = Z_95 * math.sqrt(share * (1 - share) / total + Z_95**2 / (4 * total**2))
+    margin = Z_95 * math.sqrt(share * (1 - share) / total + (Z_95 / total) * (Z_95 / total) / 4)
     scale = 1 + Z_95**2 / total
     low, high = (centre - margin) / scale, (centre + margin) / scale
     return max(min(low, share), 0.0), min(max(high, share), 1.0)
@@ -313,20 +341,18 @@ def _status(present: bool, stale: bool, *, low: bool) -> str:
 
 
 def _ask(url: str, query: str) -> Answer:
+    asked = {"query": query, "timeout": f"{TOTAL_SECONDS:g}s"}
     try:
-        answer = outgoing.request(
-            "POST",
-            url,
-            data={"query": query, "timeout": f"{TOTAL_SECONDS:g}s"},
-            timeout=(CONNECT_SECONDS, TOTAL_SECONDS),
-        )
-        answer.raise_for_status()
-        body = answer.json()
-        if body["status"] != "success":
-            raise MonitoringUnavailableError("Prometheus could not answer the query")
-        return Answer.of((row["metric"], float(row["value"][1])) for row in body["data"]["result"])
-    except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+        body = outgoing.fetch(url, "POST", TOTAL_SECONDS, data=asked)
+    except (requests.RequestException, ValueError) as error:
         raise MonitoringUnavailableError("Prometheus does not answer") from error
+    try:
+        check_json(body)
+        rows = msgspec.json.decode(body, type=_Body).data.result
+        return Answer.of((row.metric, float(row.value[1])) for row in rows)
+    except (KeyError, ValueError) as error:
+        log.warning("kpis_not_understood", error=str(error)[:200])
+        raise MonitoringUnavailableError("the answer of Prometheus makes no sense: see the log") from error
 
 
 def _selector(labels: dict[str, str]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
-import requests
 import structlog
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -64,7 +63,7 @@ class Calls:
 class Document(Generic[Result]):
     """What another service published, parsed by `read`: kept, and read again once it is older than `age`.
 
-    One thread reads at a time. `read` raises `OSError`, `requests.RequestException` or `ValueError`.
+    One thread reads at a time. Whatever `read` raises is logged.
     """
 
     def __init__(self, name: str, read: Callable[[], Result], clock: Clock, age: timedelta) -> None:
@@ -111,7 +110,7 @@ class Document(Generic[Result]):
     async def _read_once(self, at: datetime) -> None:
         try:
             self._content = await _in_a_thread(self._read)
-        except (OSError, requests.RequestException, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever was sent: what is known serves on)
             log.warning("document_unavailable", document=self._name, error=type(error).__name__)
         else:
             self._read_at = at

@@ -36,10 +36,14 @@ def prepare(session: requests.Session, url: str) -> None:
         session.proxies.update(get_environ_proxies(url))
 
 
-def fetch(url: str) -> bytes:
-    """A small document. Raises `requests.RequestException`, or `ValueError` for a large one or a redirect."""
-    deadline = time.monotonic() + FETCH_SECONDS
-    with request("GET", url, timeout=FETCH_SECONDS, stream=True) as answer:
+def fetch(url: str, method: str = "GET", seconds: float | None = None, **arguments: Any) -> bytes:
+    """A small document. Raises `requests.RequestException`, or `ValueError` for a large one or a redirect.
+
+    It takes at most `seconds` (by default `FETCH_SECONDS`), plus one silence of that length.
+    """
+    seconds = FETCH_SECONDS if seconds is None else seconds
+    deadline = time.monotonic() + seconds
+    with request(method, url, timeout=seconds, stream=True, **arguments) as answer:
         answer.raise_for_status()
         if answer.is_redirect:
             raise ValueError("a redirect")

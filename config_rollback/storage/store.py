@@ -100,6 +100,11 @@ class Store:
         with _translated(), Session(self._readers, expire_on_commit=False) as session:
             yield Transaction(session)
 
+    def check_writable(self) -> None:
+        """Raises `StorageUnavailableError` where the database does not answer, or takes no writes."""
+        with self.read() as transaction:
+            transaction.require_writable()
+
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Commits at the end, or on any exception keeps nothing. One writer at a time.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -29,9 +28,7 @@ from config_rollback.settings import Settings
 from config_rollback.storage import database
 from config_rollback.storage.store import Store
 from config_rollback.upkeep import Upkeep
-
-ANONYMOUS_THREADS = 4
-"""Of anyio's 40, for `/metrics`, `/-/ready` and login links."""
+from config_rollback.web.shared import Shared
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Services:
     kpis: Kpis
     rate_limits: RateLimits
     cookie_name: str
-    anonymous: asyncio.Semaphore
-    """Held while a caller who proved nothing takes one of the threads that a rollback needs."""
+    exposition: Shared[bytes]
+    readiness: Shared[None]
 
 
 def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
@@ -98,7 +95,8 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
         kpis=Kpis(settings.prometheus_url, clock),
         rate_limits=rate_limits,
         cookie_name=cookie_name(settings.external_url),
-        anonymous=asyncio.Semaphore(ANONYMOUS_THREADS),
+        exposition=Shared(metrics.render),
+        readiness=Shared(store.check_writable),
     )
 
 

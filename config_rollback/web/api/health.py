@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from anyio.to_thread import run_sync
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from config_rollback.errors import TooManyRequestsError
 from config_rollback.web.api.operation import operation
 from config_rollback.web.services import services
 
 
-@operation("anyone", None)
+@operation("anyone", None, errors=(TooManyRequestsError,))
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    here = services(request)
-    async with here.anonymous:
-        text = await run_sync(here.metrics.render)
+    text = await services(request).exposition.result(request)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -27,17 +25,10 @@ async def healthy(_: Request) -> Response:
     return PlainTextResponse("healthy\n")
 
 
-@operation("anyone", None)
+@operation("anyone", None, errors=(TooManyRequestsError,))
 async def ready(request: Request) -> Response:
     """The database answers too, and takes writes."""
-    here = services(request)
-
-    def ask() -> None:
-        with here.store.read() as transaction:
-            transaction.require_writable()
-
-    async with here.anonymous:
-        await run_sync(ask)
+    await services(request).readiness.result(request)
     return PlainTextResponse("ready\n")
 
 

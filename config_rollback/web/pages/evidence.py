@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
+import structlog
 
 from config_rollback.errors import MonitoringUnavailableError
 from config_rollback.evidence.kpis import Kpis, Selection
@@ -17,6 +18,8 @@ WAIT_SECONDS = 2.0
 WINDOWS = ("1h", "24h", "7d")
 
 Measured = Mapping[str, Mapping[str, Any]]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,35 +53,36 @@ async def collect(
 
     The window is the shortest in which all `versions` had messages, else the longest.
     """
-    found: dict[tuple[str, int], Measured] = {}
-    after: dict[int, Measured] = {}
-    problems: list[str] = []
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await _collect(kpis, persona, versions, restored)
+    except MonitoringUnavailableError as error:
+        problem = error.message
+    except TimeoutError:
+        problem = "Prometheus does not answer in time"
+    except Exception:  # whatever it is: the button of the page does not need the figures
+        log.exception("evidence_failed")
+        problem = "the KPI could not be read: see the log"
+    return Evidence(WINDOWS[0], {}, problem)
 
-    async def ask(window: str, version: int) -> None:
+
+async def _collect(
+    kpis: Kpis, persona: str, versions: tuple[int, ...], restored: Activation | None
+) -> Evidence:
+    async def read(window: str, version: int) -> Measured:
         selection = Selection(window, persona=persona, config_version=str(version))
-        try:
-            found[window, version] = (await kpis.read(selection))["kpis"]
-        except MonitoringUnavailableError as error:
-            problems.append(error.message)
+        found: Measured = (await kpis.read(selection))["kpis"]
+        return found
 
-    async def ask_since(activation: Activation) -> None:
-        version, moment = activation.version, activation.activated_at
-        try:
-            after[version] = await kpis.read_since(persona, str(version), moment)
-        except MonitoringUnavailableError as error:
-            problems.append(error.message)
+    async def read_since() -> dict[int, Measured]:
+        if restored is None:
+            return {}
+        number, moment = restored.version, restored.activated_at
+        return {number: await kpis.read_since(persona, str(number), moment)}
 
-    with anyio.move_on_after(WAIT_SECONDS) as waiting:
-        async with anyio.create_task_group() as group:
-            for window in WINDOWS:
-                for version in versions:
-                    group.start_soon(ask, window, version)
-            if restored is not None:
-                group.start_soon(ask_since, restored)
-    if waiting.cancelled_caught:
-        problems.append("Prometheus does not answer in time")
-    if problems:
-        return Evidence(WINDOWS[0], {}, problems[0])
+    asked = [(window, version) for window in WINDOWS for version in versions]
+    answers, after = await asyncio.gather(asyncio.gather(*(read(*one) for one in asked)), read_since())
+    found = dict(zip(asked, answers, strict=True))
     for window in WINDOWS:
         measured = {version: found[window, version] for version in versions}
         if all(kpis["messages_total"]["value"] for kpis in measured.values()):

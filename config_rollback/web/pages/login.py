@@ -27,8 +27,8 @@ async def show(request: Request) -> Response:
     if token is not None:
         here = services(request)
         try:
-            async with here.anonymous:
-                await run_sync(partial(here.sessions.check_login_token, token))
+            identity = here.sessions.read_login_token(token)
+            await run_sync(partial(here.sessions.check_unused, identity))
         except AuthenticationError as error:
             problem = error
     return page(
@@ -49,10 +49,8 @@ async def log_in(request: Request) -> Response:
     here = services(request)
     if not form.get("token"):
         raise UnauthenticatedError("a login link is needed")
-    async with here.anonymous:
-        login = await run_sync(
-            partial(here.sessions.open, form["token"], request.cookies.get(here.cookie_name))
-        )
+    identity = here.sessions.read_login_token(form["token"])
+    login = await run_sync(partial(here.sessions.open, identity, request.cookies.get(here.cookie_name)))
     response = RedirectResponse(next_path, 303)
     set_session(request, response, login)
     return response

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import InvalidRequestError, NotFoundError
-from config_rollback.web.http import query_of
+from config_rollback.web.http import query_of, while_connected
 from config_rollback.web.pages.session import set_session
 from config_rollback.web.services import services
 
@@ -28,7 +28,7 @@ async def start(request: Request) -> Response:
     """
     logins = _logins(request)
     next_path = check_next(query_of(request, "next").get("next", "/"))
-    begun = await logins.begin(next_path)
+    begun = await while_connected(request, logins.begin(next_path))
     here = services(request)
     response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})
     room = MAX_COOKIES_LENGTH - len(begun.cookie)
@@ -59,7 +59,7 @@ async def callback(request: Request) -> Response:
     cookie = request.cookies.get(name)
     # Where a refusal leads back to.
     request.state.login_next = logins.next_path(cookie)
-    actor, next_path = await logins.finish(cookie, dict(pairs))
+    actor, next_path = await while_connected(request, logins.finish(cookie, dict(pairs)))
     here = services(request)
     login = await run_sync(partial(here.sessions.open_for, actor, request.cookies.get(here.cookie_name)))
     response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})

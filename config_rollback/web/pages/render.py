@@ -14,11 +14,11 @@ from starlette.responses import HTMLResponse, Response
 from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
 from config_rollback.clock import isoformat
-from config_rollback.errors import ConfigRollbackError, InvalidRedirectError
+from config_rollback.errors import ConfigRollbackError, InvalidRedirectError, InvalidRequestError
 from config_rollback.evidence.inbox import unheard
 from config_rollback.personas.diff import Piece
 from config_rollback.visible import visible
-from config_rollback.web.http import request_id
+from config_rollback.web.http import number_of, request_id
 from config_rollback.web.services import services
 
 CONTEXT_CHARACTERS = 160
@@ -97,6 +97,14 @@ def ago(moment: datetime, now: datetime) -> str:
     return "just now"
 
 
+def version_number(label: str) -> int | None:
+    """The version that an alert's label names; None for one that is no number, such as `other`."""
+    try:
+        return number_of(label, "config_version")
+    except InvalidRequestError:
+        return None
+
+
 def shortened(pieces: list[Piece]) -> list[Piece]:
     """The pieces, with long unchanged runs cut to what surrounds the changes."""
     result = []
@@ -128,7 +136,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ago=ago, isoformat=isoformat, shortened=shortened)
+    environment.filters.update(
+        ago=ago, isoformat=isoformat, shortened=shortened, version_number=version_number
+    )
     environment.tests["unheard"] = unheard
     environment.globals.update(rollback_path=rollback_path)
     return environment

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -28,6 +29,8 @@ from config_rollback.web.pages.evidence import collect
 from config_rollback.web.pages.render import page, rollback_path
 from config_rollback.web.pages.session import require_form, require_login
 from config_rollback.web.services import services
+
+log = structlog.get_logger(__name__)
 
 MAX_CHOICES = 20
 MAX_ALERTS = 20
@@ -93,7 +96,7 @@ async def show(request: Request) -> Response:
         return await _show_result(request, login, persona, number_of(query["result"], "result"), watched)
     leaves = number_of(query["from"], "from") if "from" in query else None
     wanted = number_of(query["to"], "to") if "to" in query else None
-    alert = plain_text(query.get("alert", ""), "alert", MAX_ALERT_LENGTH)
+    alert = query.get("alert", "")
     situation = await run_sync(lambda: _situation(request, persona, leaves, wanted, alert))
     here = services(request)
     evidence = None
@@ -107,7 +110,7 @@ async def show(request: Request) -> Response:
         # What the button would answer: a second click on an alert's link says that it does nothing.
         status=409 if situation.stale else 200,
         situation=situation,
-        changes=await run_sync(situation.compare),
+        changes=await _compare(situation),
         alert=alert,
         evidence=evidence,
         idempotency_key=uuid.uuid4().hex,
@@ -126,11 +129,21 @@ async def act(request: Request) -> Response:
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),
         to_version=number_of(form.get("to_version", ""), "to_version"),
         reason=plain_text(reason, "reason", MAX_REASON_LENGTH) or None,
-        alert=plain_text(form.get("alert", ""), "alert", MAX_ALERT_LENGTH) or None,
+        # Whatever Alertmanager called it: the link of an alert must lead to a button that works.
+        alert=without_hidden(form.get("alert", ""))[:MAX_ALERT_LENGTH] or None,
     )
     key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
     result = await operations.roll_back(request, wish, Call(login.actor, request_id(request), key))
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
+
+
+async def _compare(situation: Situation) -> list[tuple[diff.Change, list[diff.Piece]]] | None:
+    """See `Situation.compare`; None where a version is not as it was published."""
+    try:
+        return await run_sync(situation.compare)
+    except Exception:  # whatever it holds: the button does not need the comparison
+        log.exception("comparison_failed", persona=situation.persona)
+        return None
 
 
 async def _show_result(

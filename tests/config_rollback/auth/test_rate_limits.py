@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import socket
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from config_rollback.auth import rate_limits
-from config_rollback.auth.rate_limits import USER_SLOTS, _slot
+from config_rollback.auth.rate_limits import USER_SLOTS, RateLimits, _slot
+from config_rollback.errors import RateLimitedError
 from config_rollback.outgoing import calls
 from config_rollback.rollback.attempts import Actor
+from config_rollback.settings import Settings
 from tests.config_rollback.delivery.test_delivery import wait_until
-from tests.config_rollback.running import Service
+from tests.config_rollback.running import SECRET, Service
 from tests.config_rollback.web.test_api_ops import error
 from tests.support.redis import PASSWORD, Fault, Redis
 
@@ -155,6 +162,54 @@ def test_56_with_the_store_down_each_replica_counts_for_itself(
     gc.collect()
     assert "never retrieved" not in caplog.text, "a call that ended when nobody waited any more"
     assert PASSWORD not in caplog.text
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_out(
+    store: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        database_url=SecretStr(f"sqlite:///{tmp_path}/x.db"),
+        jwt_secret=SecretStr(SECRET),
+        rate_limit_store=store,
+        rate_limit_user="2/minute",
+    )
+    real, ahead = time.time, 3600.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    ann = Actor("ann", "ops", "driftback")
+
+    async def run() -> None:
+        nonlocal ahead
+        limits = RateLimits(settings)
+        for jump in (0.0, -3600.0, +7200.0):
+            ahead += jump
+            for _ in range(2):
+                await limits.check(ann)
+            with pytest.raises(RateLimitedError):
+                await limits.check(ann)
+        assert limits.store_up
+
+    asyncio.run(run())
+
+
+def test_whatever_the_store_answers_people_are_let_in(start: Start, tmp_path: Path) -> None:
+    def answer(server: socket.socket) -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                client = server.accept()[0]
+                client.sendall(b"*1\r\n" * 100_000)
+                kept.append(client)
+
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=answer, args=(server,), daemon=True).start()
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        service = start(rate_limit_store=SecretStr(url))
+        assert answers(service, 3) == [200] * 3
+        assert not store_is_up(service)
+        service.stop()
+        server.shutdown(socket.SHUT_RDWR)
+    for client in kept:
+        client.close()
 
 
 def test_replicas_count_together_in_redis(start: Start, redis: Redis) -> None:

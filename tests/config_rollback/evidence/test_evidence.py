@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from config_rollback.evidence import kpis
+from config_rollback.outgoing.sessions import MAX_DOCUMENT_BYTES
 from config_rollback.web.pages import evidence
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.evidence.test_alerts import alert, send
@@ -151,7 +153,33 @@ def test_no_traffic_yet_is_said(service: Service, browser: Browser, prometheus: 
     assert 'id="rollback-button"' in page
 
 
-@pytest.mark.parametrize("raw", [(503, b""), (200, b"{"), (200, b'{"status": "error"}')])
+def answered(*rows: str) -> tuple[int, bytes]:
+    return 200, f'{{"status": "success", "data": {{"result": [{", ".join(rows)}]}}}}'.encode()
+
+
+def row(metric: str, value: str) -> str:
+    return f'{{"metric": {{"kpi": "{metric}", "le": "+Inf", "journey": "another"}}, "value": {value}}}'
+
+
+NONSENSE = {
+    "it is not ready": (503, b""),
+    "it is no JSON": (200, b"{"),
+    "it is an error": (200, b'{"status": "error"}'),
+    "it nests without end": (200, b"[" * 100_000),
+    "it nests where nobody looks": (200, b'{"a": %s1%s}' % (b"[" * 100_000, b"]" * 100_000)),
+    "it is too long": (200, b" " * (MAX_DOCUMENT_BYTES + 1)),
+    "a bucket is negative": answered(row("latency_bucket", '[0, "-5"]')),
+    "a bucket is no number": answered(row("latency_bucket", '[0, "NaN"]')),
+    "a bucket is infinite": answered(row("latency_bucket", '[0, "+Inf"]')),
+    "a count is negative": answered(row("messages", '[0, "-5"]')),
+    "a value is missing": answered(row("messages", "[]")),
+    "a value is no text": answered(row("messages", f"[0, 1{'0' * 400}]")),
+    "it is about a journey that nobody asked for": answered(row("journey", '[0, "1"]')),
+    "a row is a number": answered("7"),
+}
+
+
+@pytest.mark.parametrize("raw", NONSENSE.values(), ids=NONSENSE.keys())
 def test_46_without_prometheus_the_page_says_so_and_the_button_works(
     service: Service, browser: Browser, prometheus: Prometheus, raw: tuple[int, bytes]
 ) -> None:
@@ -163,6 +191,56 @@ def test_46_without_prometheus_the_page_says_so_and_the_button_works(
     result = browser.get("/rollback/concierge?result=3")
     assert result.status_code == 200
     assert 'data-testid="kpi-problem"' in result.text
+
+
+def test_whatever_goes_wrong_with_the_figures_the_button_stays(
+    service: Service, browser: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(kpis, "summarise", fail)
+    page = browser.get(LINK).text
+    assert "the KPI could not be read: see the log" in page
+    assert browser.post("/rollback/concierge", form(page)).status_code == 303
+    assert browser.get("/rollback/concierge?result=3").status_code == 200
+    assert "evidence_failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"alertname": "Dri\u202eft\n\u200b"},
+        {"alertname": "x" * 100_000},
+        {"alertname": ""},
+        {"alertname": "a", "config_version": "other"},
+        {"alertname": "a", "config_version": "0"},
+    ],
+    ids=["hidden characters", "a long name", "no name", "no version", "no version either"],
+)
+def test_every_link_of_an_alert_leads_to_a_button_that_works(
+    service: Service, browser: Browser, labels: dict[str, str]
+) -> None:
+    send(service, alert(labels={"persona": "concierge", "config_version": "2"} | labels))
+    for path in ("/alerts", "/"):
+        links = re.findall(r'href="(/rollback/[^"]*)"', browser.get(path).text)
+        assert len(links) == 1
+        page = browser.get(html.unescape(links[0]))
+        assert page.status_code == 200
+        assert 'id="rollback-button"' in page.text
+    assert browser.post("/rollback/concierge", form(page.text)).status_code == 303
+
+
+def test_a_version_that_was_changed_in_the_database_can_be_left(
+    service: Service, browser: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.database.execute("DROP TRIGGER versions_no_update")
+    service.database.execute("UPDATE versions SET config_json = '{' WHERE number = 2")
+    page = browser.get(LINK).text
+    assert "The two versions cannot be compared" in page
+    assert browser.post("/rollback/concierge", form(page)).status_code == 303
+    assert service.active_version() == 1
+    assert "comparison_failed" in caplog.text
 
 
 def test_a_prometheus_that_hangs_is_not_waited_for(

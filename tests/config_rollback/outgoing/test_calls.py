@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 from pydantic import SecretStr
 
 from config_rollback.auth import oidc
 from config_rollback.evidence import kpis
 from config_rollback.outgoing import calls
 from config_rollback.outgoing import sessions as outgoing
+from config_rollback.web.shared import MAX_WAITING
 from tests.config_rollback.auth.test_issuers import AUDIENCE, ISSUER, JWKS
 from tests.config_rollback.auth.test_issuers import token as issued
 from tests.config_rollback.auth.test_oidc import CLIENT, Provider, begin
@@ -178,22 +182,69 @@ def test_keys_that_are_too_old_are_looked_for_before_they_are_used(
     assert error(service.request("GET", "/v1/ops/personas", token=issued())) == (401, "token_invalid")
 
 
-def test_62_callers_who_proved_nothing_take_few_threads(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+class Slow(Collector):
+    """A metric that is not there until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.go_on = threading.Event()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        self.begun += 1
+        self.go_on.wait(100)
+        return ()
+
+
+@pytest.fixture
+def slow(service: Service) -> Iterator[Slow]:
+    """In the exposition of that service."""
+    slow = Slow()
+    service.app.state.services.metrics.registry.register(slow)
+    yield slow
+    slow.go_on.set()
+
+
+def test_62_scrapes_share_one_thread_and_one_too_many_is_refused_and_counted(
+    service: Service, slow: Slow
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    def answered() -> list[requests.Response]:
+        return [question.result() for question in asked if question.done()]
 
-    def render() -> bytes:
-        begun.set()
-        go_on.wait(100)
-        return b""
-
-    monkeypatch.setattr(service.app.state.services.metrics, "render", render)
     with asking(lambda: service.request("GET", "/metrics", token=None)) as asked:
-        assert begun.wait(30)
+        wait_until(lambda: len(answered()) == FLOOD - MAX_WAITING)
         assert service.roll_back(expected_version=4).status_code == 200
-        go_on.set()
-        assert {question.result().status_code for question in asked} == {200}
+        assert service.request("GET", "/-/ready", token=None).status_code == 200
+        refused = answered()
+        slow.go_on.set()
+    assert {error(answer) for answer in refused} == {(429, "too_many_requests")}
+    assert {answer.headers["Retry-After"] for answer in refused} == {"1"}
+    assert len({question.result().text for question in asked if question.result().ok}) == 1
+    assert slow.begun == 1
+    text = service.request("GET", "/metrics", token=None).text
+    assert f'config_requests_refused_total{{code="too_many_requests"}} {len(refused):.1f}' in text
+
+
+def test_62_scrapes_that_nobody_waits_for_take_no_request_of_anybody(
+    start: Callable[..., Service],
+) -> None:
+    service = start(max_connections=8)
+    service.publish()
+    slow = Slow()
+    service.app.state.services.metrics.registry.register(slow)
+    try:
+        for path in ("/metrics", "/metrics", "/-/ready") * 8:
+            with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                wait_until(lambda: slow.begun > 0)
+        wait_until(lambda: service.request("GET", "/v1/ops/personas").status_code == 200)
+        assert service.request("GET", "/-/ready", token=None).status_code == 200
+        assert slow.begun == 1
+    finally:
+        slow.go_on.set()
+    assert service.request("GET", "/metrics", token=None).status_code == 200
 
 
 def test_62_a_refusal_takes_no_thread(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("persona", "list", "--url", "http://[::1"), "--url, DRIFTBACK_URL: http://[::1 is no URL such as"),
         (("persona", "list", "--url", "http://a:99999"), "--url, DRIFTBACK_URL: http://a:99999 is no URL"),
         (("audit", "verify", "--file", "absent"), "cannot read absent: No such file or directory"),
+        (("audit", "verify", "--file", "empty"), "empty: the file is empty: there is no row to verify"),
         (("audit", "verify", "--file", "folder"), "'folder' is a directory"),
         (("audit", "verify", "--file", "deep"), "deep: line 1: recursion limit exceeded"),
         (("audit", "export", "absent/x", *SERVICE), "cannot write absent/x: No such file or directory"),

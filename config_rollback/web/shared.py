@@ -1,0 +1,47 @@
+"""Work for callers who proved nothing: one run at a time, and everybody who waits gets its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+
+from config_rollback.errors import TooManyRequestsError
+from config_rollback.web.http import while_connected
+
+MAX_WAITING = 32
+"""Requests that wait for one kind of work; one more is refused."""
+
+Result = TypeVar("Result")
+
+
+class Shared(Generic[Result]):
+    """Runs `work` in one of the threads that a rollback needs, and never takes a second one."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self._waiting = 0
+        self._run: asyncio.Task[Result] | None = None
+
+    async def result(self, request: Request) -> Result:
+        """What the run that is going on returns or raises; a new one begins where there is none.
+
+        Raises `TooManyRequestsError` where `MAX_WAITING` requests wait already, and `ClientDisconnect` where
+        the client of this one goes.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise TooManyRequestsError(f"{MAX_WAITING} requests wait for this already: try again later")
+        self._waiting += 1
+        try:
+            if self._run is None or self._run.done():
+                self._run = asyncio.create_task(run_sync(self._work))
+            return await while_connected(request, _of(self._run))
+        finally:
+            self._waiting -= 1
+
+
+async def _of(run: asyncio.Task[Result]) -> Result:
+    return await asyncio.shield(run)  # for the others go on waiting
