@@ -13,6 +13,7 @@ RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-cache-dir \
     --only-binary :all: --require-hashes --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY client client
 COPY exporter exporter
 COPY config_rollback config_rollback
 COPY driftback_server driftback_server
@@ -20,7 +21,7 @@ COPY rules rules
 COPY prometheus prometheus
 COPY grafana grafana
 COPY examples examples
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist ./client . \
  && /opt/build/bin/pip --python /opt/driftback/bin/python install --no-deps --no-index /dist/*.whl \
  && find /opt/driftback -exec touch --no-dereference --date=@$SOURCE_DATE_EPOCH {} +
 

@@ -5,28 +5,36 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What runs; and with it what tests and builds.
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
 ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
 
-.PHONY: help install demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit lock lowest rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
+.PHONY: help install develop demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit lock lowest rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(INSTALLED) ## make .venv with the tool `driftback`
 
+develop: $(INSTALLED_DEV) ## add what tests and builds need
+
 # Debian splits venv out of python3; as root it is installed here, else the message says what to do.
-$(INSTALLED): pyproject.toml requirements-dev.lock requirements-build.lock
+$(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Driftback needs Python 3.11 or newer; name one with PYTHON=...") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python lacks the venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
-	  --requirement requirements-build.lock --requirement requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	  --requirement requirements-build.lock --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED) requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 demo: install ## run everything with traffic, break a persona, wait for your click
@@ -35,30 +43,30 @@ demo: install ## run everything with traffic, break a persona, wait for your cli
 up: install ## run everything, without traffic
 	$(BIN)/driftback up $(ARGS)
 
-test: install ## run every test, with real Prometheus, Alertmanager, PostgreSQL and Chromium
+test: develop ## run every test, with real Prometheus, Alertmanager, PostgreSQL and Chromium
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: install ## run the long fault and fuzz runs (tens of minutes)
+soak: develop ## run the long fault and fuzz runs (tens of minutes)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -m soak $(ARGS)
 
-compose-test: install ## run docker-compose.yml on stand-in images (root; Debian's docker.io; part of make soak)
+compose-test: develop ## run docker-compose.yml on stand-in images (root; Debian's docker.io; part of make soak)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -m soak tests/deploy/test_compose_stack.py $(ARGS)
 
-kubernetes-test: install ## run deploy/kubernetes on a cluster of its own (root; built by Go, once; part of make soak)
+kubernetes-test: develop ## run deploy/kubernetes on a cluster of its own (root; built by Go, once; part of make soak)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -s -m soak tests/deploy/test_kubernetes_cluster.py $(ARGS)
 
-prometheus-3-test: install ## run the tests of the rules with Prometheus 3 (built by Go, once; part of make soak)
+prometheus-3-test: develop ## run the tests of the rules with Prometheus 3 (built by Go, once; part of make soak)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/pytest -s -m soak tests/rules/test_prometheus_3.py $(ARGS)
 
-bench: install ## measure against peers in one run; writes build/bench.json
+bench: develop ## measure against peers in one run; writes build/bench.json
 	$(BIN)/python -m benchmarks $(ARGS)
 
-capacity: install ## measure series, samples, memory, disk and rule cost of a persona and version
+capacity: develop ## measure series, samples, memory, disk and rule cost of a persona and version
 	$(BIN)/python -m benchmarks.capacity
 
 # Strict: a version that the service knows nothing of is a failure, not a pass.
@@ -71,7 +79,7 @@ audit: ## ask a vulnerability service about every locked version (fails where it
 
 # Versions that are locked already stay; UPGRADE=--upgrade takes the newest.
 UPGRADE ?=
-COMPILE = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package driftback \
   --custom-compile-command 'make lock' $(UPGRADE)
 lock: build/uv/bin/uv ## write the locks (what runs, what builds, all) from pyproject.toml, with hashes
 	$(COMPILE) --output-file requirements.lock pyproject.toml
@@ -86,7 +94,7 @@ LOWEST_TESTS ?= tests/exporter/test_connection.py tests/exporter/test_refusals.p
 lowest: build/uv/bin/uv ## run tests with the lowest version of each dependency that pyproject.toml allows
 	build/uv/bin/uv pip compile pyproject.toml --quiet --resolution lowest-direct --python $(PYTHON) --output-file build/lowest.txt
 	$(PYTHON) -m venv build/lowest
-	build/uv/bin/uv pip install --quiet --python build/lowest/bin/python --constraint build/lowest.txt --editable '.[dev]'
+	build/uv/bin/uv pip install --quiet --python build/lowest/bin/python --constraint build/lowest.txt --editable client --editable '.[dev]'
 	build/lowest/bin/python -m tests.support.install
 	build/lowest/bin/pytest -n $(WORKERS) --dist loadfile $(LOWEST_TESTS) $(ARGS)
 
@@ -94,39 +102,39 @@ build/uv/bin/uv:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
-rules-report: install ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
+rules-report: develop ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
 	$(BIN)/python -m benchmarks.rules_report $(ARGS)
 
-screenshots: install ## write build/screenshots: every page in every state, phone and desktop, light and dark
+screenshots: develop ## write build/screenshots: every page in every state, phone and desktop, light and dark
 	$(BIN)/python -m tests.support.install
 	$(BIN)/python -m tests.support.screenshots
 
-pictures: install ## make docs/pictures from the running demo (builds Alertmanager's page with Go, once)
+pictures: develop ## make docs/pictures from the running demo (builds Alertmanager's page with Go, once)
 	$(BIN)/python -m tests.support.install
 	$(BIN)/python -m tests.grafana.pictures
 
 check: lint types drift test ## all that CI runs
 
-lint: install ## ruff: format and rules
+lint: develop ## ruff: format and rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: install ## mypy --strict
+types: develop ## mypy --strict
 	$(BIN)/mypy
 
-rules: install ## write rules/*.yml from their templates
+rules: develop ## write rules/*.yml from their templates
 	$(BIN)/python -m rules.build
 
-dashboards: install ## write grafana/generated from the code
+dashboards: develop ## write grafana/generated from the code
 	$(BIN)/python -m grafana.build
 
-reference: install ## write docs/reference.md from the code
+reference: develop ## write docs/reference.md from the code
 	$(BIN)/python -m docs.build
 
-kubernetes: install ## write the operator's objects in deploy/kubernetes from the rule files
+kubernetes: develop ## write the operator's objects in deploy/kubernetes from the rule files
 	$(BIN)/python -m deploy.build
 
-drift: install ## compare the generated files with their templates
+drift: develop ## compare the generated files with their templates
 	$(BIN)/python -m rules.build --check
 	$(BIN)/python -m grafana.build --check
 	$(BIN)/python -m docs.build --check

@@ -18,7 +18,7 @@ from benchmarks.config_rollback_state import PERSONA, Operator, percentile, serv
 from benchmarks.row import Row, absolute
 from config_rollback.auth.sessions import cookie_name
 from config_rollback.auth.tokens import mint_login_link
-from config_rollback.client import Active, ConfigClient
+from driftback import Active, ConfigClient
 
 CLIENTS = 200
 FOLLOWERS = 4
@@ -58,7 +58,7 @@ def _click_to_converged() -> Iterator[Row]:
             pipe.send(None)
         operator.close()
     name = f"click to restored config at {CLIENTS} connected clients"
-    note = f"{CLICKS} rollbacks; config_rollback.client in {FOLLOWERS} processes, up to its callback."
+    note = f"{CLICKS} rollbacks; ConfigClient in {FOLLOWERS} processes, up to its callback."
     yield absolute(f"{name}, p99", percentile(received, 0.99), "ms", "<=", 1000, note)
     yield absolute(
         f"click until the service counts all {CLIENTS} on it, p99",

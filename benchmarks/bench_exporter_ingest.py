@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks import servers
 from benchmarks.row import Row, absolute, compare
+from driftback.contract import LATENCY_BOUNDS
 from exporter import catalogue
-from exporter.catalogue import LATENCY_BOUNDS
 
 SERIES = 50
 CONNECTIONS = 64

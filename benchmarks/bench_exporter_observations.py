@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from benchmarks import servers
 from benchmarks.row import Row, compare
-from exporter.catalogue import LATENCY_BOUNDS
+from driftback.contract import LATENCY_BOUNDS
 
 LABELS = ("journey", "persona", "config_version")
 BATCH = 100

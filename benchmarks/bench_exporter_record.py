@@ -16,10 +16,10 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from benchmarks.row import Row, compare
-from exporter.catalogue import LATENCY_BOUNDS
-from exporter.client import Recorder
-from exporter.client.buffer import Buffer
-from exporter.client.sender import Sender
+from driftback import Recorder
+from driftback.contract import LATENCY_BOUNDS
+from driftback.recorder.buffer import Buffer
+from driftback.recorder.sender import Sender
 
 LABELS = ("journey", "persona", "config_version")
 CALLS = 50_000

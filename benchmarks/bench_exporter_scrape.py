@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from benchmarks import servers
 from benchmarks.row import Row, compare
+from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.clock import Moment
@@ -43,7 +44,7 @@ def _filled(label_sets: int) -> SeriesTable:
 
 
 def _delta(n: int, source: random.Random) -> SeriesDelta:
-    counts = {bucket: source.randrange(1, 50) for bucket in range(catalogue.BUCKETS)}
+    counts = {bucket: source.randrange(1, 50) for bucket in range(contract.BUCKETS)}
     histogram = HistogramDelta(sum=source.random() * 1000, buckets=counts)
     messages = sum(counts.values())
     return SeriesDelta(
@@ -74,7 +75,7 @@ def _in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
         return Counter(metric.name, metric.help, metric.labels, registry=registry)
 
     def histogram(metric: Metric) -> Histogram:
-        bounds = catalogue.LATENCY_BOUNDS
+        bounds = contract.LATENCY_BOUNDS
         return Histogram(metric.name, metric.help, metric.labels, buckets=bounds, registry=registry)
 
     counters = [counter(catalogue.MESSAGES), counter(catalogue.OUT_OF_SCOPE)]
@@ -86,7 +87,7 @@ def _in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
             plain.labels(*labels).inc(label_set.counts[index])
         for index, reason in enumerate(table.reasons, start=ERRORS.start):
             errors.labels(*labels, reason).inc(label_set.counts[index])
-        for index, direction in enumerate(catalogue.DIRECTIONS, start=TOKENS.start):
+        for index, direction in enumerate(contract.DIRECTIONS, start=TOKENS.start):
             tokens.labels(*labels, direction).inc(label_set.counts[index])
         for family, where in histograms:
             child = family.labels(*labels)
@@ -135,7 +136,7 @@ def _memory() -> Row:
     ours = _allocated(lambda: table.append(_filled(label_sets)))
     filled = _filled(label_sets)
     theirs = _allocated(lambda: table.append(_in_prometheus_client(filled)))
-    series = label_sets * (2 + len(catalogue.REASONS) + 2 + 2 * (catalogue.BUCKETS + 2))
+    series = label_sets * (2 + len(contract.REASONS) + 2 + 2 * (contract.BUCKETS + 2))
     return compare(
         "memory per series vs prometheus_client", ours / series, theirs / series, "bytes", "<=", 0.2
     )

@@ -16,8 +16,8 @@ from typing import Any
 
 import requests
 
+from driftback import Recorder
 from driftback_server.stack import components
-from exporter.client import Recorder
 from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
 SIZES = (5, 25, 100)

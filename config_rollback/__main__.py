@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from functools import partial
-from importlib.metadata import version
 from socket import socket
 
 import uvicorn
@@ -18,6 +17,7 @@ from config_rollback.errors import SettingsError
 from config_rollback.server import Protocol
 from config_rollback.settings import PREFIX, Settings, load
 from config_rollback.web.services import Services
+from driftback import __version__
 from exporter.listener import ListenError, listen
 
 STOP_SECONDS = 5
@@ -60,7 +60,7 @@ def main() -> int:
         epilog="Settings are environment variables that begin with CONFIG_ROLLBACK_. docs/reference.md "
         "lists all; CONFIG_ROLLBACK_STATE_DIR or _DATABASE_URL, and _JWT_SECRET (or _FILE) are needed.",
     )
-    parser.add_argument("--version", action="version", version=version("driftback"))
+    parser.add_argument("--version", action="version", version=__version__)
     parser.parse_args()
     os.umask(0o077)  # what it writes holds configurations and sessions
     try:

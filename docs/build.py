@@ -19,6 +19,7 @@ import exporter.settings
 from config_rollback import app as service
 from config_rollback.storage import database
 from config_rollback.web.api import openapi
+from driftback import contract
 from driftback_server import cli
 from exporter import app as exporter_app
 from exporter import catalogue
@@ -104,7 +105,7 @@ def _metrics(metrics: Any) -> Iterator[str]:
         columns,
         ((f"`{metric.name}`", metric.kind, _names(metric.labels), metric.help) for metric in own),
     )
-    yield from ("", f"Bounds of the histograms, in seconds: {', '.join(map(str, catalogue.LATENCY_BOUNDS))}.")
+    yield from ("", f"Bounds of the histograms, in seconds: {', '.join(map(str, contract.LATENCY_BOUNDS))}.")
     # prometheus_client tells the labels of a metric without children nowhere else.
     labels = {item._name: item._labelnames for item in vars(metrics).values() if hasattr(item, "_labelnames")}
     rows = []

@@ -1,5 +1,5 @@
 """What the two example services share: a Starlette app that follows its persona's active configuration
-through `config_rollback.client` and reports every finished message through `exporter.client`."""
+and reports every finished message, both by `driftback`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from config_rollback.client import Active, ConfigClient
+from driftback import Active, ConfigClient, Recorder
 from examples.simulated_llm import generate
-from exporter.client import Recorder
 
 
 @dataclass(frozen=True)

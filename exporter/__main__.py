@@ -11,13 +11,13 @@ import socket
 import sys
 import time
 from functools import partial
-from importlib.metadata import version
 
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from structlog.tracebacks import ExceptionDictTransformer
 
+from driftback import __version__
 from exporter.app import Application, create_app
 from exporter.connection import Connection
 from exporter.errors import SettingsError, StartError
@@ -50,7 +50,7 @@ def main() -> int:
         epilog="Settings are environment variables that begin with EXPORTER_. docs/exporter.md explains all; "
         "EXPORTER_STATE_DIR and EXPORTER_INGEST_TOKENS (or _FILE) are needed.",
     )
-    parser.add_argument("--version", action="version", version=version("driftback"))
+    parser.add_argument("--version", action="version", version=__version__)
     parser.parse_args()
     _configure_logs()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew

@@ -1,10 +1,12 @@
-"""The only definition of metric names, labels, bucket bounds and allowed label values.
+"""The only definition of metric names and labels. Bounds and allowed values are in `driftback.contract`.
 
 Everything that names a metric (the renderer, rules, dashboards, documentation) takes the name from here or is
-tested against it. Standard library only, because `exporter.client` imports it too.
+tested against it.
 """
 
 from typing import Final, Literal, NamedTuple
+
+from driftback.contract import LABEL_SET
 
 
 class Metric(NamedTuple):
@@ -16,39 +18,11 @@ class Metric(NamedTuple):
     help: str
 
 
-LABEL_SET: Final = ("journey", "persona", "config_version")
-"""What a client sends to say where a message belongs. Every conversation series has it, and `journal`."""
-
 CONVERSATION_LABELS: Final = ("journal", *LABEL_SET)
 
 JOURNEYS: Final = ("chat", "guidance")
 OUT_OF_SCOPE_JOURNEYS: Final = ("chat",)
 """Journeys whose messages can be out of scope: the denominator of the out-of-scope rate."""
-
-REASONS: Final = ("timeout", "rate_limited", "provider_error", "invalid_output", "content_filter", "other")
-DIRECTIONS: Final = ("input", "output")
-OUTCOMES: Final = ("ok", "out_of_scope", "llm_error")
-
-OTHER: Final = "other"
-"""The label value that takes what is past a cardinality bound."""
-
-
-def _bounds(first: float, last: float, ratio: float) -> tuple[float, ...]:
-    """Geometric bounds, rounded to three significant digits so that `le` stays readable, closed by `last`."""
-    bounds = []
-    bound = first
-    while bound < last:
-        bounds.append(float(f"{bound:.3g}"))
-        bound *= ratio
-    return (*bounds, last)
-
-
-LATENCY_BOUNDS: Final = _bounds(first=0.05, last=120.0, ratio=1.2)
-"""Upper bounds in seconds, without +Inf. A ratio of 1.2 keeps the error of a p95 near 2% of its value
-where latencies spread, and below 20% where all of them are alike."""
-
-BUCKETS: Final = len(LATENCY_BOUNDS) + 1
-"""Buckets of a histogram with +Inf: the valid bucket indexes are 0 to BUCKETS - 1."""
 
 MESSAGES: Final = Metric(
     "conversation_messages_total",

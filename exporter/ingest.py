@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from exporter import catalogue
+from driftback import contract
 from exporter.clock import Moment
 from exporter.commit import GroupCommit
 from exporter.errors import IdempotencyKeyReusedError, InvalidRequestError, RequestRefusedError
@@ -169,9 +169,9 @@ class Ingest:
     def _refusal(self, message: Observation) -> RequestRefusedError | None:
         try:
             _check_text(message.persona, message.config_version)
-            if message.outcome not in catalogue.OUTCOMES:
+            if message.outcome not in contract.OUTCOMES:
                 raise InvalidRequestError(
-                    f"Unknown outcome {message.outcome!r}", {"allowed": list(catalogue.OUTCOMES)}
+                    f"Unknown outcome {message.outcome!r}", {"allowed": list(contract.OUTCOMES)}
                 )
             if message.reason is not None and message.outcome != "llm_error":
                 raise InvalidRequestError(
@@ -230,7 +230,7 @@ def _add(delta: SeriesDelta, observation: Observation) -> None:
     if observation.outcome == "out_of_scope":
         delta.out_of_scope += 1
     elif observation.outcome == "llm_error":
-        reason = observation.reason or catalogue.OTHER
+        reason = observation.reason or contract.OTHER
         delta.llm_errors[reason] = delta.llm_errors.get(reason, 0) + 1
     delta.latency = _observe(delta.latency, observation.latency_ms)
     if observation.ttft_ms is not None:
@@ -244,7 +244,7 @@ def _add(delta: SeriesDelta, observation: Observation) -> None:
 def _observe(histogram: HistogramDelta | None, milliseconds: float) -> HistogramDelta:
     histogram = histogram or HistogramDelta()
     seconds = milliseconds / 1000
-    index = bisect_left(catalogue.LATENCY_BOUNDS, seconds)
+    index = bisect_left(contract.LATENCY_BOUNDS, seconds)
     histogram.sum += seconds
     histogram.buckets[index] = histogram.buckets.get(index, 0) + 1
     return histogram

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from driftback import contract
 from exporter import catalogue
 from exporter.errors import InvalidRequestError, LabelNotAllowedError, PolicyError
 from exporter.series import Key
@@ -36,7 +37,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """The label policy, as the YAML file of EXPORTER_POLICY_FILE gives it."""
 
     journeys: dict[Label, JourneyPolicy] = msgspec.field(default_factory=_default_journeys)
-    reasons: tuple[Label, ...] = catalogue.REASONS
+    reasons: tuple[Label, ...] = contract.REASONS
     max_personas: Bound = 200
     max_versions_per_persona: Bound = 50
     max_series: Bound = 2000
@@ -59,8 +60,8 @@ def load_policy(path: Path | None) -> Policy:
         )
     if not policy.journeys:
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path} allows no journey")
-    if catalogue.OTHER not in policy.reasons:
-        raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: reasons must contain '{catalogue.OTHER}'")
+    if contract.OTHER not in policy.reasons:
+        raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: reasons must contain '{contract.OTHER}'")
     if len(set(policy.reasons)) < len(policy.reasons):
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: a reason is given twice")
     return policy
@@ -97,13 +98,13 @@ class Limits:
             return key
         journey, persona, version = key
         if len(self._admitted) >= self.policy.max_series:
-            return self._overflow("series_overflow", (journey, catalogue.OTHER, catalogue.OTHER))
+            return self._overflow("series_overflow", (journey, contract.OTHER, contract.OTHER))
         versions = self._versions.get(persona)
         if versions is None:
             if len(self._versions) >= self.policy.max_personas:
-                return self._overflow("persona_overflow", (journey, catalogue.OTHER, catalogue.OTHER))
+                return self._overflow("persona_overflow", (journey, contract.OTHER, contract.OTHER))
         elif version not in versions and len(versions) >= self.policy.max_versions_per_persona:
-            return self._overflow("version_overflow", (journey, persona, catalogue.OTHER))
+            return self._overflow("version_overflow", (journey, persona, contract.OTHER))
         return self._take(key)
 
     def check(self, journey: str, out_of_scope: int, reasons: Iterable[str]) -> None:
@@ -128,6 +129,6 @@ class Limits:
     def _take(self, key: Key) -> Key:
         self._admitted.add(key)
         _, persona, version = key
-        if catalogue.OTHER not in (persona, version):
+        if contract.OTHER not in (persona, version):
             self._versions.setdefault(persona, set()).add(version)
         return key

@@ -1,9 +1,8 @@
 """What the exporter says about itself, through prometheus_client."""
 
-from importlib.metadata import version
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from driftback import __version__
 from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.journal import Fault
@@ -41,7 +40,7 @@ class SelfMonitoring:
             self._recoveries.labels(fault.value)
         for direction in catalogue.JUMPS:
             self._clock_jumps.labels(direction)
-        gauge(catalogue.BUILD_INFO).labels(version("driftback")).set(1)
+        gauge(catalogue.BUILD_INFO).labels(__version__).set(1)
 
     def watch(self, table: SeriesTable) -> None:
         """Say which label sets to count."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from prometheus_client import utils
 
+from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, label_pair
@@ -64,7 +65,7 @@ def _families(view: View) -> tuple[_Family, ...]:
         _counter(catalogue.LLM_ERRORS, reasons, "reason", view.reasons),
         _histogram(catalogue.LATENCY, LATENCY, lambda label_set: label_set.latency_sum),
         _histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda label_set: label_set.ttft_sum),
-        _counter(catalogue.TOKENS, TOKENS, "direction", catalogue.DIRECTIONS),
+        _counter(catalogue.TOKENS, TOKENS, "direction", contract.DIRECTIONS),
         _Family(
             catalogue.CREATED,
             lambda _: (0, ()),
@@ -91,7 +92,7 @@ def _counter(
 
 
 def _histogram(metric: Metric, where: slice, total: Callable[[LabelSet], float]) -> _Family:
-    bounds = (*map(_number, catalogue.LATENCY_BOUNDS), "+Inf")
+    bounds = (*map(_number, contract.LATENCY_BOUNDS), "+Inf")
     lines = [f"{metric.name}_bucket{{{_labels('le', bound)}}} %d.0\n" for bound in bounds]
     labels = f"{_HEAD},{_TAIL}"
     lines += [f"{metric.name}_count{{{labels}}} %d.0\n", f"{metric.name}_sum{{{labels}}} %s\n"]

@@ -7,14 +7,14 @@ about a hundred counts and two floats.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from exporter import catalogue
+from driftback import contract
 from exporter.clock import Moment
 from exporter.wire import HistogramDelta, SeriesDelta
 
 MESSAGES, OUT_OF_SCOPE = range(2)
-TOKENS = slice(2, 2 + len(catalogue.DIRECTIONS))
-LATENCY = slice(TOKENS.stop, TOKENS.stop + catalogue.BUCKETS)
-TTFT = slice(LATENCY.stop, LATENCY.stop + catalogue.BUCKETS)
+TOKENS = slice(2, 2 + len(contract.DIRECTIONS))
+LATENCY = slice(TOKENS.stop, TOKENS.stop + contract.BUCKETS)
+TTFT = slice(LATENCY.stop, LATENCY.stop + contract.BUCKETS)
 ERRORS = slice(TTFT.stop, None)
 """Where each metric is in `LabelSet.counts`. Errors come last, one per reason: reasons can be added."""
 
@@ -51,7 +51,7 @@ class LabelSet:
     __slots__ = ("counts", "created", "key", "label_pairs", "latency_sum", "touched", "ttft_sum")
 
     def __init__(self, key: Key, created: float, touched: float, journal: str, reasons: int) -> None:
-        labels = {**dict(zip(catalogue.LABEL_SET, key, strict=True)), "journal": journal}
+        labels = {**dict(zip(contract.LABEL_SET, key, strict=True)), "journal": journal}
         self.key = key
         self.label_pairs = tuple(label_pair(name, labels[name]) for name in sorted(labels))
         self.created = created
@@ -76,7 +76,7 @@ class LabelSet:
 class SeriesTable:
     """Every label set, in the order in which they became known."""
 
-    def __init__(self, reasons: Iterable[str] = catalogue.REASONS) -> None:
+    def __init__(self, reasons: Iterable[str] = contract.REASONS) -> None:
         self.journal = ""
         """Label value that all series carry."""
         self._reasons = {reason: index for index, reason in enumerate(reasons, start=ERRORS.start)}

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exporter import catalogue
+from driftback import contract
 from exporter.clock import Moment
 from exporter.errors import StateUnusableError
 from exporter.journal import Record, Recovery
@@ -57,7 +57,7 @@ class _Snapshot(msgspec.Struct):
 class State:
     """Counts and the names of counted batches. Changes are deterministic: a replay ends where the run was."""
 
-    def __init__(self, reasons: Iterable[str] = catalogue.REASONS) -> None:
+    def __init__(self, reasons: Iterable[str] = contract.REASONS) -> None:
         self.table = SeriesTable(reasons)
         self._clients: dict[tuple[str, int], tuple[int, float]] = {}
         self._keys: dict[str, tuple[str, float]] = {}

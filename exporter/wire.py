@@ -11,17 +11,16 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from exporter import catalogue
+from driftback import contract
 from exporter.errors import InvalidJsonError, InvalidRequestError
 from exporter.strict import check_json
 
-MAX_LABEL_LENGTH = 128
 MAX_COUNT = 10**12
 MAX_SECONDS = 10**12
 
-Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_LENGTH)]
+Label = Annotated[str, Meta(min_length=1, max_length=contract.MAX_LABEL_LENGTH)]
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-BucketIndex = Annotated[int, Meta(ge=0, lt=catalogue.BUCKETS)]
+BucketIndex = Annotated[int, Meta(ge=0, lt=contract.BUCKETS)]
 UnboundedCount = Annotated[int, Meta(ge=0)]
 UnboundedSeconds = Annotated[float, Meta(ge=0)]
 Milliseconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS * 1000)]

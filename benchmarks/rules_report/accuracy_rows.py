@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.rules_report import prometheus as server
 from benchmarks.rules_report.rows import Row
-from exporter import catalogue
+from driftback import contract
 from rules.build import RULES
 
 END = 1_700_000_000 // 7200 * 7200
@@ -63,7 +63,7 @@ def _trials(trials: int) -> tuple[dict[str, float], list[str]]:
             )
             ordered = np.sort(seconds).tolist()
             exact[persona] = 1000 * float(np.quantile(seconds, 0.95))
-            for bound in (*catalogue.LATENCY_BOUNDS, float("inf")):
+            for bound in (*contract.LATENCY_BOUNDS, float("inf")):
                 count = bisect.bisect_right(ordered, bound)
                 le = "+Inf" if bound == float("inf") else str(bound)
                 labels = f'window="1h",journey="chat",persona="{persona}",config_version="1",le="{le}"'

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import structlog
 import typer
 
+from driftback import __version__
 from driftback_server.cli import access, acts, audit, connection, db, kpis, persona, replay, token, up
 from driftback_server.cli.output import output
 from driftback_server.stack.errors import StackError
@@ -34,7 +34,7 @@ _app.add_typer(db.app, name="db")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("driftback"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from driftback import Recorder
 from driftback_server.cli import connection
-from exporter.client import Recorder
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _BASE_SECONDS, _SECONDS_PER_TOKEN, _SIGMA = 0.4, 0.025, 0.25

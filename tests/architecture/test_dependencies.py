@@ -11,9 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from driftback import __version__
 from tests.support.stacks import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))
+OWN = {"driftback"}
+"""Our own distribution: in no lock, for it is installed from the folder next to it."""
 RUNTIME_CODE = ("exporter", "config_rollback", "driftback_server", "examples")
 """What the wheel holds. The rest runs in a checkout, with the extras."""
 OTHER_CODE = ("benchmarks", "deploy", "docs", "grafana", "rules", "tests")
@@ -80,6 +84,11 @@ def test_what_the_package_imports_is_declared() -> None:
     assert third_party(RUNTIME_CODE) - RUNTIME.keys() == set()
 
 
+def test_the_client_needs_nothing_and_the_server_needs_the_client_of_its_version() -> None:
+    assert CLIENT["project"]["dependencies"] == []
+    assert str(RUNTIME["driftback"].specifier) == f"=={__version__}"
+
+
 def test_what_the_checkout_imports_is_declared() -> None:
     assert third_party(OTHER_CODE) - ALL.keys() == set()
 
@@ -119,7 +128,7 @@ def test_the_lock_has_what_is_declared(lock: str) -> None:
     wrong = [
         str(requirement)
         for name, requirement in LOCKS[lock].items()
-        if not requirement.specifier.contains(versions.get(name, "0"))
+        if name not in OWN and not requirement.specifier.contains(versions.get(name, "0"))
     ]
     assert wrong == [], "run `make lock`"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from driftback import Recorder
 from driftback_server.stack import components
 from driftback_server.stack.ports import LOOPBACK
-from exporter.client import Recorder
 from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
 pytestmark = pytest.mark.end_to_end

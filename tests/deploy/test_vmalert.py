@@ -15,8 +15,8 @@ import pytest
 import requests
 import yaml
 
+from driftback import contract
 from driftback_server.stack import components
-from exporter import catalogue
 from tests.rules.files import RULES
 from tests.rules.live import Exporter, Prometheus, running, serve
 from tests.support.stacks import answers, free_port, wait_for
@@ -125,7 +125,7 @@ def test_what_vmalert_records(exporter: Exporter, prometheus: Prometheus, victor
     exporter.count(CHAT_2, 30, seconds=0.4, out_of_scope=30)
     # A message in every bucket: of equal shares each engine's `topk` takes another one.
     for labels in (CHAT_1, CHAT_2, GUIDANCE_1):
-        for bound in catalogue.LATENCY_BOUNDS:
+        for bound in contract.LATENCY_BOUNDS:
             exporter.count(labels, 1, seconds=bound)
     regression = 'ALERTS{alertstate="firing",alertname="ConfigVersionRegression"}'
     begun = time.monotonic()
@@ -152,7 +152,7 @@ def test_what_vmalert_records(exporter: Exporter, prometheus: Prometheus, victor
     assert set(by_vmalert["kpi:coverage_ratio"].values()) == {0.0}
     assert min(by_prometheus["kpi:coverage_ratio"].values()) > 0
     added = "sum(sum_over_time(kpi:drift:count_delta[10m]))"
-    counted = 580 + 3 * len(catalogue.LATENCY_BOUNDS) + 20 + 50  # messages, errors, out of scope
+    counted = 580 + 3 * len(contract.LATENCY_BOUNDS) + 20 + 50  # messages, errors, out of scope
     assert (_sum(prometheus.url, added), _sum(victoria, added)) == (counted, 0)
     # A week of counts is needed for these, so that nothing is said of them but what they rest on.
     assert names - seen == {name for name in names if name.startswith("kpi:drift:")} - {

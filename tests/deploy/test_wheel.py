@@ -1,4 +1,4 @@
-"""The wheel holds everything that `driftback up` needs outside a checkout."""
+"""The two wheels: what services import, and everything that `driftback up` needs outside a checkout."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from driftback import __version__
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from what git does not ignore, and unpacked as an installer does."""
+    """Both wheels, built from what git does not ignore, and unpacked as an installer does."""
     folder = tmp_path_factory.mktemp("wheel")
     source, wheels, site = folder / "source", folder / "wheels", folder / "site"
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -27,9 +29,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={wheels}"]
-    subprocess.run([*command, str(source)], check=True)
-    (wheel,) = wheels.glob("driftback-*.whl")
-    zipfile.ZipFile(wheel).extractall(site)
+    subprocess.run([*command, str(source / "client"), str(source)], check=True)
+    for name in ("driftback", "driftback_server"):
+        (wheel,) = wheels.glob(f"{name}-{__version__}-*.whl")
+        zipfile.ZipFile(wheel).extractall(site)
     return site
 
 

@@ -14,11 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from exporter.client import Recorder
-from exporter.client import stream as stream_module
-from exporter.client.sender import Sender
-from exporter.client.stream import Stream
-from exporter.client.transport import Answer, Transport, Verdict
+from driftback import Recorder
+from driftback.recorder import stream as stream_module
+from driftback.recorder.sender import Sender
+from driftback.recorder.stream import Stream
+from driftback.recorder.transport import Answer, Transport, Verdict
 
 PERSONAS = "ab"
 VERSIONS = (1, 2, 3)

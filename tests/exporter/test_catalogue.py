@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import pytest
 
+from driftback import contract, latency_bounds
 from exporter import catalogue
-from exporter.client import latency_bounds
 
 
 def test_bounds_span_the_contract() -> None:
     assert (latency_bounds[0], latency_bounds[-1]) == (0.05, 120.0)
-    assert len(latency_bounds) + 1 == catalogue.BUCKETS == 45
+    assert len(latency_bounds) + 1 == contract.BUCKETS == 45
 
 
 def test_each_bound_is_at_most_a_fifth_above_the_one_before() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from driftback import Recorder
 from exporter import app, protocol
-from exporter.client import Recorder
 from exporter.clock import Moment
 from exporter.journal import Journal, Record
 from tests.exporter.running import TOKEN, Running, series, wait_for

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from exporter.client import Recorder
+from driftback import Recorder
 from tests.exporter.running import TOKEN, Clock, Running, settings_for
 from tests.support.stacks import free_port
 from tests.support.tls import self_signed
@@ -70,7 +70,8 @@ def test_over_tls_nothing_is_sent_to_whom_the_certificate_does_not_vouch_for(
 
 SERVICE = """
 import os
-from exporter.client import Recorder, recorder as recorder_module
+from driftback import Recorder
+from driftback.recorder import recorder as recorder_module
 
 recorder_module.EXIT_SECONDS = 60  # however busy the disk is
 recorder = Recorder(os.environ["EXPORTER_URL"], token=os.environ["EXPORTER_TOKEN"], flush_interval=60)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from driftback import contract
 from exporter import catalogue
 from exporter.clock import Moment
 from exporter.errors import RequestRefusedError
@@ -74,7 +75,7 @@ PUSH_AT_THE_BOUNDS = PUSH | {
 BODIES = [PUSH, OBSERVATIONS, PUSH_AT_THE_BOUNDS, OBSERVATIONS_AT_THE_BOUNDS]
 WORDS = sorted(
     {word for body in (PUSH, OBSERVATIONS) for word in re.findall(r'"([^"]*)"', json.dumps(body))}
-    | {*catalogue.JOURNEYS, *catalogue.REASONS, *catalogue.OUTCOMES, "\0h", "\n", '"', "\\", "é" * 128}
+    | {*catalogue.JOURNEYS, *contract.REASONS, *contract.OUTCOMES, "\0h", "\n", '"', "\\", "é" * 128}
 )
 HOSTILE = [
     "\0h",

@@ -84,7 +84,7 @@ def test_go(exporter: Running, tmp_path: Path) -> None:
 
 def test_the_snippet_of_the_readme(exporter: Running) -> None:
     snippet = block("README.md", "python")
-    assert "from exporter.client import Recorder" in snippet
+    assert "from driftback import Recorder" in snippet
     code = [line for line in snippet.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     assert len(code) < 10
     moved = snippet.replace("http://127.0.0.1:9810", exporter.url).replace("the ingest token", TOKEN)

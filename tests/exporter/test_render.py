@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.clock import Moment
@@ -23,7 +24,7 @@ COUNT = st.one_of(st.integers(0, 30), st.integers(999_998, 10**12))
 HISTOGRAM = st.builds(
     HistogramDelta,
     sum=st.floats(0, 1e9),
-    buckets=st.dictionaries(st.integers(0, catalogue.BUCKETS - 1), COUNT, max_size=6),
+    buckets=st.dictionaries(st.integers(0, contract.BUCKETS - 1), COUNT, max_size=6),
 )
 DELTA = st.builds(
     SeriesDelta,
@@ -32,7 +33,7 @@ DELTA = st.builds(
     config_version=LABEL,
     messages=COUNT,
     out_of_scope=COUNT,
-    llm_errors=st.dictionaries(st.sampled_from([*catalogue.REASONS, 'a "50%" \\ reason\n']), COUNT),
+    llm_errors=st.dictionaries(st.sampled_from([*contract.REASONS, 'a "50%" \\ reason\n']), COUNT),
     latency=HISTOGRAM,
     ttft=st.none() | HISTOGRAM,
     tokens=st.none() | st.builds(TokensDelta, input=COUNT, output=COUNT),
@@ -44,7 +45,7 @@ def view_of(table: SeriesTable) -> View:
 
 
 def labels_of(label_set: LabelSet, journal: str) -> dict[str, str]:
-    return {**dict(zip(catalogue.LABEL_SET, label_set.key, strict=True)), "journal": journal}
+    return {**dict(zip(contract.LABEL_SET, label_set.key, strict=True)), "journal": journal}
 
 
 def same_in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
@@ -61,7 +62,7 @@ def same_in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
 
     def histogram(metric: Metric, counts: slice, total: Callable[[LabelSet], float]) -> None:
         family = Histogram(
-            metric.name, metric.help, metric.labels, registry=registry, buckets=catalogue.LATENCY_BOUNDS
+            metric.name, metric.help, metric.labels, registry=registry, buckets=contract.LATENCY_BOUNDS
         )
         for label_set in table:
             child = family.labels(**labels_of(label_set, table.journal))
@@ -83,9 +84,7 @@ def same_in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
     histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda s: s.ttft_sum)
     counter(
         catalogue.TOKENS,
-        lambda s: [
-            ({"direction": d}, n) for d, n in zip(catalogue.DIRECTIONS, s.counts[TOKENS], strict=True)
-        ],
+        lambda s: [({"direction": d}, n) for d, n in zip(contract.DIRECTIONS, s.counts[TOKENS], strict=True)],
     )
     created = Gauge(
         catalogue.CREATED.name, catalogue.CREATED.help, catalogue.CREATED.labels, registry=registry

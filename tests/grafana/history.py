@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from driftback import contract
 from driftback_server.stack.components import ensure
 from exporter import catalogue
 
@@ -19,7 +20,7 @@ CYCLE = 5 * HOUR
 CYCLES = (DAYS * 24 * HOUR - 2 * HOUR) // CYCLE
 WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "24h": 24 * HOUR, "7d": 7 * 24 * HOUR}
 LATENCIES = [n * 0.008 for n in range(1, 101)]
-BOUNDS = {str(bound): bound for bound in catalogue.LATENCY_BOUNDS} | {"+Inf": float("inf")}
+BOUNDS = {str(bound): bound for bound in contract.LATENCY_BOUNDS} | {"+Inf": float("inf")}
 
 PREVIOUS = {"messages": 80, "scoped_messages": 80, "out_of_scope": 4, "llm_errors": 2}
 """KPI of the window before the one that ends now."""
@@ -82,7 +83,7 @@ def _counters() -> Iterator[tuple[str, dict[str, str], int]]:
     """(recorded name, further labels, count per cycle)."""
     yield "messages", {}, 100
     yield "out_of_scope", {}, 3
-    for reason in catalogue.REASONS:
+    for reason in contract.REASONS:
         yield "llm_errors", {"reason": reason}, 2 if reason == "timeout" else 0
     for bound, limit in BOUNDS.items():
         yield "latency_bucket", {"le": bound}, sum(latency <= limit for latency in LATENCIES)

@@ -12,6 +12,7 @@ import requests
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from driftback import contract
 from driftback_server.stack.components import ensure
 from exporter import catalogue
 from tests.grafana import history, model
@@ -127,7 +128,7 @@ def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
     out_of_scope = metric(Counter, catalogue.OUT_OF_SCOPE)
     llm_errors = metric(Counter, catalogue.LLM_ERRORS)
     created = metric(Gauge, catalogue.CREATED)
-    latency = metric(Histogram, catalogue.LATENCY, buckets=catalogue.LATENCY_BOUNDS)
+    latency = metric(Histogram, catalogue.LATENCY, buckets=contract.LATENCY_BOUNDS)
     metric(Counter, catalogue.PUSHES).labels("accepted").inc()
     metric(Counter, catalogue.REJECTED).labels("label_not_allowed").inc()
     metric(Counter, catalogue.CLIENT_DROPPED).inc()
@@ -141,7 +142,7 @@ def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
             messages.labels(*labels).inc(100 * (past + 1))
             if journey in catalogue.OUT_OF_SCOPE_JOURNEYS:
                 out_of_scope.labels(*labels).inc(30 if version == "2" else 3 * (past + 1))
-            for reason in catalogue.REASONS:
+            for reason in contract.REASONS:
                 llm_errors.labels(*labels, reason).inc(2 * (past + 1) if reason == "timeout" else 0)
             created.labels(*labels).set(time.time() - (history.DAYS * 24 * 3600 if past else 0))
             for seconds in history.LATENCIES * (past + 1):

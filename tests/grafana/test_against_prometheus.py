@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from exporter import catalogue
+from driftback import contract
 from grafana.variables import DEFAULT_ROLLBACK_URL
 from tests.grafana import live, model, tables
 
@@ -89,7 +89,7 @@ def test_error_reasons_add_up_to_the_recorded_errors(prometheus: live.Prometheus
     recorded = f'sum(kpi:llm_errors_total{{scope="persona",window="{window}",persona="concierge"}})'
     (total,) = prometheus.query(recorded)
     reasons = {sample["metric"]["reason"]: float(sample["value"][1]) for sample in samples}
-    assert reasons.keys() == set(catalogue.REASONS)
+    assert reasons.keys() == set(contract.REASONS)
     assert reasons["timeout"] == sum(reasons.values()) == float(total["value"][1]) > 0
 
 

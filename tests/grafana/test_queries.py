@@ -8,6 +8,7 @@ import promql_parser
 import pytest
 import yaml
 
+from driftback import contract
 from exporter import catalogue
 from grafana import queries
 from tests.grafana import model
@@ -59,7 +60,7 @@ def _series_labels() -> dict[str, set[str]]:
             sources = [known.get(selector.name, set()) for selector in _selectors(rule["expr"])]
             labels = {*rule.get("labels", {}), *_labels_named(rule["expr"])}.union(*sources)
             known.setdefault(rule["record"], set()).update(labels)
-    alert = {"alertname", "alertstate", "severity", "kpi", *catalogue.LABEL_SET}
+    alert = {"alertname", "alertstate", "severity", "kpi", *contract.LABEL_SET}
     return known | {"ALERTS": alert, "ALERTS_FOR_STATE": alert - {"alertstate"}}
 
 

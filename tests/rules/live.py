@@ -15,12 +15,13 @@ from typing import Any
 import requests
 import yaml
 
+from driftback import contract
 from exporter import catalogue
 from tests.rules.files import CHECKOUT, RULES, load
 from tests.support import web
 
 _DEADLINE_SECONDS = 300
-_BOUNDS = [*catalogue.LATENCY_BOUNDS, math.inf]
+_BOUNDS = [*contract.LATENCY_BOUNDS, math.inf]
 
 LabelSet = tuple[str, str, str]
 """journey, persona, config_version"""
@@ -86,7 +87,7 @@ class Exporter:
                 lines.append(f"{catalogue.MESSAGES.name}{{{labels}}} {counts['messages']}")
                 if journey in self.scoped_journeys:
                     lines.append(f"{catalogue.OUT_OF_SCOPE.name}{{{labels}}} {counts['out_of_scope']}")
-                for reason in catalogue.REASONS:
+                for reason in contract.REASONS:
                     errors = counts["errors"] if reason == "timeout" else 0
                     lines.append(f'{catalogue.LLM_ERRORS.name}{{{labels},reason="{reason}"}} {errors}')
                 for bound in _BOUNDS:

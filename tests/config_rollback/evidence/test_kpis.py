@@ -31,7 +31,7 @@ from config_rollback.evidence.kpis import (
     summarise,
     wilson_interval,
 )
-from exporter.catalogue import LATENCY_BOUNDS
+from driftback.contract import LATENCY_BOUNDS
 from tests.config_rollback.running import Clock, Service
 from tests.config_rollback.web.test_api_ops import error
 

@@ -14,9 +14,9 @@ import yaml
 
 from config_rollback.errors import InvalidRequestError, SettingsError
 from config_rollback.personas.config_schema import MAX_DEPTH, ConfigSchema
+from tests.client.config.test_client import follow
 from tests.config_rollback.running import SERVICE_TOKEN, Service
 from tests.config_rollback.test_cli import run
-from tests.config_rollback.test_client import follow
 from tests.config_rollback.web.test_api_ops import error
 
 __all__ = ["follow"]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from config_rollback.client import ConfigClient
+from driftback import ConfigClient
+from tests.client.config.test_client import follow
 from tests.config_rollback.databases import Database, Postgresql, Sqlite
 from tests.config_rollback.delivery.test_delivery import wait_until
 from tests.config_rollback.running import CONFIG, Service
 from tests.config_rollback.test_cli import run
-from tests.config_rollback.test_client import follow
 
 __all__ = ["follow"]
 

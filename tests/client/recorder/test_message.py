@@ -18,7 +18,7 @@ import requests
 from botocore.config import Config
 from botocore.session import get_session
 
-from exporter.client import Recorder, classify
+from driftback import Recorder, classify
 from tests.exporter.running import TOKEN, Running
 
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}

@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 
-from exporter import client
-from exporter.client import Recorder
-from exporter.client.buffer import Buffer
-from exporter.client.sender import Counts, Sender
-from exporter.client.stream import Parcel, Stream
-from exporter.client.transport import Transport, Verdict
+import driftback
+from driftback import Recorder
+from driftback.contract import SeriesDelta
+from driftback.recorder.buffer import Buffer
+from driftback.recorder.sender import Counts, Sender
+from driftback.recorder.stream import Parcel, Stream
+from driftback.recorder.transport import Transport, Verdict
 from tests.exporter.running import TOKEN, Running, wait_for
 
-CLIENT_FOLDER = Path(client.__file__).parent
+CLIENT_FOLDER = Path(driftback.__file__).parent
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "p", "config_version": "1"}
 
 
@@ -40,7 +41,8 @@ def run(tmp_path: Path, script: str, *arguments: str, warnings: str = "error") -
 
 SIGNALS = """
 import itertools, json, signal, sys, threading, time
-from exporter.client import Recorder
+from driftback import Recorder
+from driftback.contract import SeriesDelta
 
 calls, numbers = 0, itertools.count()
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=0.02)
@@ -59,7 +61,7 @@ for _ in range(2000):
     count()
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert recorder.flush(60)
-while sum(thread.name == "exporter-client" for thread in threading.enumerate()) > 1:
+while sum(thread.name == "driftback" for thread in threading.enumerate()) > 1:
     time.sleep(0.01)  # a second one ends at once
 print(json.dumps([calls, list(recorder.counts())]))
 """
@@ -136,7 +138,7 @@ def _interrupt_at_lines(work: Callable[[], None], at: Callable[[tuple[str, int]]
     """Do the work, and call `at` before each line of the client that it comes to, as a signal may."""
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
-        if Path(frame.f_code.co_filename).parent != CLIENT_FOLDER:
+        if Path(frame.f_code.co_filename).parent.parent != CLIENT_FOLDER:
             return None
         if event == "line":
             at((frame.f_code.co_filename, frame.f_lineno))
@@ -189,7 +191,8 @@ EVENTLET = """
 import eventlet
 eventlet.monkey_patch()
 import sys, time
-from exporter.client import Recorder
+from driftback import Recorder
+from driftback.contract import SeriesDelta
 
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=0.05)
 for number in range(1, 6):
@@ -228,7 +231,13 @@ def test_an_exception_that_nobody_thought_of_is_a_try_that_failed(
     exporter: Running, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, in_doubt: bool
 ) -> None:
     stream = Stream(exporter.url, TOKEN)
-    item = {**LABELS, "messages": 1, "latency": {"sum": 0.1, "buckets": {"1": 1}}}
+    item = SeriesDelta(
+        journey="chat",
+        persona="p",
+        config_version="1",
+        messages=1,
+        latency={"sum": 0.1, "buckets": {1: 1}},
+    )
     if what == "DefaultSelector":  # asked about a connection that is there
         assert stream.send(Parcel([])).verdict is Verdict.ACKNOWLEDGED
     with monkeypatch.context() as broken:
@@ -332,12 +341,13 @@ def test_65_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
 
 CELERY = """
 import os
-from exporter.client import Recorder
+from driftback import Recorder
+from driftback.contract import SeriesDelta
 options = {"url": os.environ["EXPORTER_URL"], "token": os.environ["EXPORTER_TOKEN"], "flush_interval": 60}
 early = Recorder(**options)
 
 from celery import Celery
-from exporter.client import recorder as recorder_module
+from driftback.recorder import recorder as recorder_module
 recorder_module.EXIT_SECONDS = 60  # however busy the machine is
 recorder_module.CHILD_SECONDS = 60  # it is Celery's signal that is looked at here
 app = Celery("service", broker="filesystem://")
@@ -376,7 +386,8 @@ def test_children_of_celery_that_are_replaced_send_what_they_counted(
 
 FORK = """
 import os, sys, time
-from exporter.client import Recorder
+from driftback import Recorder
+from driftback.contract import SeriesDelta
 
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=3600)
 child = os.fork()
@@ -399,7 +410,9 @@ BILLIARD = """
 import sys
 import billiard
 from billiard.pool import Pool
-from exporter.client import Recorder, recorder as recorder_module
+from driftback import Recorder
+from driftback.contract import SeriesDelta
+from driftback.recorder import recorder as recorder_module
 
 recorder_module.EXIT_SECONDS = 60  # however busy the disk is
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)

@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from exporter.client.buffer import Buffer
-from exporter.client.stream import Parcel, Stream
-from exporter.client.transport import Answer, Verdict
+from driftback.recorder.buffer import Buffer
+from driftback.recorder.stream import Parcel, Stream
+from driftback.recorder.transport import Answer, Verdict
 
 MAX_ITEMS_PER_PUSH: Final = 250
 MAX_REFUSALS: Final = 32
 """Different reasons of refusals that are logged."""
 
-_log = logging.getLogger("exporter.client")
+_log = logging.getLogger("driftback")
 
 
 class Counts(NamedTuple):

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from exporter.client import Recorder, sender, stream, transport
-from exporter.client.sender import Counts, Sender
-from exporter.client.transport import Transport
+from driftback import Recorder
+from driftback.recorder import sender, stream, transport
+from driftback.recorder.sender import Counts, Sender
+from driftback.recorder.transport import Transport
 from tests.exporter.running import TOKEN, Clock, Running, settings_for, wait_for
 from tests.support.stacks import free_port
 
@@ -538,7 +539,7 @@ def test_a_doubt_that_lasts_too_long_is_counted_and_said(
 
 AT_EXIT = """
 import logging, sys
-from exporter.client import Recorder
+from driftback import Recorder
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout, level="ERROR")
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)
 for _ in range(3):

@@ -2,14 +2,14 @@
 
 import json
 import logging
-import random
 import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Final
 
-from exporter.client.buffer import Item
-from exporter.client.transport import Answer, Transport, Verdict
+from driftback.contract import Push, SeriesDelta
+from driftback.recorder.transport import Answer, Transport, Verdict
+from driftback.retry import pause_after
 
 FIRST_BACK_OFF_SECONDS: Final = 0.25
 LONGEST_BACK_OFF_SECONDS: Final = 10.0
@@ -18,14 +18,14 @@ DOUBT_SECONDS: Final = 7 * 86_400.0
 
 _REFUSALS: Final = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
-_log = logging.getLogger("exporter.client")
+_log = logging.getLogger("driftback")
 
 
 @dataclass(slots=True, eq=False)
 class Parcel:
     """What one push carries. `dropped` messages are reported with it."""
 
-    items: list[Item]
+    items: list[SeriesDelta]
     dropped: int = 0
 
     @property
@@ -107,10 +107,9 @@ class Stream:
         return self.due <= time.monotonic()
 
     def back_off(self, reason: str) -> None:
-        """Wait after a failure. Full jitter, so that clients do not come back as one."""
+        """Wait after a failure."""
         self._failures += 1
-        ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16))
-        pause = random.uniform(FIRST_BACK_OFF_SECONDS / 2, ceiling)  # noqa: S311 (not a secret)
+        pause = pause_after(self._failures, FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS)
         self.due = time.monotonic() + pause
         self._note_trouble(reason)
 
@@ -127,8 +126,8 @@ class Stream:
         """Close the connection."""
         self._transport.close()
 
-    def _push(self, items: list[Item], dropped: int) -> bytes:
-        push = {
+    def _push(self, items: list[SeriesDelta], dropped: int) -> bytes:
+        push: Push = {
             "client": self._client,
             "epoch": 1,  # there is one of each name: no clock decides
             "seq": self._seq,

@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import random
 import socket
 import tempfile
 import threading
@@ -35,9 +34,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from exporter.base_url import authorization, connection_to
+from driftback.connection import authorization, connection_to
+from driftback.retry import pause_after
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("driftback")
 
 WAIT_SECONDS = 25
 """How long the server holds a request when nothing changes."""
@@ -50,7 +50,7 @@ EARLY_SECONDS = 1
 EARLY_ANSWERS = 5
 """So many of them in a row are worth a line in the log."""
 RETRY_SECONDS = (0.2, 5.0)
-"""First and longest pause after a failure; pauses double, each shortened by a random share up to half."""
+"""First and longest pause after a failure."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,7 @@ class ConfigClient:
             self._pause(0)
 
     def _pause(self, failures: int) -> None:
-        first, longest = RETRY_SECONDS
-        pause = min(first * 2 ** min(failures, 16), longest)
-        self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
+        self._stopping.wait(pause_after(failures, *RETRY_SECONDS))
 
     def _poll(self, wait: int) -> bool:
         """One request; True where it brought another configuration. A tag may get lost on the way."""
@@ -322,14 +320,13 @@ class AsyncConfigClient:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._client.start)
 
-    async def wait_ready(self, timeout: float) -> Active:  # noqa: ASYNC109 (as in `ConfigClient`)
+    async def wait_ready(self, timeout: float) -> Active:
         """The configuration as soon as one is known; raises `NotReadyError` after `timeout` seconds."""
         # Not in a thread, which nothing can cancel and asyncio waits for at its end; and the client's thread
         # cannot tell a loop that may be closed by then.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._client.current is None:  # noqa: ASYNC110
-                    await asyncio.sleep(READY_SECONDS)
+        deadline = time.monotonic() + timeout
+        while self._client.current is None and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(READY_SECONDS)
         return self._client._active_after(timeout)
 
     async def close(self) -> None:

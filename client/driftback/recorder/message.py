@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, TypeVar
 
-from exporter.catalogue import OTHER
+from driftback.contract import OTHER
 
-_log = logging.getLogger("exporter.client")
+_log = logging.getLogger("driftback")
+_Message = TypeVar("_Message", bound="Message")  # Python 3.10 has no `Self`
 
 _BY_STATUS: Final = {408: "timeout", 504: "timeout", 429: "rate_limited"}
 _BY_WORD: Final = (
@@ -51,14 +52,15 @@ class ServedConfig(Protocol):
 
 
 def classify(error: BaseException) -> str:
-    """The reason, one of `catalogue.REASONS`, that an exception of a model call stands for.
+    """The reason, one of `contract.REASONS`, that an exception of a model call stands for.
 
     In this order: of a group the first of its exceptions that is known, and of a urllib.error.URLError its
     `reason`; Python's own TimeoutError, JSONDecodeError; an HTTP status 408, 429 or 504; the provider's code
     and the names of the exception's classes; any other HTTP status of 400 or above. Else `other`.
     """
-    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else [getattr(error, "reason", None)]
-    for cause in inner:
+    # Python 3.10 has no exception groups, and backports of them are classes of their own.
+    group = getattr(error, "exceptions", None)
+    for cause in group if isinstance(group, tuple) else [getattr(error, "reason", None)]:
         if isinstance(cause, BaseException) and (reason := classify(cause)) != OTHER:
             return reason
     if isinstance(error, TimeoutError):
@@ -144,7 +146,7 @@ class Message:
         self._outcome = "llm_error"
         self._details["reason"] = reason
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Message) -> _Message:
         """Begin to time."""
         self._begun = time.perf_counter()
         return self
@@ -165,7 +167,7 @@ class Message:
             self.failed(reason)
         self._record(**self._labels, latency_ms=latency_ms, outcome=self._outcome, **self._details)
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self: _Message) -> _Message:
         """Begin to time."""
         return self.__enter__()
 

@@ -17,9 +17,18 @@ import threading
 import weakref
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from exporter.catalogue import BUCKETS, LABEL_SET, OTHER, OUTCOMES, REASONS
+from driftback.contract import (
+    BUCKETS,
+    LABEL_SET,
+    MAX_LABEL_LENGTH,
+    OTHER,
+    OUTCOMES,
+    REASONS,
+    HistogramDelta,
+    SeriesDelta,
+)
 
 MAX_LABEL_SETS: Final = 1000
 """Label sets that one recorder holds; further ones are counted under persona and config_version `other`."""
@@ -31,7 +40,6 @@ FEW_THREADS: Final = 64
 """A new thread looks for ended ones when the cells of more are held, and of twice as many as lived then."""
 
 MAX_JOURNEYS: Final = 32
-MAX_LABEL_LENGTH: Final = 128
 
 # A cell is a list: the buckets of latency, these, and from the first time to first token on its buckets.
 INPUT: Final = BUCKETS
@@ -41,6 +49,7 @@ TTFT_SUM: Final = LATENCY_SUM + 1
 TTFT: Final = TTFT_SUM + 1
 _EMPTY: Final = [0] * LATENCY_SUM + [0.0, 0.0]
 EMPTY_TTFT: Final = [0] * BUCKETS
+_TOKENS: Final[tuple[tuple[Literal["input", "output"], int], ...]] = (("input", INPUT), ("output", OUTPUT))
 
 Cell = list[Any]
 Delta = dict[int, Any]
@@ -50,8 +59,6 @@ CellKey = tuple[Key, str, str]
 """A label set, the outcome, and the reason of an error."""
 Way = tuple[str, str, str | int, str, str | None]
 """Labels, outcome and reason as the caller gives them: a version may be a number, a reason be left out."""
-Item = dict[str, Any]
-"""An element of `series` in the body of a push."""
 
 
 class _Life:
@@ -137,7 +144,7 @@ class Buffer:
         with self._folding:
             self._fold_ended()
 
-    def take(self) -> list[Item]:
+    def take(self) -> list[SeriesDelta]:
         """Everything counted or declared since the last call, one item per label set."""
         with self._folding:
             self._fold_ended()
@@ -147,7 +154,7 @@ class Buffer:
             undeclared = set[Key]()
             while self._undeclared:
                 undeclared.add(self._undeclared.pop())
-        items: dict[Key, Item] = {}
+        items: dict[Key, SeriesDelta] = {}
         for (key, outcome, reason), delta in deltas.items():
             _add_to_item(items.setdefault(key, _labels(key)), outcome, reason, delta)
         return [*items.values(), *(_labels(key) for key in sorted(undeclared - items.keys()))]
@@ -207,33 +214,35 @@ def _take_thread(thread: _ThreadCells) -> Iterator[tuple[CellKey, Delta]]:
         )
 
 
-def _add_to_item(item: Item, outcome: str, reason: str, delta: Delta) -> None:
+def _add_to_item(item: SeriesDelta, outcome: str, reason: str, delta: Delta) -> None:
     latency = {position: count for position, count in delta.items() if position < BUCKETS}
     ttft = {position - TTFT: count for position, count in delta.items() if position >= TTFT}
     messages = sum(latency.values())
-    _add(item, "messages", messages)
+    item["messages"] = item.get("messages", 0) + messages
     if outcome == "out_of_scope":
-        _add(item, "out_of_scope", messages)
+        item["out_of_scope"] = item.get("out_of_scope", 0) + messages
     elif outcome == "llm_error":
-        _add(item.setdefault("llm_errors", {}), reason, messages)
+        errors = item.setdefault("llm_errors", {})
+        errors[reason] = errors.get(reason, 0) + messages
     _add_histogram(item, "latency", delta.get(LATENCY_SUM, 0.0), latency)
     _add_histogram(item, "ttft", delta.get(TTFT_SUM, 0.0), ttft)
-    for direction, position in (("input", INPUT), ("output", OUTPUT)):
+    for direction, position in _TOKENS:
         if position in delta:
-            _add(item.setdefault("tokens", {}), direction, delta[position])
+            tokens = item.setdefault("tokens", {})
+            tokens[direction] = tokens.get(direction, 0) + delta[position]
 
 
-def _add_histogram(item: Item, name: str, total: float, buckets: dict[int, int]) -> None:
+def _add_histogram(
+    item: SeriesDelta, name: Literal["latency", "ttft"], total: float, buckets: dict[int, int]
+) -> None:
     if buckets or total:
-        histogram = item.setdefault(name, {"sum": 0.0, "buckets": {}})
+        empty: HistogramDelta = {"sum": 0.0, "buckets": {}}
+        histogram = item.setdefault(name, empty)
         histogram["sum"] += total
         for bucket, count in buckets.items():
-            _add(histogram["buckets"], bucket, count)
+            histogram["buckets"][bucket] = histogram["buckets"].get(bucket, 0) + count
 
 
-def _add(counts: dict[Any, Any], name: str | int, count: float) -> None:
-    counts[name] = counts.get(name, 0) + count
-
-
-def _labels(key: Key) -> Item:
-    return dict(zip(LABEL_SET, key, strict=True))
+def _labels(key: Key) -> SeriesDelta:
+    journey, persona, config_version = key
+    return {"journey": journey, "persona": persona, "config_version": config_version}

@@ -10,7 +10,7 @@ import selectors
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from exporter.base_url import authorization, connection_to
+from driftback.connection import authorization, connection_to
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import requests
 
-from exporter.client import Recorder, latency_bounds
-from exporter.client.buffer import FEW_THREADS, LATENCY_SUM, MAX_LABEL_SETS
-from exporter.client.sender import Counts
-from exporter.client.transport import Transport
+from driftback import Recorder, latency_bounds
+from driftback.recorder.buffer import FEW_THREADS, LATENCY_SUM, MAX_LABEL_SETS
+from driftback.recorder.sender import Counts
+from driftback.recorder.transport import Transport
 from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
 from tests.support.stacks import free_port
 
@@ -280,7 +280,7 @@ def test_nothing_is_lost_while_the_exporter_is_away(
 ) -> None:
     port = free_port()
     recorder = recorder_for(f"http://127.0.0.1:{port}")
-    with caplog.at_level(logging.INFO, "exporter.client"):
+    with caplog.at_level(logging.INFO, "driftback"):
         for _ in range(500):
             recorder.record(**LABELS, latency_ms=5)
         assert not recorder.flush(timeout=0.2)
@@ -623,7 +623,7 @@ def test_a_child_of_a_fork_counts_its_own_messages_only(exporter: Running, recor
 SERVICE = """
 import os
 from contextlib import asynccontextmanager
-from exporter.client import Recorder
+from driftback import Recorder
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -679,7 +679,8 @@ def test_the_workers_of_a_server_each_send_what_they_counted_before_they_end(
 
 SCRIPT = """
 import sys
-from exporter.client import Recorder, recorder as recorder_module
+from driftback import Recorder
+from driftback.recorder import recorder as recorder_module
 recorder_module.EXIT_SECONDS = 60  # however busy the disk is
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"starlette", "uvicorn", "msgspec", "pydantic", "prometheus_client", "sqlalchemy"}, loaded
@@ -756,7 +757,8 @@ def test_a_recorder_whose_thread_never_started_says_what_is_left(
 
 PROCESSES = """
 import sys
-from exporter.client import Recorder, recorder as recorder_module
+from driftback import Recorder
+from driftback.recorder import recorder as recorder_module
 
 recorder_module.EXIT_SECONDS = 60  # however busy the disk is
 recorder = Recorder(sys.argv[1], token=sys.argv[2], flush_interval=60)

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from config_rollback import client as client_module
-from config_rollback.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
 from config_rollback.errors import StorageUnavailableError
+from driftback import Active, AsyncConfigClient, ConfigClient, NotReadyError
+from driftback.config import client as client_module
 from driftback_server.stack import components
 from tests.config_rollback.delivery.test_delivery import metric, wait_until
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
@@ -343,26 +343,6 @@ def test_closing_ends_the_long_poll(service: Service, follow: Callable[..., Conf
     assert client._thread is not None
     client._thread.join(client_module.WAIT_SECONDS / 2)  # on a busy machine; the poll would last longer
     assert not client._thread.is_alive()
-
-
-def test_pauses_after_failures_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    client = ConfigClient(NOBODY, token="t", persona="p", cache_dir=tmp_path)
-    waited: list[float] = []
-    monkeypatch.setattr(client._stopping, "wait", waited.append)
-    for failures in range(40):
-        client._pause(failures)
-    first, longest = client_module.RETRY_SECONDS
-    assert first / 2 <= waited[0] <= first
-    assert all(longest / 2 <= pause <= longest for pause in waited[10:])
-
-
-def test_it_needs_nothing_but_the_standard_library() -> None:
-    script = (
-        "import sys; before = set(sys.modules); import config_rollback.client; "
-        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout == "['config_rollback', 'exporter']\n"
 
 
 def asynchronous(url: str, tmp_path: Path, **changes: Any) -> AsyncConfigClient:

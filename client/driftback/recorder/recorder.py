@@ -9,13 +9,13 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, TypeVar
 
-from exporter.catalogue import LATENCY_BOUNDS, OTHER, REASONS
-from exporter.client import buffer
-from exporter.client.buffer import EMPTY_TTFT, INPUT, LATENCY_SUM, OUTPUT, TTFT, TTFT_SUM, Buffer, Way
-from exporter.client.message import Message, ServedConfig
-from exporter.client.sender import Counts, Sender
+from driftback.contract import LATENCY_BOUNDS, OTHER, REASONS
+from driftback.recorder import buffer
+from driftback.recorder.buffer import EMPTY_TTFT, INPUT, LATENCY_SUM, OUTPUT, TTFT, TTFT_SUM, Buffer, Way
+from driftback.recorder.message import Message, ServedConfig
+from driftback.recorder.sender import Counts, Sender
 
 MAX_SECONDS: Final = 1e9
 MAX_TOKENS: Final = 10**9
@@ -30,7 +30,8 @@ LATE: Final = -10
 
 _Details = tuple[float, float | None, int | None, int | None]
 
-_log = logging.getLogger("exporter.client")
+_log = logging.getLogger("driftback")
+_Recorder = TypeVar("_Recorder", bound="Recorder")  # Python 3.10 has no `Self`
 
 
 class Recorder:
@@ -99,7 +100,7 @@ class Recorder:
     ) -> None:
         """Count a finished message. Times are in milliseconds.
 
-        `outcome` is `ok`, `out_of_scope` or `llm_error`, the last with a `reason` of `catalogue.REASONS`.
+        `outcome` is `ok`, `out_of_scope` or `llm_error`, the last with a `reason` of `contract.REASONS`.
         A message that makes no sense (a negative latency, an unknown outcome) is dropped and counted as
         dropped.
         """
@@ -183,7 +184,7 @@ class Recorder:
             )
         return flushed
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Recorder) -> _Recorder:
         """Use as a context manager to close at the end."""
         return self
 
@@ -242,7 +243,7 @@ class Recorder:
         with self._changed:
             if self._thread is None and not self._stopping:
                 try:
-                    threading.Thread(target=self._run, name="exporter-client", daemon=True).start()
+                    threading.Thread(target=self._run, name="driftback-recorder", daemon=True).start()
                 except Exception as error:  # noqa: BLE001 (at a limit of threads, or while Python ends)
                     self._warn_once("the background thread could not be started, will retry", error)
                     return False

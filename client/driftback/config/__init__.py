@@ -1,0 +1,1 @@
+"""Follows the active configuration of a persona."""

@@ -1,0 +1,1 @@
+"""Counts finished messages and sends the counts to an exporter."""
