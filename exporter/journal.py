@@ -50,6 +50,8 @@ _RECORD = struct.Struct("<cI")
 _KIND_HEADER, _KIND_RUNNING = b"H", b"T"
 _INODE = struct.Struct("<Q")
 _MARK = struct.Struct("<8sQI")
+KEPT_ASIDE = 8
+"""Files that could not be trusted and are kept, the newest ones."""
 _REPLACED = 16
 """How many generations a journal remembers to have replaced: more than a mark can be late by."""
 
@@ -284,7 +286,7 @@ class Journal:
             return True
         generation, end, checksum = mark
         if generation.hex() != header.generation:
-            return header.format == 1 or generation.hex() in header.replaced
+            return generation.hex() in header.replaced
         return any((frame.end, frame.checksum) == (end, checksum) for frame in reversed(frames))
 
     def _mark(self) -> tuple[bytes, int, int] | None:
@@ -293,12 +295,18 @@ class Journal:
         return _MARK.unpack(content) if len(content) == _MARK.size else None
 
     def _set_aside(self, recovery: Recovery) -> Recovery:
-        """Keep a file that cannot be trusted for whoever wants to look at it, past `rewrite`."""
-        kept = self._path.with_name(
-            f"journal.{recovery.fault.value if recovery.fault else ''}-{time.time_ns()}"
-        )
+        """Keep a file that cannot be trusted for a person to look at, past `rewrite`.
+
+        A start that fails later finds the same file again, and keeps it once. The newest files are kept.
+        """
+        kept = [path for fault in Fault for path in self._folder.glob(f"journal.{fault.value}-[0-9]*")]
+        if recovery.fault is None or any(path.samefile(self._path) for path in kept):
+            return recovery
+        kept.sort(key=lambda path: path.name.rpartition("-")[2])
         try:
-            kept.hardlink_to(self._path)
+            for path in kept[: 1 - KEPT_ASIDE]:
+                path.unlink()
+            self._path.with_name(f"journal.{recovery.fault.value}-{time.time_ns()}").hardlink_to(self._path)
         except OSError as error:
             raise StateUnusableError(f"Cannot keep a link to {self._path}: {error.strerror}") from None
         return recovery

@@ -53,7 +53,10 @@ def load_policy(path: Path | None) -> Policy:
     except OSError as error:
         raise PolicyError(f"EXPORTER_POLICY_FILE: cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # msgspec's is one
-        raise PolicyError(f"EXPORTER_POLICY_FILE: {path} is not a valid label policy: {error}") from None
+        remedy = ": write true or false" if "Expected `bool`" in str(error) else ""
+        raise PolicyError(
+            f"EXPORTER_POLICY_FILE: {path} is not a valid label policy: {error}{remedy}"
+        ) from None
     if not all(map(_is_showable, (*policy.journeys, *policy.reasons))):
         raise PolicyError(
             f"EXPORTER_POLICY_FILE: {path}: journeys and reasons are text without NUL and surrogates"

@@ -104,14 +104,15 @@ class Service:
         return self._state.table.journal, self._state.snapshot()
 
     async def _expire_regularly(self) -> None:
+        """At the start and once an hour: an exporter that never lives for an hour expires label sets too."""
         while True:
-            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
             try:
                 await self.ingest.expire(self._clock.now())
             except StorageError as error:
                 _log.warning("expiry_postponed", error=error.message)
             except Exception:  # noqa: BLE001 (a task that ended would let everything stay for ever)
                 _log.exception("expiry_failed")
+            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
 
 
 def _take_over(journal: Journal, recovery: Recovery, state: State, now: Moment) -> None:

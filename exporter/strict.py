@@ -4,6 +4,7 @@ YAML is read as version 1.2 (its core schema), not as 1.1: `no`, `1:30` and `202
 that JSON would spell otherwise (`0300`, `0x1F`, `.5`) is refused, for its writer may have meant text.
 """
 
+import math
 import re
 from collections.abc import Callable, Hashable
 from typing import Any, Final
@@ -91,7 +92,12 @@ def _construct_scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
     text = _construct_text(loader, node)
     if not re.fullmatch(PLAIN_SCALARS[node.tag][0], text):  # `!!int 0300`
         raise _error(node, f"{text} does not match its tag: leave out the tag, and write text in quotes")
-    return _MAKE[node.tag](text)
+    value = _MAKE[node.tag](text)
+    if value == math.inf or value == -math.inf:
+        raise _error(
+            node, f"{text} is larger than any number that can be kept: write a smaller one, or quote it"
+        )
+    return value
 
 
 def _refuse_number(_: _Loader, node: yaml.Node) -> None:

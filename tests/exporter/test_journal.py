@@ -14,7 +14,7 @@ import pytest
 
 from exporter.clock import Moment
 from exporter.errors import StateLockedError, StateUnusableError
-from exporter.journal import Fault, Journal, Record, Recovery
+from exporter.journal import KEPT_ASIDE, Fault, Journal, Record, Recovery
 
 EPOCH = 1_700_000_000.0
 
@@ -162,6 +162,24 @@ def test_damage_is_found_again_as_long_as_the_file_is_not_rewritten(tmp_path: Pa
     first = recover(tmp_path)
     assert first.fault is Fault.DAMAGED
     assert recover(tmp_path) == first
+
+
+def test_starts_that_fail_keep_a_damaged_file_once(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"not a journal")
+    for _ in range(3):
+        assert recover(tmp_path).fault is Fault.DAMAGED
+    assert len(list(tmp_path.glob("journal.damaged-*"))) == 1
+
+
+def test_of_many_damaged_files_the_newest_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "journal.backup-2024").touch()
+    for number in range(KEPT_ASIDE + 3):
+        (tmp_path / "journal").unlink(missing_ok=True)
+        (tmp_path / "journal").write_text(str(number))
+        recover(tmp_path)
+    kept = {path.read_text() for path in tmp_path.glob("journal.damaged-*")}
+    assert kept == {str(number) for number in range(3, KEPT_ASIDE + 3)}
+    assert (tmp_path / "journal.backup-2024").exists()
 
 
 def test_a_copy_is_recognised(tmp_path: Path) -> None:
@@ -343,6 +361,15 @@ def test_a_journal_of_format_1_goes_on(tmp_path: Path) -> None:
     journal.close()
     (tmp_path / "state" / "lock").write_bytes(mark)
     assert recover(tmp_path / "state") == Recovery("id", [(at(10), SNAPSHOT)], None, 0)
+
+
+def test_a_journal_of_format_1_put_back_after_the_upgrade_is_recognised(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    write_format_1(folder)
+    older = (folder / "journal").read_bytes()
+    rewrite_until_its_inode_comes_back(folder)
+    (folder / "journal").write_bytes(older)
+    assert recover(folder).fault in (Fault.SET_BACK, Fault.COPIED)
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:

@@ -187,6 +187,19 @@ def test_an_expiry_that_failed_anyhow_is_tried_again(
     wait_for(lambda: exporter.value("conversation_messages_total") is None)
 
 
+def test_an_exporter_that_never_lives_for_an_hour_drops_untouched_label_sets_too(
+    start: Callable[..., Running], clock: Clock
+) -> None:
+    exporter = start()
+    exporter.push(series(messages=1), seq=1)
+    clock.wait(9 * 86_400)
+    exporter.push(series(config_version="2", messages=1), seq=2)
+    exporter.stop()
+    exporter = start()
+    wait_for(lambda: exporter.value("conversation_messages_total", config_version="1") is None)
+    assert exporter.value("conversation_messages_total", config_version="2") == 1
+
+
 def test_untouched_label_sets_are_dropped_after_eight_days(
     start: Callable[..., Running], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

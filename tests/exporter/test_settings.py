@@ -139,6 +139,8 @@ def test_a_policy_is_read_from_yaml(tmp_path: Path) -> None:
         ('reasons: [other, "a\\0hb"]', "NUL"),
         ('reasons: [other, "\\ud800"]', "(surrogates|not a valid)"),
         ('journeys: {"a\\0b": {}}', "NUL"),
+        ("journeys: {chat: {out_of_scope: yes}}", r"out_of_scope`: write true or false"),
+        ("max_series: 1e999", "1e999 is larger than any number"),
     ],
 )
 def test_an_invalid_policy_is_refused_with_its_reason(tmp_path: Path, text: str, message: str) -> None:

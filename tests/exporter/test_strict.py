@@ -45,6 +45,7 @@ def test_yaml_is_read_as_its_version_1_2(text: str, value: Any) -> None:
         ("a: +5", "can be a number or text"),
         ("a: .5", "can be a number or text"),
         ("a: .inf", "can be a number or text"),
+        ("a: -1e999", "line 1, column 4: -1e999 is larger than any number that can be kept"),
         ("a: !!int 0300", "0300 does not match its tag"),
         ("1: a", "line 1, column 1: a key is text: write it in quotes"),
         ("[a]: 1", "a key is text"),
