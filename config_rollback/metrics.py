@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -22,6 +29,8 @@ from config_rollback.errors import (
     UnavailableError,
 )
 from config_rollback.storage.store import Store
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing reads `_created` lines
 
 PREDECESSOR_WITHIN = timedelta(days=8)
 """Versions activated within this time keep their series: the longest window of the KPI, and a day."""

@@ -6,7 +6,7 @@ tested against it.
 
 from typing import Final, Literal, NamedTuple
 
-from driftback.contract import LABEL_SET
+from driftback.contract import LABEL_SET, LATENCY_BOUNDS
 
 
 class Metric(NamedTuple):
@@ -23,6 +23,9 @@ CONVERSATION_LABELS: Final = ("journal", *LABEL_SET)
 JOURNEYS: Final = ("chat", "guidance")
 OUT_OF_SCOPE_JOURNEYS: Final = ("chat",)
 """Journeys whose messages can be out of scope: the denominator of the out-of-scope rate."""
+
+TTFT_BOUNDS: Final = (*LATENCY_BOUNDS[:-1:4], LATENCY_BOUNDS[-1])
+"""Upper bounds in seconds at which the time to first token is exported: no rule needs them closer."""
 
 MESSAGES: Final = Metric(
     "conversation_messages_total",
@@ -49,7 +52,7 @@ TIME_TO_FIRST_TOKEN: Final = Metric(
     "conversation_time_to_first_token_seconds",
     "histogram",
     CONVERSATION_LABELS,
-    "Time from a message to the first token of its streamed answer.",
+    "Time from a message to the first token of its streamed answer. A label set without one has no series.",
 )
 TOKENS: Final = Metric(
     "conversation_tokens_total",

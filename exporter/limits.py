@@ -41,7 +41,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     max_personas: Bound = 200
     max_versions_per_persona: Bound = 50
     max_series: Bound = 2000
-    """Label sets (journey, persona, config_version); each is about 120 series in Prometheus."""
+    """Label sets (journey, persona, config_version); each is about 60 series in Prometheus."""
 
 
 def load_policy(path: Path | None) -> Policy:

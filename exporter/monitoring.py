@@ -1,12 +1,15 @@
 """What the exporter says about itself, through prometheus_client."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
 from driftback import __version__
 from exporter import catalogue
 from exporter.catalogue import Metric
 from exporter.journal import Fault
 from exporter.series import SeriesTable
+
+# Nothing reads `_created` lines; `catalogue.CREATED` says it for each label set.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class SelfMonitoring:

@@ -6,7 +6,8 @@ refuses it): NUL marks the places.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 from prometheus_client import utils
@@ -22,7 +23,7 @@ LABEL_SETS_PER_CHUNK = 8
 _FIRST_WITH_EXPONENT = 1_000_000
 """Go's shortest float format, which the exposition follows, writes integers from here on as 1e+06."""
 
-_HEAD, _TAIL, _CREATED = "\0h", "\0t", "\0c"
+_HEAD, _TAIL, _COUNT = "\0h", "\0t", "\0c"
 
 Numbers = tuple[int, tuple[int | str, ...]]
 """The largest integer among the values, and the values in the order of the lines."""
@@ -43,8 +44,7 @@ class _Family(NamedTuple):
     metric: Metric
     numbers: Callable[[LabelSet], Numbers]
     extra_label: str | None
-    children: Sequence[tuple[str, str]]
-    """Per child (per value of the extra label) the template of its lines and that of its `_created` line."""
+    template: str
     included: Callable[[LabelSet], bool] = lambda _: True
 
 
@@ -63,14 +63,16 @@ def _families(view: View) -> tuple[_Family, ...]:
         _counter(catalogue.MESSAGES, slice(MESSAGES, MESSAGES + 1)),
         _counter(catalogue.OUT_OF_SCOPE, slice(OUT_OF_SCOPE, OUT_OF_SCOPE + 1))._replace(included=in_scope),
         _counter(catalogue.LLM_ERRORS, reasons, "reason", view.reasons),
-        _histogram(catalogue.LATENCY, LATENCY, lambda label_set: label_set.latency_sum),
-        _histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda label_set: label_set.ttft_sum),
+        _histogram(catalogue.LATENCY, LATENCY, contract.LATENCY_BOUNDS, lambda s: s.latency_sum),
+        _histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, catalogue.TTFT_BOUNDS, lambda s: s.ttft_sum)._replace(
+            included=lambda s: any(s.counts[TTFT])
+        ),
         _counter(catalogue.TOKENS, TOKENS, "direction", contract.DIRECTIONS),
         _Family(
             catalogue.CREATED,
-            lambda _: (0, ()),
+            lambda label_set: (0, (_number(label_set.created),)),
             None,
-            [(f"{catalogue.CREATED.name}{{{_labels()}}} {_CREATED}\n", "")],
+            f"{catalogue.CREATED.name}{{{_labels()}}} %s\n",
         ),
     )
 
@@ -78,55 +80,46 @@ def _families(view: View) -> tuple[_Family, ...]:
 def _counter(
     metric: Metric, where: slice, extra_label: str | None = None, values: Iterable[str] = ("",)
 ) -> _Family:
-    base = metric.name.removesuffix("_total")
-    children = []
-    for value in values:
-        labels = _labels(extra_label, value)
-        children.append((f"{metric.name}{{{labels}}} %d.0\n", f"{base}_created{{{labels}}} {_CREATED}\n"))
+    lines = (f"{metric.name}{{{_labels(extra_label, value)}}} {_COUNT}\n" for value in values)
 
     def numbers(label_set: LabelSet) -> Numbers:
         counts = tuple(label_set.counts[where])
         return max(counts), counts
 
-    return _Family(metric, numbers, extra_label, children)
+    return _Family(metric, numbers, extra_label, "".join(lines))
 
 
-def _histogram(metric: Metric, where: slice, total: Callable[[LabelSet], float]) -> _Family:
-    bounds = (*map(_number, contract.LATENCY_BOUNDS), "+Inf")
-    lines = [f"{metric.name}_bucket{{{_labels('le', bound)}}} %d.0\n" for bound in bounds]
+def _histogram(
+    metric: Metric, where: slice, bounds: Sequence[float], total: Callable[[LabelSet], float]
+) -> _Family:
+    """`bounds` are all or some of those by which messages are counted."""
+    texts = (*map(_number, bounds), "+Inf")
+    lines = [f"{metric.name}_bucket{{{_labels('le', text)}}} {_COUNT}\n" for text in texts]
     labels = f"{_HEAD},{_TAIL}"
-    lines += [f"{metric.name}_count{{{labels}}} %d.0\n", f"{metric.name}_sum{{{labels}}} %s\n"]
-    created = f"{metric.name}_created{{{labels}}} {_CREATED}\n"
+    lines += [f"{metric.name}_count{{{labels}}} {_COUNT}\n", f"{metric.name}_sum{{{labels}}} %s\n"]
+    pick = itemgetter(*map(contract.LATENCY_BOUNDS.index, bounds))
 
     def numbers(label_set: LabelSet) -> Numbers:
         cumulative = tuple(accumulate(label_set.counts[where]))
         count = cumulative[-1]
-        return count, (*cumulative, count, _number(total(label_set)))
+        return count, (*pick(cumulative), count, count, _number(total(label_set)))
 
-    return _Family(metric, numbers, "le", [("".join(lines), created)])
+    return _Family(metric, numbers, "le", "".join(lines))
 
 
 def _render_family(family: _Family, label_sets: Sequence[LabelSet], openmetrics: bool) -> Iterator[str]:
     metric = family.metric
-    base = metric.name.removesuffix("_total")
-    lines = "".join(line for line, _ in family.children)
-    created = "".join(created for _, created in family.children)
-    if openmetrics:
-        yield f"# HELP {base} {metric.help}\n# TYPE {base} {metric.kind}\n"
-        yield from _blocks(family, "".join(chain.from_iterable(family.children)), label_sets)
-        return
-    yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
-    yield from _blocks(family, lines, label_sets)
-    if created and label_sets:
-        yield f"# HELP {base}_created {metric.help}\n# TYPE {base}_created gauge\n"
-        yield from _blocks(family._replace(numbers=lambda _: (0, ())), created, label_sets)
+    name = metric.name.removesuffix("_total") if openmetrics else metric.name
+    yield f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
+    yield from _blocks(family, label_sets)
 
 
-def _blocks(family: _Family, template: str, label_sets: Sequence[LabelSet]) -> Iterator[str]:
+def _blocks(family: _Family, label_sets: Sequence[LabelSet]) -> Iterator[str]:
     """The filled template for each label set, LABEL_SETS_PER_CHUNK at a time."""
     split = _split(family.extra_label)
-    with_exponents = template.replace("%d.0", "%s")
-    has_tail, has_created = _TAIL in template, _CREATED in template
+    template = family.template.replace(_COUNT, "%d.0")
+    with_exponents = family.template.replace(_COUNT, "%s")
+    has_tail = _TAIL in template
     for start in range(0, len(label_sets), LABEL_SETS_PER_CHUNK):
         blocks = []
         for label_set in label_sets[start : start + LABEL_SETS_PER_CHUNK]:
@@ -138,8 +131,6 @@ def _blocks(family: _Family, template: str, label_sets: Sequence[LabelSet]) -> I
             block = _fill(block, _HEAD, ",".join(label_set.label_pairs[:split]))
             if has_tail:
                 block = _fill(block, _TAIL, ",".join(label_set.label_pairs[split:]))
-            if has_created:
-                block = _fill(block, _CREATED, _number(label_set.created))
             blocks.append(block)
         yield "".join(blocks)
 

@@ -1,7 +1,7 @@
 """The counters of conversations: one flat list of integers per label set instead of an object per series.
 
-A label set with its two histograms is more than a hundred series in an exposition. Here it is one list of
-about a hundred counts and two floats.
+A label set with its two histograms is 58 to 73 series in an exposition. Here it is one list of about a
+hundred counts and two floats.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

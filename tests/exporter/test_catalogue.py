@@ -17,6 +17,13 @@ def test_each_bound_is_at_most_a_fifth_above_the_one_before() -> None:
     assert all(1 < b / a < 1.21 for a, b in pairwise(latency_bounds))
 
 
+def test_the_time_to_first_token_is_exported_at_some_of_the_bounds() -> None:
+    bounds = catalogue.TTFT_BOUNDS
+    assert set(bounds) <= set(latency_bounds)
+    assert (len(bounds), bounds[0], bounds[-1]) == (12, 0.05, 120.0)
+    assert all(1 < b / a < 2.1 for a, b in pairwise(bounds[:-1]))
+
+
 def test_public_names() -> None:
     assert [metric.name for metric in catalogue.CONVERSATION_METRICS + catalogue.SELF_METRICS] == [
         "conversation_messages_total",

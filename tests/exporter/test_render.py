@@ -1,6 +1,8 @@
 """The exposition is compared with prometheus_client's own, byte for byte, and once as a whole text."""
 
-from collections.abc import Callable
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 import pytest
 import requests
@@ -33,7 +35,7 @@ DELTA = st.builds(
     config_version=LABEL,
     messages=COUNT,
     out_of_scope=COUNT,
-    llm_errors=st.dictionaries(st.sampled_from([*contract.REASONS, 'a "50%" \\ reason\n']), COUNT),
+    llm_errors=st.dictionaries(st.sampled_from([*contract.REASONS, 'a "50%" \\ reason\n', "%d.0"]), COUNT),
     latency=HISTOGRAM,
     ttft=st.none() | HISTOGRAM,
     tokens=st.none() | st.builds(TokensDelta, input=COUNT, output=COUNT),
@@ -58,18 +60,16 @@ def same_in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
             for extra, count in counts(label_set):
                 child = family.labels(**labels_of(label_set, table.journal), **extra)
                 child.inc(count)
-                child._created = label_set.created
 
-    def histogram(metric: Metric, counts: slice, total: Callable[[LabelSet], float]) -> None:
-        family = Histogram(
-            metric.name, metric.help, metric.labels, registry=registry, buckets=contract.LATENCY_BOUNDS
-        )
-        for label_set in table:
+    def histogram(
+        metric: Metric, counts: list[tuple[LabelSet, list[int], float]], bounds: Sequence[float]
+    ) -> None:
+        family = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=bounds)
+        for label_set, buckets, total in counts:
             child = family.labels(**labels_of(label_set, table.journal))
-            child._sum.set(total(label_set))
-            child._created = label_set.created
-            for bucket, count in zip(child._buckets, label_set.counts[counts], strict=True):
-                bucket.set(count)
+            child._sum.set(total)
+            for bound, count in zip((*contract.LATENCY_BOUNDS, math.inf), buckets, strict=True):
+                child._buckets[bisect_left(bounds, bound)].inc(count)
 
     def scoped(s: LabelSet) -> list[tuple[dict[str, str], int]]:
         return [({}, s.counts[OUT_OF_SCOPE])] if s.key[0] == "chat" or s.counts[OUT_OF_SCOPE] else []
@@ -80,8 +80,10 @@ def same_in_prometheus_client(table: SeriesTable) -> CollectorRegistry:
         catalogue.LLM_ERRORS,
         lambda s: [({"reason": r}, n) for r, n in zip(table.reasons, s.counts[ERRORS], strict=True)],
     )
-    histogram(catalogue.LATENCY, LATENCY, lambda s: s.latency_sum)
-    histogram(catalogue.TIME_TO_FIRST_TOKEN, TTFT, lambda s: s.ttft_sum)
+    latency = [(s, s.counts[LATENCY], s.latency_sum) for s in table]
+    ttft = [(s, s.counts[TTFT], s.ttft_sum) for s in table if sum(s.counts[TTFT])]
+    histogram(catalogue.LATENCY, latency, contract.LATENCY_BOUNDS)
+    histogram(catalogue.TIME_TO_FIRST_TOKEN, ttft, catalogue.TTFT_BOUNDS)
     counter(
         catalogue.TOKENS,
         lambda s: [({"direction": d}, n) for d, n in zip(contract.DIRECTIONS, s.counts[TOKENS], strict=True)],
