@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,12 +11,19 @@ from typing import Any
 
 import requests
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
 
 from driftback import contract
 from driftback_server.stack.components import ensure
 from exporter import catalogue
+from exporter.clock import Moment
+from exporter.journal import Fault
+from exporter.monitoring import SelfMonitoring
+from exporter.render import View, render
+from exporter.series import SeriesTable
+from exporter.wire import HistogramDelta, SeriesDelta
 from tests.grafana import history, model
+from tests.support import web
 from tests.support.stacks import free_port
 
 _DEADLINE_SECONDS = 300
@@ -91,16 +99,13 @@ def prometheus(
     history.write_blocks(folder / "data", personas, personas[0], time.time())
     with ExitStack() as stack:
         rollback, activate = _rollback(personas)
-        targets = {}
-        for job, registry in {
-            "exporter": _exporter(personas),
-            "config_rollback": rollback,
-        }.items():
-            server, thread = start_http_server(0, "127.0.0.1", registry)
-            stack.callback(thread.join)
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            targets[job] = f"127.0.0.1:{server.server_port}"
+        exporter = _exporter(personas)
+        targets = {
+            "exporter": stack.enter_context(web.serving(lambda _: exporter)),
+            "config_rollback": stack.enter_context(
+                web.serving(lambda _: (200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(rollback)))
+            ),
+        }
         port = free_port()
         targets |= {"prometheus": f"127.0.0.1:{port}", "alertmanager": alertmanager}
         config = _config(folder, targets, alertmanager, rollback_url)
@@ -118,36 +123,43 @@ def prometheus(
         yield running
 
 
-def _exporter(personas: tuple[str, ...]) -> CollectorRegistry:
+def _exporter(personas: tuple[str, ...]) -> web.Answer:
+    """The exporter's own exposition, of counts made here."""
     registry = CollectorRegistry()
-
-    def metric(kind: Any, metric: catalogue.Metric, **options: Any) -> Any:
-        return kind(metric.name, metric.help, metric.labels, registry=registry, **options)
-
-    messages = metric(Counter, catalogue.MESSAGES)
-    out_of_scope = metric(Counter, catalogue.OUT_OF_SCOPE)
-    llm_errors = metric(Counter, catalogue.LLM_ERRORS)
-    created = metric(Gauge, catalogue.CREATED)
-    latency = metric(Histogram, catalogue.LATENCY, buckets=contract.LATENCY_BOUNDS)
-    metric(Counter, catalogue.PUSHES).labels("accepted").inc()
-    metric(Counter, catalogue.REJECTED).labels("label_not_allowed").inc()
-    metric(Counter, catalogue.CLIENT_DROPPED).inc()
-    metric(Counter, catalogue.RECOVERIES).labels("missing").inc()
-    metric(Gauge, catalogue.SERIES).set(3 * len(personas))
-    metric(Gauge, catalogue.SERIES_LIMIT).set(1000)
+    own = SelfMonitoring(registry, ("label_not_allowed",))
+    own.pushed("accepted")
+    own.rejected("label_not_allowed")
+    own.dropped(1)
+    own.recovered(Fault.MISSING)
+    own.limit(1000)
+    table = SeriesTable()
+    table.journal = "journal-1"
+    own.watch(table)
     for persona in personas:
         for journey, version in (("chat", "1"), ("chat", "2"), ("guidance", "2")):
-            labels = ("journal-1", journey, persona, version)
             past = history.CYCLES if version == "1" else 0
-            messages.labels(*labels).inc(100 * (past + 1))
-            if journey in catalogue.OUT_OF_SCOPE_JOURNEYS:
-                out_of_scope.labels(*labels).inc(30 if version == "2" else 3 * (past + 1))
-            for reason in contract.REASONS:
-                llm_errors.labels(*labels, reason).inc(2 * (past + 1) if reason == "timeout" else 0)
-            created.labels(*labels).set(time.time() - (history.DAYS * 24 * 3600 if past else 0))
-            for seconds in history.LATENCIES * (past + 1):
-                latency.labels(*labels).observe(seconds)
-    return registry
+            scoped = journey in catalogue.OUT_OF_SCOPE_JOURNEYS
+            delta = SeriesDelta(
+                journey,
+                persona,
+                version,
+                messages=100 * (past + 1),
+                out_of_scope=scoped * (30 if version == "2" else 3 * (past + 1)),
+                llm_errors={"timeout": 2 * (past + 1)},
+                latency=_latencies(past + 1),
+            )
+            table.add(delta, Moment(0, time.time() - (history.DAYS * 24 * 3600 if past else 0)))
+    view = View(tuple(table), table.reasons, catalogue.OUT_OF_SCOPE_JOURNEYS)
+    text = "".join(render(view, openmetrics=False)).encode() + generate_latest(registry)
+    return 200, CONTENT_TYPE_PLAIN_0_0_4, text
+
+
+def _latencies(cycles: int) -> HistogramDelta:
+    histogram = HistogramDelta(cycles * sum(history.LATENCIES))
+    for seconds in history.LATENCIES:
+        bucket = bisect_left(contract.LATENCY_BOUNDS, seconds)
+        histogram.buckets[bucket] = histogram.buckets.get(bucket, 0) + cycles
+    return histogram
 
 
 def _rollback(personas: tuple[str, ...]) -> tuple[CollectorRegistry, Callable[[], None]]:

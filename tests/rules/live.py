@@ -1,14 +1,13 @@
 """A real Prometheus with the real rules at a fast clock, and an exporter that a test counts on by hand."""
 
-import math
 import re
 import subprocess
 import threading
 import time
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,84 +16,65 @@ import yaml
 
 from driftback import contract
 from exporter import catalogue
+from exporter.clock import Moment
+from exporter.render import View, render
+from exporter.series import SeriesTable
+from exporter.wire import HistogramDelta, SeriesDelta
 from tests.rules.files import CHECKOUT, RULES, load
 from tests.support import web
 
 _DEADLINE_SECONDS = 300
-_BOUNDS = [*contract.LATENCY_BOUNDS, math.inf]
 
 LabelSet = tuple[str, str, str]
 """journey, persona, config_version"""
 
 
-@dataclass
 class Exporter:
-    """Exposes what a test counts. `journal` changes when the state is lost; while `down`, a scrape fails."""
+    """The exporter's own table and exposition, counted on by hand; while `down`, a scrape fails."""
 
-    journal: str = "journal-1"
-    down: bool = False
-    scoped_journeys: tuple[str, ...] = catalogue.OUT_OF_SCOPE_JOURNEYS
-    """Those that can be out of scope, by the label policy."""
-    predecessors: dict[tuple[str, str], str] = field(default_factory=dict)
-    accepted: dict[str, float] = field(default_factory=dict)
-    """When a person accepted a persona's level, unix seconds."""
-    _counts: dict[LabelSet, Counter[str]] = field(default_factory=dict)
-    _created: dict[LabelSet, float] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    def __init__(self, scoped_journeys: tuple[str, ...] = catalogue.OUT_OF_SCOPE_JOURNEYS) -> None:
+        self.down = False
+        self.predecessors: dict[tuple[str, str], str] = {}
+        self.accepted: dict[str, float] = {}
+        """When a person accepted a persona's level, unix seconds."""
+        self._scoped_journeys = scoped_journeys
+        self._lock = threading.Lock()
+        self.lose_state("journal-1")
 
     def declare(self, labels: LabelSet, age_seconds: float = 0) -> None:
         """Exports the label set, at zero where it is new; `age_seconds` ago is when it says that it was."""
-        with self._lock:
-            self._counts.setdefault(labels, Counter())
-            self._created.setdefault(labels, time.time() - age_seconds)
+        self._add(SeriesDelta(*labels), age_seconds)
 
     def count(
         self, labels: LabelSet, messages: int, seconds: float, out_of_scope: int = 0, errors: int = 0
     ) -> None:
         """Counts messages of one latency, some of them out of scope, some in error, all at once."""
-        with self._lock:
-            self.declare(labels)
-            counts = self._counts[labels]
-            counts["messages"] += messages
-            counts["out_of_scope"] += out_of_scope
-            counts["errors"] += errors
-            for bound in _BOUNDS:
-                counts[f"le {bound}"] += messages if seconds <= bound else 0
+        bucket = bisect_left(contract.LATENCY_BOUNDS, seconds)
+        latency = HistogramDelta(messages * seconds, {bucket: messages})
+        self._add(SeriesDelta(*labels, messages, out_of_scope, {"timeout": errors}, latency))
 
     def lose_state(self, journal: str) -> None:
         """Starts again from nothing, as after a restore without the journal."""
         with self._lock:
-            self.journal = journal
-            self._counts.clear()
-            self._created.clear()
+            self._table = SeriesTable()
+            self._table.journal = journal
 
     def text(self) -> str:
         """The exposition."""
-        lines = []
+        lines = [
+            f'config_version_predecessor_info{{persona="{persona}",config_version="{version}",'
+            f'predecessor="{predecessor}"}} 1\n'
+            for (persona, version), predecessor in self.predecessors.items()
+        ]
+        for persona, at in self.accepted.items():
+            lines.append(f'config_baseline_accepted_timestamp_seconds{{persona="{persona}"}} {at:.3f}\n')
         with self._lock:
-            for (persona, version), predecessor in self.predecessors.items():
-                labels = f'persona="{persona}",config_version="{version}",predecessor="{predecessor}"'
-                lines.append(f"config_version_predecessor_info{{{labels}}} 1")
-            for persona, at in self.accepted.items():
-                lines.append(f'config_baseline_accepted_timestamp_seconds{{persona="{persona}"}} {at:.3f}')
-            for (journey, persona, version), counts in self._counts.items():
-                labels = (
-                    f'journal="{self.journal}",journey="{journey}",persona="{persona}",'
-                    f'config_version="{version}"'
-                )
-                created = self._created[journey, persona, version]
-                lines.append(f"{catalogue.CREATED.name}{{{labels}}} {created:.3f}")
-                lines.append(f"{catalogue.MESSAGES.name}{{{labels}}} {counts['messages']}")
-                if journey in self.scoped_journeys:
-                    lines.append(f"{catalogue.OUT_OF_SCOPE.name}{{{labels}}} {counts['out_of_scope']}")
-                for reason in contract.REASONS:
-                    errors = counts["errors"] if reason == "timeout" else 0
-                    lines.append(f'{catalogue.LLM_ERRORS.name}{{{labels},reason="{reason}"}} {errors}')
-                for bound in _BOUNDS:
-                    le = "+Inf" if bound == math.inf else str(bound)
-                    name = f"{catalogue.LATENCY.name}_bucket"
-                    lines.append(f'{name}{{{labels},le="{le}"}} {counts[f"le {bound}"]}')
-        return "\n".join(lines) + "\n"
+            view = View(tuple(self._table), self._table.reasons, self._scoped_journeys)
+            return "".join([*lines, *render(view, openmetrics=False)])
+
+    def _add(self, delta: SeriesDelta, age_seconds: float = 0) -> None:
+        with self._lock:
+            self._table.add(delta, Moment(0, time.time() - age_seconds))
 
 
 @dataclass(frozen=True)
