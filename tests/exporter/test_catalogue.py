@@ -35,6 +35,7 @@ def test_public_names() -> None:
         "conversation_created_timestamp_seconds",
         "exporter_pushes_total",
         "exporter_rejected_total",
+        "exporter_evicted_total",
         "exporter_client_dropped_total",
         "exporter_series",
         "exporter_series_limit",
