@@ -1,7 +1,11 @@
-"""Fixtures of config_rollback's tests. Each test has its own database and clock."""
+"""Fixtures of config_rollback's tests. Each test has its own database and clock.
+
+A database is a copy of one in which the migrations have run, for they take longer than most tests.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -68,17 +72,39 @@ def postgres() -> Iterator[Server]:
     server.close()
 
 
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Sqlite:
-    """An empty SQLite database."""
-    return Sqlite(tmp_path / "config_rollback.db")
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables in place, which nobody opens any more."""
+    file = tmp_path_factory.mktemp("template") / "config_rollback.db"
+    make_tables(f"sqlite:///{file}")
+    return file
 
 
-@pytest.fixture
-def postgresql(postgres: Server) -> Postgresql:
-    """An empty PostgreSQL database; it goes with the server."""
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Server) -> str:
+    """The name of a database with the tables in place, which nobody opens any more."""
     name = postgres.create_database()
-    return Postgresql(postgres, name)
+    make_tables(postgres.url(name))
+    return name
+
+
+def make_tables(url: str) -> None:
+    """Runs the migrations."""
+    engine = schema.connect(url)
+    schema.upgrade(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, sqlite_template: Path) -> Sqlite:
+    """A SQLite database without a row."""
+    return Sqlite(Path(shutil.copyfile(sqlite_template, tmp_path / "config_rollback.db")))
+
+
+@pytest.fixture
+def postgresql(postgres: Server, postgres_template: str) -> Postgresql:
+    """A PostgreSQL database without a row; it goes with the server."""
+    return Postgresql(postgres, postgres.create_database(postgres_template))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -92,7 +118,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest) -> Database:
-    """An empty database of each kind that the service supports."""
+    """A database without a row, of each kind that the service supports."""
     found: Database = request.getfixturevalue(request.param)
     return found
 
@@ -107,10 +133,8 @@ def patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
-    """A store with the schema in place."""
-    engine = schema.connect(database.url)
-    schema.upgrade(engine)
-    store = Store(engine)
+    """A store on the test's database."""
+    store = Store(schema.connect(database.url))
     yield store
     store.close()
 

@@ -483,7 +483,6 @@ def test_43_a_role_with_the_least_rights_runs_the_service_and_cannot_touch_histo
     role = f"app_{postgresql.name}"
     postgresql.server.execute(f"CREATE ROLE {role} LOGIN")
     owner = schema.connect(postgresql.url)
-    schema.upgrade(owner)
     postgresql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
     schema.grant(owner, role)
     owner.dispose()

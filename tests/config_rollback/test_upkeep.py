@@ -107,7 +107,6 @@ def test_a_round_is_bounded_and_the_next_goes_on(used: Service, monkeypatch: pyt
 
 def test_old_rows_are_found_by_an_index(database: Database) -> None:
     engine = schema.connect(database.url)
-    schema.upgrade(engine)
     with engine.connect() as connection:
         if database.kind == "postgresql":
             connection.exec_driver_sql("SET enable_seqscan = off")  # the tables are small here
@@ -138,7 +137,6 @@ def test_a_role_that_may_not_delete_yet_serves_all_the_same(
 ) -> None:
     role = f"app_{postgresql.name}"
     owner = schema.connect(postgresql.url)
-    schema.upgrade(owner)
     postgresql.server.execute(f"CREATE ROLE {role} LOGIN")
     schema.grant(owner, role)
     postgresql.execute(f"REVOKE DELETE ON sessions, idempotency, alerts FROM {role}")

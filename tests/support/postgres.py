@@ -110,12 +110,12 @@ class Server:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self) -> str:
-        """The name of a new, empty database, owned by `OWNER`."""
+    def create_database(self, template: str = "template1") -> str:
+        """The name of a new database, owned by `OWNER`: a copy of `template`, which nobody may have open."""
         name = next(self._names)
         self.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {}")
-            .format(sql.Identifier(name), sql.Identifier(OWNER))
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}")
+            .format(*map(sql.Identifier, (name, OWNER, template)))
             .as_string()
         )
         return name

@@ -17,8 +17,21 @@ from config_rollback.storage.models import Base
 from config_rollback.storage.store import Store
 from driftback_server import cli
 from tests.config_rollback.audit.test_audit import attempt
-from tests.config_rollback.databases import Database, Sqlite
+from tests.config_rollback.databases import Database, Postgresql, Sqlite
 from tests.config_rollback.running import Service
+from tests.support.postgres import Server
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Sqlite:
+    """An empty SQLite database."""
+    return Sqlite(tmp_path / "config_rollback.db")
+
+
+@pytest.fixture
+def postgresql(postgres: Server) -> Postgresql:
+    """An empty PostgreSQL database."""
+    return Postgresql(postgres, postgres.create_database())
 
 
 def test_up_and_down_and_up_again(database: Database) -> None:

@@ -14,8 +14,15 @@ from tests.config_rollback.delivery.test_delivery import wait_until
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_cli import run
 from tests.config_rollback.test_faults import CHANGES_OF_HISTORY, ONLY_POSTGRESQL
+from tests.support.postgres import Server
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+
+
+@pytest.fixture
+def postgresql(postgres: Server) -> Postgresql:
+    """An empty PostgreSQL database: its owner is to make the tables."""
+    return Postgresql(postgres, postgres.create_database())
 
 
 @pytest.fixture
