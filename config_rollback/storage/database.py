@@ -118,13 +118,25 @@ def _end_transaction(connection: Any, _record: Any) -> None:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Brings the schema to `revision`; several processes may try at once."""
-    _run(engine, command.upgrade, revision)
+    """Brings the schema to `revision`; several processes may try at once. There is no way back but a backup."""
+    config = Config()
+    migrations = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", migrations.replace("%", "%%"))  # configparser's own sign
+    with engine.connect().execution_options(driftback_write=True) as connection:
+        if engine.name == "postgresql":
+            _take_time(connection)
+        with connection.begin():
+            if engine.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
 
 
-def downgrade(engine: Engine, revision: str) -> None:
-    """Takes the schema back to `revision` (`base`: nothing left)."""
-    _run(engine, command.downgrade, revision)
+def _take_time(connection: Connection) -> None:
+    """A migration takes as long as it takes; its connection is closed afterwards and serves nobody else."""
+    driver: Any = connection.connection.driver_connection
+    driver.patience = None
+    connection.detach()
 
 
 APPLICATION = {
@@ -161,24 +173,3 @@ def backup(engine: Engine, file: Path) -> None:
     target = sqlite3.connect(file)
     with contextlib.closing(source), contextlib.closing(target):
         source.backup(target)
-
-
-def _run(engine: Engine, action: Any, revision: str) -> None:
-    config = Config()
-    migrations = str(Path(__file__).with_name("migrations"))
-    config.set_main_option("script_location", migrations.replace("%", "%%"))  # configparser's own sign
-    with engine.connect().execution_options(driftback_write=True) as connection:
-        if engine.name == "postgresql":
-            _take_time(connection)
-        with connection.begin():
-            if engine.name == "postgresql":
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-            config.attributes["connection"] = connection
-            action(config, revision)
-
-
-def _take_time(connection: Connection) -> None:
-    """A migration takes as long as it takes; its connection is closed afterwards and serves nobody else."""
-    driver: Any = connection.connection.driver_connection
-    driver.patience = None
-    connection.detach()

@@ -137,12 +137,3 @@ def _guard_postgresql() -> None:
             f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
             " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
         )
-
-
-def downgrade() -> None:
-    for table in ("alerts", "sessions", "used_tokens", "idempotency"):
-        op.drop_table(table)
-    for table in ("activations", "audit_head", "audit", "versions"):
-        op.drop_table(table)
-    if op.get_bind().dialect.name != "sqlite":
-        op.execute("DROP FUNCTION refuse_change")

@@ -12,16 +12,7 @@ APPEND_ONLY = ("audit", "activations", "versions")
 
 def upgrade() -> None:
     op.create_index("ix_audit_action", "audit", ["action", "persona", "audit_id"])
-    _guard("ENABLE ALWAYS")
-
-
-def downgrade() -> None:
-    _guard("ENABLE")
-    op.drop_index("ix_audit_action", "audit")
-
-
-def _guard(mode: str) -> None:
-    """An ordinary trigger does not fire for a session with `session_replication_role = replica`."""
+    # An ordinary trigger does not fire for a session with `session_replication_role = replica`.
     if op.get_bind().dialect.name != "sqlite":
         for table in APPEND_ONLY:
-            op.execute(f"ALTER TABLE {table} {mode} TRIGGER {table}_append_only")
+            op.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_append_only")

@@ -21,7 +21,3 @@ def upgrade() -> None:
         prefixes=unlogged,
     )
     op.create_index("ix_serving_seen", "serving", ["seen_at"])
-
-
-def downgrade() -> None:
-    op.drop_table("serving")

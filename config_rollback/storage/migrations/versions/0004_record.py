@@ -19,22 +19,11 @@ def upgrade() -> None:
     op.add_column("audit", sa.Column("content_hash", sa.String(64)))
     op.add_column("audit", sa.Column("attempts", sa.Integer, nullable=False, server_default="1"))
     op.create_index("ix_activations_audit", "activations", ["audit_id"], unique=True)
-    _guard_replace("NEW.activation_id = activation_id OR NEW.audit_id = audit_id")
+    _guard_replace()
     op.execute("DELETE FROM sessions")
     op.add_column("sessions", sa.Column("issuer", sa.Text, nullable=False, server_default=""))
     op.add_column("idempotency", sa.Column("issuer", sa.Text, nullable=False, server_default="driftback"))
-    _key_idempotency("issuer, actor, key")
-
-
-def downgrade() -> None:
-    op.execute("DELETE FROM idempotency")  # without the issuer, two actors' keys may be one
-    _key_idempotency("actor, key")
-    op.drop_column("idempotency", "issuer")
-    op.drop_column("sessions", "issuer")
-    _guard_replace("NEW.activation_id = activation_id")
-    op.drop_index("ix_activations_audit", "activations")
-    for column in ("attempts", "content_hash", "issuer"):
-        op.drop_column("audit", column)
+    _key_idempotency()
 
 
 def _refuse_shared_rows() -> None:
@@ -49,23 +38,23 @@ def _refuse_shared_rows() -> None:
         )
 
 
-def _guard_replace(same: str) -> None:
+def _guard_replace() -> None:
     """SQLite: INSERT OR REPLACE deletes what a unique index finds, without firing a DELETE trigger."""
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TRIGGER activations_no_replace")
-        twice = f"EXISTS (SELECT 1 FROM activations WHERE {same})"  # noqa: S608 (constants)
         op.execute(
-            f"CREATE TRIGGER activations_no_replace BEFORE INSERT ON activations WHEN {twice}"
+            "CREATE TRIGGER activations_no_replace BEFORE INSERT ON activations WHEN EXISTS (SELECT 1"
+            " FROM activations WHERE NEW.activation_id = activation_id OR NEW.audit_id = audit_id)"
             " BEGIN SELECT RAISE(ABORT, 'activations is append-only'); END"
         )
 
 
-def _key_idempotency(columns: str) -> None:
+def _key_idempotency() -> None:
     """SQLite cannot change a primary key: there the table is made anew."""
     if op.get_bind().dialect.name != "sqlite":
         op.execute(
             "ALTER TABLE idempotency DROP CONSTRAINT idempotency_pkey,"
-            f" ADD CONSTRAINT idempotency_pkey PRIMARY KEY ({columns})"
+            " ADD CONSTRAINT idempotency_pkey PRIMARY KEY (issuer, actor, key)"
         )
         return
     op.execute("ALTER TABLE idempotency RENAME TO idempotency_before")
@@ -77,7 +66,7 @@ def _key_idempotency(columns: str) -> None:
         sa.Column("outcome_json", sa.Text, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("issuer", sa.Text, nullable=False),
-        sa.PrimaryKeyConstraint(*columns.split(", ")),
+        sa.PrimaryKeyConstraint("issuer", "actor", "key"),
     )
     op.execute("INSERT INTO idempotency SELECT * FROM idempotency_before")
     op.drop_table("idempotency_before")

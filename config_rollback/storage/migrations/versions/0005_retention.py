@@ -18,8 +18,3 @@ INDEXES = {
 def upgrade() -> None:
     for table, column in INDEXES.items():
         op.create_index(f"ix_{table}_{column}", table, [column])
-
-
-def downgrade() -> None:
-    for table, column in INDEXES.items():
-        op.drop_index(f"ix_{table}_{column}", table)

@@ -19,7 +19,3 @@ def upgrade() -> None:
         sa.Column("since", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("issuer", "subject"),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("shut_out")
