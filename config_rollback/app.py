@@ -49,6 +49,8 @@ STATUS: dict[type[errors.ConfigRollbackError], int] = {
     errors.ConfigChangedError: 409,
     errors.NothingToRollBackError: 409,
     errors.VersionDamagedError: 409,
+    errors.OwnAccessError: 409,
+    errors.TooManyShutOutError: 409,
     errors.RequestInProgressError: 409,
     errors.RequestTimeoutError: 408,
     errors.BodyTooLargeError: 413,

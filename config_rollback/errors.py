@@ -237,6 +237,18 @@ class IdempotencyKeyReusedError(RefusalError):
     code = "idempotency_key_reused"
 
 
+class OwnAccessError(RefusalError):
+    """Whoever asks decides about their own access (`driftback access`)."""
+
+    code = "own_access"
+
+
+class TooManyShutOutError(RefusalError):
+    """As many people are shut out as may be."""
+
+    code = "too_many_shut_out"
+
+
 class UnavailableError(ConfigRollbackError):
     """A dependency does not answer; repeating the request later can help."""
 

@@ -86,7 +86,7 @@ def problem(entry: Entry) -> str | None:
 
 
 def objection(entry: Entry | None) -> str | None:
-    """Why an activation must not be delivered: None where a whole row tells of it and of its content."""
+    """Why a version must not serve: None where a whole row tells of its activation and of its content."""
     if entry is None:
         return "its newest activation is not what the newest act's audit row tells of"
     if not audit.is_whole(entry.row):

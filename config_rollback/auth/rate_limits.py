@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
@@ -21,7 +22,7 @@ from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
 from config_rollback.errors import RateLimitedError
-from config_rollback.outgoing.calls import Calls
+from config_rollback.outgoing.calls import Calls, NoThreadError
 from config_rollback.rollback.attempts import Actor
 from config_rollback.settings import Settings
 
@@ -37,6 +38,9 @@ SET_BACK_SECONDS = 1.0
 """A clock that is set back by more makes all counts begin again: else it would keep people out as long."""
 
 _NAMESPACE = "driftback"
+
+Key = tuple[str, RateLimitItem, str]
+"""The name of a limit, the limit, and whose calls are counted together."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,24 +68,34 @@ class RateLimits:
         self._role = parse(settings.rate_limit_role)
         self._global = parse(settings.rate_limit_global)
 
-    async def check(self, actor: Actor) -> None:
-        """Counts a call. Raises `RateLimitedError`."""
+    async def check_user(self, actor: Actor) -> None:
+        """Counts a call of a person. Raises `RateLimitedError`."""
+        await self._check(("user", self._user, _slot(actor)))
+
+    async def check_role(self, role: str) -> None:
+        """Counts a call of a role, and of all. Raises `RateLimitedError`."""
+        of_role = ("role", self._role, role if role in ROLES else "other")
+        await self._check(of_role, ("global", self._global, "all"))
+
+    async def _check(self, *keys: Key) -> None:
         now = time.time()  # the clock of `limits`
         is_set_back, self._latest = now < self._latest - SET_BACK_SECONDS, now
         if is_set_back:
             log.warning("rate_limits_begin_again", reason="the clock was set back")
             self._own = MovingWindowRateLimiter(MemoryStorage())
         if self._shared is not None and self.store_up:
-            count = partial(self._count, self._shared, actor, forget=is_set_back)
+            count = partial(_count, self._shared, keys, forget=is_set_back)
             try:
                 await self._calls.run(count, STORE_TIMEOUT_SECONDS)
             except RateLimitedError:
                 raise
+            except NoThreadError:
+                pass  # the store may well be there
             except Exception as error:  # noqa: BLE001 (whatever the store answers)
                 self._lose(self._shared, error)
             else:
                 return
-        self._count(self._own, actor)
+        _count(self._own, keys)
 
     def _lose(self, shared: MovingWindowRateLimiter, error: Exception) -> None:
         if self.store_up:
@@ -100,21 +114,17 @@ class RateLimits:
                 self.store_up = True
         log.info("rate_limit_store_found")
 
-    def _count(self, limiter: MovingWindowRateLimiter, actor: Actor, forget: bool = False) -> None:
-        if forget:
-            limiter.storage.reset()
-        keys = (
-            ("user", self._user, _slot(actor)),
-            ("role", self._role, actor.role if actor.role in ROLES else "other"),
-            ("global", self._global, "all"),
-        )
-        for name, limit, key in keys:
-            if not limiter.hit(limit, _NAMESPACE, name, key):
-                raise RateLimitedError(
-                    "too many requests; try again later",
-                    limit=name,
-                    retry_after=_wait(limiter, limit, _NAMESPACE, name, key),
-                )
+
+def _count(limiter: MovingWindowRateLimiter, keys: Iterable[Key], forget: bool = False) -> None:
+    if forget:
+        limiter.storage.reset()
+    for name, limit, key in keys:
+        if not limiter.hit(limit, _NAMESPACE, name, key):
+            raise RateLimitedError(
+                "too many requests; try again later",
+                limit=name,
+                retry_after=_wait(limiter, limit, _NAMESPACE, name, key),
+            )
 
 
 def _wait(limiter: MovingWindowRateLimiter, limit: RateLimitItem, *key: str) -> int:

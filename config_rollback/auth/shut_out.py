@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from config_rollback.audit.chain import LET_IN, SHUT_OUT
 from config_rollback.clock import isoformat
-from config_rollback.errors import InvalidRequestError, NotFoundError
+from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
 from config_rollback.rollback.attempts import Attempts, Call
 from config_rollback.storage.models import ShutOutPerson
 from config_rollback.storage.store import Store, Transaction
@@ -56,16 +56,14 @@ class ShutOut:
         return self._attempts.ask(call, action, persona, question)
 
     def add(self, person: Person, call: Call) -> Decided:
-        """Shuts a person out and ends their sessions; audited, and what `Attempts.perform` raises.
+        """Shuts a person out and ends their sessions.
 
-        Raises `InvalidRequestError` for oneself, and where `MAX_PEOPLE` are shut out.
+        Raises `OwnAccessError` for oneself, `TooManyShutOutError`, and what `Attempts.perform` raises.
         """
-        if call.actor.identity == (person.issuer, person.subject):
-            raise InvalidRequestError("nobody shuts themselves out: somebody else must be able to let you in")
         return self._decide(person, call, SHUT_OUT)
 
     def remove(self, person: Person, call: Call) -> Decided:
-        """Lets a person in again. Raises as `add`, and `NotFoundError` where they are not shut out."""
+        """Lets a person in again. Raises as `add`; `NotFoundError` where they are not shut out."""
         return self._decide(person, call, LET_IN)
 
     def _decide(self, person: Person, call: Call, action: str) -> Decided:
@@ -75,11 +73,13 @@ class ShutOut:
         )
 
         def decide(transaction: Transaction) -> Decided:
+            if call.actor.identity == (person.issuer, person.subject):
+                raise OwnAccessError("nobody decides about their own access: ask somebody else")
             known = transaction.shut_out_person(person.issuer, person.subject)
             if action == SHUT_OUT:
                 if known is None:
                     if len(transaction.shut_out_people()) >= MAX_PEOPLE:
-                        raise InvalidRequestError(f"{MAX_PEOPLE} people are shut out: let some in first")
+                        raise TooManyShutOutError(f"{MAX_PEOPLE} people are shut out: let some in first")
                     row = ShutOutPerson(issuer=person.issuer, subject=person.subject, since=attempt.at)
                     transaction.shut_out(row)
                 transaction.end_sessions(person.issuer, person.subject, attempt.at)

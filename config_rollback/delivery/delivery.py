@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,7 +52,7 @@ class Delivery:
         self._store = store
         self._max_waiting = max_waiting
         self._active: Mapping[str, ActiveConfig] = {}
-        self._withheld: frozenset[str] = frozenset()
+        self._withheld: Mapping[str, str | None] = {}
         self._newest_activation: tuple[int, str | None] | None = None
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._refreshing = asyncio.Lock()
@@ -67,12 +67,12 @@ class Delivery:
         return self._active
 
     @property
-    def withheld(self) -> frozenset[str]:
+    def withheld(self) -> Set[str]:
         """Personas whose newest activation the audit does not vouch for: nothing of it is delivered.
 
         Where this process had an earlier one, that goes on; else their configuration is not told.
         """
-        return self._withheld
+        return self._withheld.keys()
 
     @property
     def waiting(self) -> int:
@@ -160,24 +160,26 @@ class Delivery:
     def _load(self, known: tuple[int, str | None] | None) -> _Loaded | None:
         with self._store.read() as transaction:
             newest = transaction.newest_activation()
-            if newest == known:
+            # What is withheld may have been put right without an activation.
+            if newest == known and not self._withheld:
                 return None
             entries = transaction.newest_entries()
         active: dict[str, ActiveConfig] = {}
-        withheld = set()
+        withheld = {}
         for persona, entry in entries:
             objection = record.objection(entry)
             if objection is None and entry and entry.activation and entry.version:
                 active[persona] = _config(entry.activation, entry.version)
                 continue
-            log.error("config_withheld", persona=persona, problem=objection)
-            withheld.add(persona)
+            if self._withheld.get(persona, "") != objection:
+                log.error("config_withheld", persona=persona, problem=objection)
+            withheld[persona] = objection
             if persona in self._active:
                 active[persona] = self._active[persona]
-        return newest, active, frozenset(withheld)
+        return newest, active, withheld
 
 
-_Loaded = tuple[tuple[int, str | None] | None, dict[str, ActiveConfig], frozenset[str]]
+_Loaded = tuple[tuple[int, str | None] | None, dict[str, ActiveConfig], dict[str, str | None]]
 
 
 def _config(activation: record.ActivationRecord, version: record.VersionRecord) -> ActiveConfig:

@@ -31,6 +31,10 @@ Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
 
 
+class NoThreadError(TimeoutError):
+    """A call did not begin: no thread was free in time."""
+
+
 class Calls:
     """A few threads for calls to one service, `threads` at most, however long a call hangs."""
 
@@ -39,15 +43,23 @@ class Calls:
         self._closed_until = 0.0
 
     async def run(self, work: Callable[[], Result], seconds: float) -> Result:
-        """What `work` returns. Raises `TimeoutError` where that takes longer, and for a while afterwards."""
+        """What `work` returns. Raises `TimeoutError` where that takes longer, and for a while afterwards.
+
+        Raises `NoThreadError` where every thread is busy for so long: that says nothing of the service.
+        """
         now = asyncio.get_running_loop().time
         if now() < self._closed_until:
             raise TimeoutError
+        deadline = now() + seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(deadline):
                 await self._free.acquire()
-                call = asyncio.create_task(_in_a_thread(work))
-                call.add_done_callback(self._ended)
+        except TimeoutError:
+            raise NoThreadError from None
+        call = asyncio.create_task(_in_a_thread(work))
+        call.add_done_callback(self._ended)
+        try:
+            async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(call)
         except TimeoutError:
             self._closed_until = now() + COOLDOWN_SECONDS

@@ -24,12 +24,14 @@ from config_rollback.errors import (
     NotFoundError,
     NothingToRollBackError,
     OutcomeUnknownError,
+    OwnAccessError,
     RefusalError,
     RequestInProgressError,
     ShutOutError,
     StorageBusyError,
     StorageUnavailableError,
     TargetNotFoundError,
+    TooManyShutOutError,
     UnavailableError,
     VersionDamagedError,
 )
@@ -47,7 +49,9 @@ _REPLAYABLE: dict[str, type[RefusalError]] = {
         ConfigChangedError,
         NotFoundError,
         NothingToRollBackError,
+        OwnAccessError,
         TargetNotFoundError,
+        TooManyShutOutError,
         VersionDamagedError,
     )
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from config_rollback.audit import record
 from config_rollback.audit.chain import ACCEPT_BASELINE, Attempt
 from config_rollback.clock import isoformat
 from config_rollback.errors import (
@@ -204,7 +205,8 @@ def _target(transaction: Transaction, active: Activation, wanted: int | None) ->
     target = transaction.version(active.persona, number)
     if target is None:
         raise TargetNotFoundError(f"version {number} does not exist")
-    if not transaction.is_as_published(target):
+    publications = transaction.publications(active.persona, number)
+    if len(publications) != 1 or record.objection(publications[0]) is not None:
         raise VersionDamagedError(
             f"version {number} is not as it was published; name another with to_version, or publish it anew"
         )

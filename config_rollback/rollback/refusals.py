@@ -49,13 +49,10 @@ class Refusals:
             error_code=error_code,
         )
         with self._lock:
-            if _kind(attempt) in self._counted:
-                self._count(attempt)
-            elif len(self._counted) >= MAX_KINDS:
-                self._count(replace(attempt, actor=OTHERS, issuer=None, role=OTHERS))
-            else:
+            if _kind(attempt) not in self._counted and len(self._counted) < MAX_KINDS:
                 self._counted[_kind(attempt)] = None
                 return attempt
+            self._count(attempt)
         return None
 
     def write(self, attempt: Attempt) -> None:
@@ -84,6 +81,8 @@ class Refusals:
             raise
 
     def _count(self, attempt: Attempt) -> None:
+        if _kind(attempt) not in self._counted and len(self._counted) >= MAX_KINDS:
+            attempt = replace(attempt, actor=OTHERS, issuer=None, role=OTHERS)
         before = self._counted.get(_kind(attempt))
         if before is not None:
             attempts = before.attempts + attempt.attempts

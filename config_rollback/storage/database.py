@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Mapping
 from functools import partial
@@ -24,6 +25,9 @@ _WRITER_LOCK = 0x64726966746261
 
 ACTIVATIONS_CHANNEL = "driftback_activations"
 """PostgreSQL's channel on which an activation is told, with its commit, to the other replicas."""
+
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=")
+"""A setting in the `options` of a URL, as PostgreSQL's command line takes it."""
 
 _POOL = {"pool_size": 20, "max_overflow": 20}
 """As many as the threads that may ask for a connection at once (40, anyio's default)."""
@@ -97,8 +101,8 @@ def _limits(url: URL, busy_timeout: float) -> str:
         "statement_timeout": postgres_connection.STATEMENT_SECONDS,
         "idle_in_transaction_session_timeout": postgres_connection.IDLE_SECONDS,
     }
-    given = str(url.query.get("options", ""))
-    limits = {name: int(limit * 1000) for name, limit in seconds.items() if f"{name}=" not in given}
+    given = {name.replace("-", "_").lower() for name in _OPTION.findall(str(url.query.get("options", "")))}
+    limits = {name: int(limit * 1000) for name, limit in seconds.items() if name not in given}
     return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', true)" for name, limit in limits.items())
 
 
@@ -118,7 +122,7 @@ def _end_transaction(connection: Any, _record: Any) -> None:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Brings the schema to `revision`; several processes may try at once. There is no way back but a backup."""
+    """Brings the schema to `revision`; several processes may try at once. No schema goes back."""
     config = Config()
     migrations = str(Path(__file__).with_name("migrations"))
     config.set_main_option("script_location", migrations.replace("%", "%%"))  # configparser's own sign
@@ -149,6 +153,22 @@ APPLICATION = {
 """Privileges of a role that runs the service without owning its tables."""
 AUDITOR = {"SELECT": ("versions", "activations", "audit", "audit_head", "alerts", "alembic_version")}
 """Privileges of a role that reads history, and neither sessions nor what would open one."""
+
+
+def lacking_rights(connection: Connection) -> list[str]:
+    """What the connected PostgreSQL role lacks of `APPLICATION`. Raises `DBAPIError` for a missing table."""
+    wanted = [
+        (table, right)
+        for rights, tables in APPLICATION.items()
+        for table in tables
+        for right in rights.split(", ")
+    ]
+    columns = [f"has_table_privilege('{table}', '{right}')" for table, right in wanted]
+    sequence = "pg_get_serial_sequence('activations', 'activation_id')"
+    columns.append(f"has_sequence_privilege({sequence}, 'USAGE')")
+    has = connection.exec_driver_sql(f"SELECT {', '.join(columns)}").one()
+    names = [f"{right} on {table}" for table, right in wanted] + ["USAGE on the sequences"]
+    return [name for name, is_there in zip(names, has, strict=True) if not is_there]
 
 
 def grant(engine: Engine, role: str, privileges: Mapping[str, tuple[str, ...]] = APPLICATION) -> None:

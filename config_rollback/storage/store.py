@@ -16,12 +16,11 @@ from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, 
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, defer
 
 from config_rollback.audit import chain as audit
 from config_rollback.audit import record
 from config_rollback.errors import OutcomeUnknownError, StorageBusyError, StorageUnavailableError
-from config_rollback.personas import persona_config
 from config_rollback.storage import database
 from config_rollback.storage.database import ACTIVATIONS_CHANNEL
 from config_rollback.storage.models import (
@@ -29,6 +28,7 @@ from config_rollback.storage.models import (
     Alert,
     AuditHead,
     AuditRow,
+    Base,
     BrowserSession,
     IdempotencyRecord,
     ServingProcess,
@@ -37,6 +37,8 @@ from config_rollback.storage.models import (
     Version,
 )
 
+ENTRIES_AT_ONCE = 10
+"""Entries that the database sends together: each may hold a configuration of a megabyte."""
 LATE_WITHIN = timedelta(seconds=15)
 """A message of Alertmanager may take so long to arrive, and be overtaken by the one that tells of the end."""
 
@@ -178,13 +180,24 @@ class Transaction:
         self._session = session
 
     def require_writable(self) -> None:
-        """Raises `StorageUnavailableError` where the database is a standby, or set read-only."""
+        """Raises `StorageUnavailableError` where an act would fail.
+
+        The database is a standby or set read-only, a table is missing, or the service's role lacks a right.
+        """
         if self._session.get_bind().dialect.name != "postgresql":
+            self._session.execute(
+                select(*(exists().select_from(table) for table in Base.metadata.sorted_tables))
+            )
             return
         read_only = func.current_setting("default_transaction_read_only") == "on"
         if self._session.scalar(select(or_(func.pg_is_in_recovery(), read_only))):
             log.error("storage_failed", cause="the database takes no writes: a standby, or set read-only")
             raise StorageUnavailableError("the database takes no writes")
+        if lacking := database.lacking_rights(self._session.connection()):
+            log.error("storage_failed", cause=f"the service's role lacks {', '.join(lacking)}")
+            raise StorageUnavailableError(
+                "the service's database role lacks rights: run `driftback db grant` as the tables' owner"
+            )
 
     # Versions and activations
 
@@ -198,12 +211,13 @@ class Transaction:
         )
 
     def all_active(self) -> Sequence[tuple[Activation, Version]]:
-        """What serves now, by persona."""
+        """What serves now, by persona; versions without their contents."""
         newest = select(func.max(Activation.activation_id)).group_by(Activation.persona)
         rows = self._session.execute(
             select(Activation, Version)
             .join(Version, and_(Version.persona == Activation.persona, Version.number == Activation.version))
             .where(Activation.activation_id.in_(newest))
+            .options(defer(Version.config_json, raiseload=True))
         )
         # Sorted here: databases differ in how they order text.
         pairs = [(activation, version) for activation, version in rows]
@@ -244,32 +258,25 @@ class Transaction:
         found = self._session.execute(query)
         return [(persona, _entry(columns) if is_newest else None) for persona, is_newest, *columns in found]
 
-    def is_as_published(self, version: Version) -> bool:
-        """Whether the content is the one that was published, as far as the audit row of that day says."""
-        query = (
-            select(AuditRow.content_hash)
-            .join(Activation, Activation.audit_id == AuditRow.audit_id)
-            .where(
-                Activation.persona == version.persona,
-                Activation.version == version.number,
-                Activation.action == "publish",
-            )
+    def publications(self, persona: str, number: int) -> Sequence[record.Entry]:
+        """The rows of the version's publication, with what they tell of: one, unless somebody tampered."""
+        query = _ENTRIES.where(
+            AuditRow.action == "publish",
+            AuditRow.status == "succeeded",
+            AuditRow.persona == persona,
+            AuditRow.to_version == number,
         )
-        published = self._session.execute(query).one_or_none()
-        return (
-            published is not None
-            and published[0] in (None, version.content_hash)
-            and persona_config.content_hash(version.config_json) == version.content_hash
-        )
+        return [_entry(columns) for columns in self._session.execute(query)]
 
     def version(self, persona: str, number: int) -> Version | None:
         """One immutable version."""
         return self._session.get(Version, (persona, number))
 
     def versions(self, persona: str, limit: int | None = None) -> Sequence[Version]:
-        """The newest versions, or all, newest first."""
+        """The newest versions, or all, newest first, without their contents."""
         query = select(Version).where(Version.persona == persona).order_by(Version.number.desc())
-        return self._session.scalars(query.limit(limit)).all()
+        without_content = defer(Version.config_json, raiseload=True)
+        return self._session.scalars(query.limit(limit).options(without_content)).all()
 
     def activation_of_audit(self, audit_id: int) -> Activation | None:
         """The activation that an audit row tells of."""
@@ -335,11 +342,11 @@ class Transaction:
 
     def lock_audit_head(self) -> audit.Head:
         """The end of the chain, held until the commit."""
-        row = self._session.scalars(select(AuditHead).with_for_update()).one_or_none()
-        if row is None:
+        head = self._audit_head(for_update=True)
+        if head is None:
             log.error("storage_failed", cause="audit_head has no row")
             raise StorageUnavailableError("the end of the audit chain is missing")
-        return audit.Head(row.audit_id, row.hash)
+        return head
 
     def append_audit(self, attempt: audit.Attempt) -> audit.Head:
         """Adds a row to the chain; returns the new end."""
@@ -350,7 +357,9 @@ class Transaction:
                 audit_id=head.audit_id, previous_hash=end.hash, hash=head.hash, **vars(attempt)
             )
         )
-        self._session.execute(update(AuditHead).values(audit_id=head.audit_id, hash=head.hash))
+        self._session.execute(
+            update(AuditHead).where(AuditHead.id == 1).values(audit_id=head.audit_id, hash=head.hash)
+        )
         return head
 
     def audit_rows(
@@ -371,10 +380,17 @@ class Transaction:
             query = query.where(AuditRow.actor == actor)
         return self._session.scalars(query).all()
 
-    def entries_after(self, audit_id: int, limit: int) -> Sequence[record.Entry]:
-        """Oldest first, from the row that follows."""
+    def entries_after(self, audit_id: int, limit: int, size: int) -> Sequence[record.Entry]:
+        """Oldest first, from the row that follows: `limit` rows, or fewer once their contents have `size`."""
         query = _ENTRIES.where(AuditRow.audit_id > audit_id).limit(limit)
-        return [_entry(columns) for columns in self._session.execute(query)]
+        entries: list[record.Entry] = []
+        with self._session.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)) as found:
+            for columns in found:
+                entries.append(_entry(columns))
+                size -= len(entries[-1].version.config_json) if entries[-1].version else 0
+                if size <= 0:
+                    break
+        return entries
 
     def strays(self) -> Iterator[str]:
         """Activations and versions that no row of the audit tells of."""
@@ -414,10 +430,14 @@ class Transaction:
 
     def verify_audit(self, known_head: audit.Head | None = None) -> audit.Verification:
         """Walks the whole chain and all that it tells of, in constant memory."""
-        stored = self._session.scalars(select(AuditHead)).one_or_none()
-        head = audit.Head(stored.audit_id, stored.hash) if stored else audit.EMPTY
-        with self._session.execute(_ENTRIES.execution_options(yield_per=100)) as found:
+        head = self._audit_head() or audit.EMPTY
+        with self._session.execute(_ENTRIES.execution_options(yield_per=ENTRIES_AT_ONCE)) as found:
             return record.verify(map(_entry, found), self.strays(), head, known_head)
+
+    def _audit_head(self, *, for_update: bool = False) -> audit.Head | None:
+        query = select(AuditHead.audit_id, AuditHead.hash).where(AuditHead.id == 1)
+        row = self._session.execute(query.with_for_update() if for_update else query).one_or_none()
+        return None if row is None else audit.Head(row[0], row[1])
 
     # Idempotency
 

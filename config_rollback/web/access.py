@@ -5,6 +5,7 @@ from __future__ import annotations
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
+from config_rollback.audit.chain import SHUT_OUT
 from config_rollback.auth.bearer import bearer_token, check_static
 from config_rollback.auth.claims import OPS
 from config_rollback.errors import ForbiddenError, ShutOutError
@@ -28,13 +29,16 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
     Raises also `RateLimitedError`, and what `ShutOut.holds` and `Refusals.write` raise.
     """
     here = services(request)
-    await here.rate_limits.check(actor)
+    await here.rate_limits.check_user(actor)
     call = Call(actor, request_id(request))
-    refusal = ForbiddenError("this needs the role ops")
+    refusal: ForbiddenError | None = ForbiddenError("this needs the role ops")
     if actor.role == OPS:
-        if not await run_sync(here.shut_out.holds, call, action, persona):
-            return actor
-        refusal = ShutOutError()
+        is_shut_out = await run_sync(here.shut_out.holds, call, action, persona)
+        refusal = ShutOutError() if is_shut_out else None
+    # A person who is shut out takes nothing from those who have the role.
+    await here.rate_limits.check_role(SHUT_OUT if isinstance(refusal, ShutOutError) else actor.role)
+    if refusal is None:
+        return actor
     here.metrics.forbidden.inc()
     first = here.refusals.admit(call, action, persona, refusal.code)
     if first is not None:

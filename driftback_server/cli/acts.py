@@ -25,6 +25,9 @@ FromOption = Annotated[
         "--from", min=1, help="The version that must be active, or nothing is done; else whichever is."
     ),
 ]
+KeyOption = Annotated[
+    str | None, typer.Option("--idempotency-key", help=f"{connection.KEY_HELP} Needs --from.")
+]
 
 
 def publish(
@@ -37,7 +40,7 @@ def publish(
             help="The version that must be active (0: none yet), or nothing is done; else whichever is.",
         ),
     ] = None,
-    key: connection.KeyOption = None,
+    key: KeyOption = None,
     yes: connection.YesOption = False,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
@@ -89,7 +92,7 @@ def rollback(
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
     leaves: FromOption = None,
-    key: connection.KeyOption = None,
+    key: KeyOption = None,
     yes: connection.YesOption = False,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
@@ -128,7 +131,7 @@ def accept(
     persona: PersonaArgument,
     reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
     leaves: FromOption = None,
-    key: connection.KeyOption = None,
+    key: KeyOption = None,
     yes: connection.YesOption = False,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,

@@ -62,13 +62,8 @@ StateDirOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-KeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--idempotency-key",
-        help="Makes a repetition known as one: it gets the first answer and changes nothing. Needs --from.",
-    ),
-]
+KEY_HELP = "Makes a repetition known as one: it gets the first answer and changes nothing."
+KeyOption = Annotated[str | None, typer.Option("--idempotency-key", help=KEY_HELP)]
 
 # Nothing that is printed is markup: names and paths hold brackets and colons.
 _PLAIN: dict[str, Any] = {"markup": False, "emoji": False}

@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
@@ -321,10 +323,11 @@ def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest
     engine = schema.connect(postgresql.url)
     slow = "SELECT pg_sleep(1.5)"
 
-    def work(_config: object, _revision: str) -> None:
-        _config.attributes["connection"].exec_driver_sql(slow)  # type: ignore[attr-defined]
+    def work(config: Config, _revision: str) -> None:
+        config.attributes["connection"].exec_driver_sql(slow)
 
-    schema._run(engine, work, "head")
+    monkeypatch.setattr(command, "upgrade", work)
+    schema.upgrade(engine)
     # Else a server that is a little late with its word is given up.
     monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 30.0)
     with engine.connect() as connection, pytest.raises(DBAPIError, match="statement timeout"):

@@ -24,7 +24,8 @@ from config_rollback.web.services import services
 
 PAGE = 100
 EXPORTED_AT_ONCE = 100
-"""A row of an act carries its configuration, of up to a megabyte."""
+EXPORTED_CHARACTERS = 1_000_000
+"""Of configurations that are read together: a row of an act carries one, of up to a megabyte."""
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
 FILTERS: dict[str, dict[str, Any]] = {
@@ -77,7 +78,7 @@ async def export(request: Request) -> Response:
 
     def read(after: int) -> Sequence[Entry]:
         with store.read() as transaction:
-            return transaction.entries_after(after, EXPORTED_AT_ONCE)
+            return transaction.entries_after(after, EXPORTED_AT_ONCE, EXPORTED_CHARACTERS)
 
     def read_strays() -> list[str]:
         with store.read() as transaction:

@@ -15,7 +15,12 @@ from config_rollback.audit import chain as audit
 from config_rollback.auth.claims import is_plain
 from config_rollback.auth.shut_out import Decided, Person
 from config_rollback.clock import isoformat
-from config_rollback.errors import IdempotencyKeyMissingError, NotFoundError
+from config_rollback.errors import (
+    IdempotencyKeyMissingError,
+    NotFoundError,
+    OwnAccessError,
+    TooManyShutOutError,
+)
 from config_rollback.rollback.attempts import Call
 from config_rollback.web import access
 from config_rollback.web.api import shapes
@@ -67,7 +72,12 @@ _ACT: dict[str, Any] = {
 }
 
 
-@operation("ops", Decided, **_ACT, errors=(IdempotencyKeyMissingError, *OF_ACTS))
+@operation(
+    "ops",
+    Decided,
+    **_ACT,
+    errors=(OwnAccessError, TooManyShutOutError, IdempotencyKeyMissingError, *OF_ACTS),
+)
 async def revoke(request: Request) -> Response:
     """Shuts a person out: their sessions end, their tokens open nothing."""
     actor = await access.require_ops(request, audit.SHUT_OUT)
@@ -77,7 +87,9 @@ async def revoke(request: Request) -> Response:
     return success(request, asdict(await run_sync(services(request).shut_out.add, person, call)))
 
 
-@operation("ops", Decided, **_ACT, errors=(NotFoundError, IdempotencyKeyMissingError, *OF_ACTS))
+@operation(
+    "ops", Decided, **_ACT, errors=(NotFoundError, OwnAccessError, IdempotencyKeyMissingError, *OF_ACTS)
+)
 async def allow(request: Request) -> Response:
     """Lets a person in again; they log in anew."""
     actor = await access.require_ops(request, audit.LET_IN)

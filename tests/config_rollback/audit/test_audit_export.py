@@ -61,6 +61,20 @@ def test_an_export_in_parts_is_the_whole(history: Service) -> None:
     assert (result.valid, result.rows, result.head.audit_id) == (True, 3, 7)
 
 
+def test_a_part_of_an_export_is_bounded_by_its_contents_too(history: Service) -> None:
+    with history.app.state.services.store.read() as transaction:
+        small, large = (transaction.entries_after(0, 100, size) for size in (1, 1_000_000))
+    assert [len(small), len(large)] == [1, 7]
+
+
+def test_an_export_in_parts_of_one_row_is_the_whole(
+    history: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = export(history)
+    monkeypatch.setattr(audit_api, "EXPORTED_CHARACTERS", 1)
+    assert export(history) == lines
+
+
 def edited(line: bytes, **changes: Any) -> bytes:
     return json.dumps(json.loads(line) | changes).encode()
 

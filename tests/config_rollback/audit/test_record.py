@@ -170,6 +170,48 @@ def test_a_version_that_is_not_as_it_was_published_is_no_target(recorded: Servic
     assert recorded.config().json()["data"]["version"] == 1
 
 
+@pytest.mark.parametrize("row", [4, 5], ids=["of a refused rollback", "of an acceptance"])
+def test_an_activation_that_claims_a_publication_leaves_the_version_a_target(
+    recorded: Service, row: int
+) -> None:
+    path = "/v1/ops/personas/concierge/baseline"
+    assert recorded.request("POST", path, json={"expected_version": 3}).status_code == 200
+    insert = f"{INSERT.removesuffix('action, ')}'publish', ".replace("99", "-1")
+    forge(
+        recorded.database,
+        Forgery((f"{insert}at, actor, audit_id FROM audit WHERE audit_id = {row}",), row, ""),
+    )
+    assert recorded.roll_back(expected_version=3, to_version=1).status_code == 200
+    assert recorded.config().json()["data"]["version"] == 1
+
+
+def test_a_version_with_two_publications_is_no_target(recorded: Service) -> None:
+    forge(recorded.database, FORGERIES["a second activation of a row"])
+    answer = recorded.roll_back(expected_version=1, to_version=3)
+    assert error(answer) == (409, "version_damaged")
+    assert recorded.audit()[-1]["error_code"] == "version_damaged"
+
+
+def test_a_second_end_of_the_chain_changes_nothing(recorded: Service) -> None:
+    recorded.database.execute("INSERT INTO audit_head (id, audit_id, hash) VALUES (2, 99, 'x')")
+    assert recorded.roll_back(expected_version=3).status_code == 200
+    assert recorded.request("GET", "/v1/ops/audit/verify").json()["data"]["valid"]
+
+
+def test_a_content_that_is_put_right_is_delivered_without_an_activation(
+    recorded: Service, start_on: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    ((content,),) = recorded.database.execute("SELECT config_json FROM versions WHERE number = 3")
+    forge(recorded.database, FORGERIES["another content"])
+    again = start_on(recorded.database)
+    assert error(again.config()) == (503, "config_withheld")
+    recorded.database.execute("UPDATE versions SET config_json = ? WHERE number = 3", content)
+    wait_until(lambda: again.config().status_code == 200)
+    assert again.config().json()["data"]["version"] == 3
+    assert 'config_withheld{persona="concierge"} 0.0' in again.request("GET", "/metrics", token=None).text
+    assert caplog.text.count('"event": "config_withheld"') == 1, "once, not at every look"
+
+
 def test_an_activation_needs_a_row_of_its_own(recorded: Service) -> None:
     before = recorded.database.content()
     with pytest.raises(Exception, match=r"append-only|unique"):

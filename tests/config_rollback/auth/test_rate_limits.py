@@ -80,6 +80,15 @@ def test_a_flood_by_a_role_leaves_ops_alone(start: Start, store: SecretStr) -> N
     assert refused(service, "x", "role4")["limit"] == "role"
 
 
+def test_a_person_who_is_shut_out_takes_nothing_of_the_roles_share(start: Start) -> None:
+    service = start(rate_limit_role="4/minute")
+    body = {"subject": "bob", "issuer": "driftback"}
+    assert service.request("POST", "/v1/ops/access/revoke", json=body).status_code == 200
+    assert answers(service, 4, "bob") == [403] * 4
+    assert refused(service, "bob")["limit"] == "role"
+    assert answers(service, 3) == [200] * 3
+
+
 def test_what_the_users_limit_refuses_uses_nothing_of_the_others_share(start: Start) -> None:
     service = start(rate_limit_user="2/minute", rate_limit_role="3/minute", rate_limit_global="4/minute")
     assert answers(service, 50) == [200, 200] + [429] * 48
@@ -183,9 +192,9 @@ def test_a_clock_that_is_set_back_keeps_nobody_out(
         for jump in (0.0, -3600.0, +7200.0):
             ahead += jump
             for _ in range(2):
-                await limits.check(ann)
+                await limits.check_user(ann)
             with pytest.raises(RateLimitedError):
-                await limits.check(ann)
+                await limits.check_user(ann)
         assert limits.store_up
 
     asyncio.run(run())

@@ -112,7 +112,10 @@ def test_73_nobody_without_ops_nor_against_themselves(
     drifted: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = drifted.database.content()["shut_out"]
-    assert error(decide(drifted, "revoke", "ann")) == (422, "invalid_request")
+    for what in ("revoke", "allow"):
+        assert error(decide(drifted, what, "ann")) == (409, "own_access")
+    rows = [(row["action"], row["error_code"]) for row in drifted.audit()[-2:]]
+    assert rows == [("shut_out", "own_access"), ("let_in", "own_access")]
     body = {"json": {"subject": "ann", "issuer": "driftback"}, "headers": {"Idempotency-Key": "k"}}
     for what in ("revoke", "allow"):
         support = drifted.token("support", "bob")
@@ -121,7 +124,8 @@ def test_73_nobody_without_ops_nor_against_themselves(
     assert error(decide(drifted, "revoke", "bob\n")) == (422, "invalid_request")
     monkeypatch.setattr(shut_out, "MAX_PEOPLE", 1)
     assert decide(drifted, "revoke", "bob").status_code == 200
-    assert error(decide(drifted, "revoke", "carl")) == (422, "invalid_request")
+    assert error(decide(drifted, "revoke", "carl")) == (409, "too_many_shut_out")
+    assert drifted.audit()[-1]["error_code"] == "too_many_shut_out"
     assert before == []
     assert [row[1] for row in drifted.database.content()["shut_out"]] == ["bob"]
 
@@ -168,3 +172,10 @@ def test_the_command_line_shuts_out_and_lets_in(drifted: Service) -> None:
     assert "may log in again" in run("access", "allow", "bob", *there).stdout
     assert run("access", "list", "--json", *there).stdout == "[]\n"
     assert run("access", "allow", "bob", *there).exit_code == 1
+
+
+def test_the_help_of_a_command_names_options_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for what in ("revoke", "allow"):
+        assert "--from" not in run("access", what, "--help").stdout
+    assert "Needs --from." in " ".join(run("persona", "rollback", "--help").stdout.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import uuid
@@ -171,6 +172,22 @@ def test_after_a_wait_in_vain_nobody_waits_again_for_a_while(
         assert [error(request()) for _ in range(20)] == [(503, code)] * 20
         assert len(questions) == 1
     browser.close()
+
+
+def test_a_wait_for_a_thread_closes_the_way_to_nobody() -> None:
+    answers = threading.Event()
+
+    async def ask() -> str:
+        one = calls.Calls(1)
+        first = asyncio.create_task(one.run(lambda: answers.wait(60), 60))
+        await asyncio.sleep(0)
+        with pytest.raises(calls.NoThreadError):
+            await one.run(lambda: "too late", 0.05)
+        answers.set()
+        await first
+        return await one.run(lambda: "answered", 60)
+
+    assert asyncio.run(ask()) == "answered"
 
 
 def test_keys_that_are_too_old_are_looked_for_before_they_are_used(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from config_rollback.errors import UnavailableError
+from config_rollback.audit.chain import Attempt
+from config_rollback.errors import StorageUnavailableError, UnavailableError
 from config_rollback.rollback import refusals
-from config_rollback.rollback.attempts import Actor, Call
+from config_rollback.rollback.attempts import Actor, Attempts, Call
 from tests.config_rollback.databases import Database
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_cli import run
@@ -121,3 +123,42 @@ def test_a_counted_attempt_waits_for_no_writer(service: Service) -> None:
         ask(service, 2)
     settle(service)
     assert [row[-1] for row in refused_rows(service.database)] == [1, 2]
+
+
+class Away(Attempts):
+    """Attempts on a database that fails, while further people are refused."""
+
+    meanwhile: Callable[[], object] | None = None
+    recorded: Sequence[Attempt] = ()
+
+    def record(self, attempts: Sequence[Attempt]) -> None:
+        if self.meanwhile:
+            self.meanwhile()
+            raise StorageUnavailableError("away")
+        self.recorded = attempts
+
+
+def test_while_the_database_is_away_the_kinds_are_bounded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "MAX_KINDS", 3)
+    here = service.app.state.services
+    away = Away(here.store, here.clock, here.metrics)
+    counts = refusals.Refusals(away)
+    people = itertools.count()
+
+    def refuse() -> None:
+        for _ in range(3):
+            call = Call(Actor(f"user {next(people)}", "support", "driftback"), "r")
+            for _ in range(2):
+                counts.admit(call, "read", None, "forbidden")
+
+    away.meanwhile = refuse
+    for _ in range(4):
+        refuse()
+        with pytest.raises(UnavailableError):
+            counts.settle()
+    away.meanwhile = None
+    counts.settle()
+    assert len(away.recorded) <= 3 + 1
+    assert "others" in [attempt.actor for attempt in away.recorded]

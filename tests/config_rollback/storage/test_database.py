@@ -98,6 +98,23 @@ def test_the_options_of_the_url_are_kept(postgresql: Postgresql) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ("-c%20other.lock_timeout=2s", "5s"),
+        ("-clock_timeout=7s", "7s"),
+        ("--lock-timeout=7s", "7s"),
+        ("-c%20LOCK_TIMEOUT=7s", "7s"),
+    ],
+)
+def test_an_option_of_the_url_is_known_by_its_whole_name(
+    postgresql: Postgresql, options: str, limit: str
+) -> None:
+    engine = schema.connect(f"{postgresql.url}&options={options}")
+    assert settings(engine)["lock_timeout"] == limit
+    engine.dispose()
+
+
 @pytest.fixture
 def standby(postgres: Server, postgresql: Postgresql, start_on: StartOn) -> Iterator[Server]:
     """A standby of the server, whose database has a persona."""

@@ -10,10 +10,11 @@ import psycopg
 import pytest
 
 from tests.config_rollback.databases import Postgresql
-from tests.config_rollback.delivery.test_delivery import wait_until
+from tests.config_rollback.delivery.test_delivery import metric, wait_until
 from tests.config_rollback.running import Service
 from tests.config_rollback.test_cli import run
 from tests.config_rollback.test_faults import CHANGES_OF_HISTORY, ONLY_POSTGRESQL
+from tests.config_rollback.web.test_api_ops import error
 from tests.support.postgres import Server
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
@@ -97,3 +98,27 @@ def test_roles_are_for_postgresql_and_need_a_name(database: Postgresql, tmp_path
     sqlite = f"sqlite:///{tmp_path / 'x.db'}"
     assert run("db", "grant", "--database-url", sqlite, "--auditor", "a").exit_code == 2
     assert run("db", "grant", "--database-url", database.url, "--auditor", "nobody").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "thing"),
+    [
+        ("ALL", "shut_out"),
+        ("INSERT", "audit"),
+        ("UPDATE", "audit_head"),
+        ("SELECT", "idempotency"),
+        ("ALL", "SEQUENCE activations_activation_id_seq"),
+    ],
+)
+def test_a_service_whose_role_lacks_a_right_that_an_act_needs_is_not_ready(
+    roles: dict[str, Postgresql], start_on: Callable[..., Service], right: str, thing: str
+) -> None:
+    service = start_on(roles["app"])
+    app = f"app_{roles['owner'].name}"
+    roles["owner"].execute(f"REVOKE {right} ON {thing} FROM {app}")
+    answer = service.request("GET", "/-/ready", token=None)
+    assert error(answer) == (503, "storage_unavailable")
+    assert "driftback db grant" in answer.json()["error"]["message"]
+    assert metric(service, "config_database_up 0.0")
+    assert run("db", "grant", "--database-url", roles["owner"].url, "--application", app).exit_code == 0
+    assert service.request("GET", "/-/ready", token=None).status_code == 200
