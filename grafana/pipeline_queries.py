@@ -7,7 +7,7 @@ def coverage() -> str:
 
 
 def pushes() -> str:
-    """Pushes per second, by what became of them."""
+    """Pushes per second, by result."""
     return "sum by (result) (rate(exporter_pushes_total[$__rate_interval]))"
 
 
@@ -22,7 +22,7 @@ def lost_observations() -> str:
 
 
 def journal_recoveries() -> str:
-    """Starts within the dashboard's time range whose journal was not as it was left, by fault."""
+    """Starts of an exporter within the dashboard's time range that found a fault in the journal, by fault."""
     return "sum by (fault) (max_over_time(exporter_journal_recoveries_total[$__range]))"
 
 
@@ -78,7 +78,7 @@ def notifications() -> str:
 
 
 def rollbacks() -> str:
-    """Rollbacks asked for within the dashboard's time range, by status."""
+    """Requested rollbacks within the dashboard's time range, by status."""
     return "sum by (status) (increase(config_rollbacks_total[$__range]))"
 
 
@@ -100,6 +100,11 @@ def audit_state() -> str:
 def audit_failures() -> str:
     """Acts refused within the dashboard's time range because the audit row could not be written."""
     return "sum(increase(config_audit_failures_total[$__range]))"
+
+
+def withheld() -> str:
+    """Personas whose configuration is withheld; absent while config_rollback is not scraped."""
+    return 'count(max by (persona) (config_withheld) > 0) or 0 * max(up{job="config_rollback"} == 1)'
 
 
 def _by_group(aggregation: str, expr: str) -> str:

@@ -25,7 +25,7 @@ PROMETHEUS_NAME = "Driftback Prometheus"
 """Name of the provisioned data source: the alert list panel knows data sources by name only."""
 
 DEFAULT_ROLLBACK_URL = "http://127.0.0.1:9811"
-"""External URL that config_rollback has unless told otherwise."""
+"""External URL that config_rollback has by default."""
 
 CONVERSATION_URL = "/d/driftback-conversation"
 PERSONA_URL = "/d/driftback-persona"
@@ -37,7 +37,7 @@ _ALL = VariableOption(selected=True, text="All", value="$__all")
 
 
 class _RollbackUrlVariable(Builder[VariableModel]):
-    """Address of config_rollback as the browser reaches it, told by config_rollback's own metrics.
+    """Address of config_rollback as the browser reaches it, by config_rollback's own metrics.
 
     It is hidden and cannot be set in a dashboard's URL: a crafted dashboard link must not be able to lead the
     person on call to another site's rollback page.

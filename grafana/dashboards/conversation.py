@@ -33,7 +33,7 @@ def dashboard() -> Dashboard:
         "Is the conversation healthy, and if not, which persona and which config version is it?",
         links=[
             variables.dashboard_link(
-                "Persona and versions", variables.PERSONA_URL, "The KPI of one persona, version by version"
+                "Persona and versions", variables.PERSONA_URL, "The KPIs of one persona, version by version"
             ),
             variables.dashboard_link("Pipeline", variables.PIPELINE_URL, "Can these numbers be trusted?"),
             variables.rollback_home_link(),
@@ -70,8 +70,7 @@ def _messages(panel_id: int) -> Builder[Panel]:
     return panels.kpi_stat(
         panel_id,
         "Messages",
-        "Finished messages in the window, whatever their outcome. The state says whether messages arrive at"
-        " all.",
+        "Messages that ended in the window, whatever their outcome. The state says whether messages arrive.",
         value=queries.messages(),
         previous=queries.messages(previous=True),
         state=queries.conversation_state(),
@@ -85,8 +84,8 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
     return panels.kpi_stat(
         panel_id,
         "Out-of-scope rate",
-        "Share of messages outside the persona's topics, of the journeys that can be out of scope. The state "
-        "is that of the alerts OutOfScopeDrift and ConfigVersionRegression for the chosen personas.",
+        "Share of messages outside the persona's topics, in journeys that can be out of scope. The state "
+        "comes from the alerts OutOfScopeDrift and ConfigVersionRegression of the chosen personas.",
         value=queries.out_of_scope_rate(),
         previous=queries.out_of_scope_rate(previous=True),
         state=queries.drift_state("OutOfScopeDrift", "out_of_scope_rate"),
@@ -101,7 +100,7 @@ def _llm_errors(panel_id: int) -> Builder[Panel]:
         panel_id,
         "LLM error rate",
         "Share of messages that ended in an LLM error (timeout, rate limit, provider error, invalid output,"
-        " content filter). The state is that of the alerts LlmErrorDrift and ConfigVersionRegression.",
+        " content filter). The state comes from the alerts LlmErrorDrift and ConfigVersionRegression.",
         value=queries.llm_error_rate(),
         previous=queries.llm_error_rate(previous=True),
         state=queries.drift_state("LlmErrorDrift", "llm_error_rate"),
@@ -115,9 +114,9 @@ def _latency(panel_id: int) -> Builder[Panel]:
     return panels.kpi_stat(
         panel_id,
         "p95 latency",
-        "95% of the messages in the window were answered within this time (read off buckets that are a "
-        "fifth wide: exact to about 2% where latencies spread, to 20% where all are alike). The state is "
-        "that of the alerts LatencyDrift and ConfigVersionRegression.",
+        "95% of the messages in the window were answered within this time. It comes from histogram buckets "
+        "that are 20% wide. The error is about 2% if latencies vary, and up to 20% if all are alike. The "
+        "state comes from the alerts LatencyDrift and ConfigVersionRegression.",
         value=queries.p95_latency_ms(),
         previous=queries.p95_latency_ms(previous=True),
         state=queries.drift_state("LatencyDrift", "p95_latency_ms"),
@@ -131,8 +130,8 @@ def _coverage(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Coverage",
-        "Share of the window in which the exporter was scraped. Below 99% the numbers beside it may lack "
-        "messages, and a young Prometheus compares with less than a full window.",
+        "Share of the window in which the exporter was scraped. Below 99% the other numbers may lack "
+        "messages. If Prometheus is younger than the window, they cover a shorter time.",
         expr=pipeline_queries.coverage(),
         legend="of the last $window",
         unit="percentunit",
@@ -146,9 +145,9 @@ def _alerts(panel_id: int) -> Builder[Panel]:
     return panels.alert_list(
         panel_id,
         "Alerts",
-        "Pending and firing alerts of all personas. Open one for its rollback page, dashboard and runbook. "
-        "Empty means that nothing fires; rules that are no longer evaluated show as a missing Watchdog in "
-        "Alertmanager.",
+        "Pending and firing alerts of all personas. Open an alert for its rollback page, dashboard and "
+        "runbook. An empty list means that nothing fires. If rules are no longer evaluated, Watchdog is "
+        "missing in Alertmanager.",
     )
 
 
@@ -156,11 +155,11 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Drifting personas",
-        "What is known against each serving version, the strongest evidence first. At evidence "
-        f"{queries.EVIDENCE_STARTS} that its rate has tripled against the persona's own past an alert "
-        f"starts, below {queries.EVIDENCE_ENDS} it ends; z above {queries.REGRESSION_STARTS} means worse "
-        f"than the predecessor, until it is below {queries.REGRESSION_ENDS}. The persona opens its versions "
-        "side by side, the version its rollback page.",
+        "Evidence of drift for each serving version, the strongest first. Evidence means that the rate has "
+        f"tripled against the persona's own past. An alert starts at {queries.EVIDENCE_STARTS} and ends "
+        f"below {queries.EVIDENCE_ENDS}. A version is worse than its predecessor when z is above "
+        f"{queries.REGRESSION_STARTS}, until z is below {queries.REGRESSION_ENDS}. The persona opens its "
+        "versions side by side. The version opens its rollback page.",
         exprs=[
             queries.evidence(),
             queries.evidence_since(),
@@ -194,7 +193,7 @@ def _drifting_personas(panel_id: int) -> Builder[Panel]:
         ],
         sort_by="Evidence",
         descending=True,
-        no_value="no version has enough messages to be judged",
+        no_value="no version has enough messages to judge",
     )
 
 
@@ -202,7 +201,7 @@ def _messages_trend(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Messages per journey",
-        "Finished messages in the window that ends at each point.",
+        "Messages that ended in the window. Each point is the end of a window.",
         expr=queries.messages("journey"),
         legend="{{journey}}",
         unit="short",
@@ -214,7 +213,7 @@ def _out_of_scope_trend(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Out-of-scope rate per journey",
-        "Share of messages outside the persona's topics, over the window that ends at each point. "
+        "Share of messages outside the persona's topics in the window that ends at each point. "
         "A journey that cannot be out of scope has no line.",
         expr=queries.out_of_scope_rate("journey"),
         legend="{{journey}}",
@@ -227,7 +226,7 @@ def _llm_errors_trend(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "LLM error rate per journey",
-        "Share of messages that ended in an LLM error, over the window that ends at each point.",
+        "Share of messages that ended in an LLM error in the window that ends at each point.",
         expr=queries.llm_error_rate("journey"),
         legend="{{journey}}",
         unit="percentunit",
@@ -239,7 +238,7 @@ def _latency_trend(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "p95 latency per journey",
-        "95th percentile of the latency over the window that ends at each point.",
+        "95th percentile of the latency in the window that ends at each point.",
         expr=queries.p95_latency_ms("journey"),
         legend="{{journey}}",
         unit="ms",
@@ -251,8 +250,8 @@ def _active_versions(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Active config versions",
-        "What each persona should be serving, the version a rollback would restore, and how many processes "
-        "report each. Processes on other versions should be 0 within seconds of a change.",
+        "The active version of each persona, the version that a rollback would restore, and the processes "
+        "that report each. Within seconds of a change, no process should be on another version.",
         exprs=[
             queries.active_version(),
             queries.active_predecessor(),

@@ -18,7 +18,7 @@ def dashboard() -> Dashboard:
     return _frame.build(
         "driftback-persona",
         "Persona and versions",
-        "The KPI of one persona, version by version, and the way to the rollback page.",
+        "The KPIs of one persona, version by version, and the way to the rollback page.",
         links=[
             variables.dashboard_link(
                 "Conversation quality", variables.CONVERSATION_URL, "All journeys and personas"
@@ -48,8 +48,8 @@ def _out_of_scope(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Out-of-scope rate per version",
-        "Share of the version's messages outside the persona's topics, over the window that ends at "
-        "each point. A version that no longer serves fades out as the window moves on.",
+        "Share of the version's messages outside the persona's topics in the window that ends at "
+        "each point. The line of a version that no longer serves ends as the window moves on.",
         expr=queries.kpi("out_of_scope_rate", "version"),
         legend=_LEGEND,
         unit="percentunit",
@@ -61,8 +61,7 @@ def _llm_errors(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "LLM error rate per version",
-        "Share of the version's messages that ended in an LLM error, over the window that ends at each "
-        "point.",
+        "Share of the version's messages that ended in an LLM error in the window that ends at each point.",
         expr=queries.kpi("llm_error_rate", "version"),
         legend=_LEGEND,
         unit="percentunit",
@@ -74,7 +73,7 @@ def _latency(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "p95 latency per version",
-        "95th percentile of the version's latency over the window that ends at each point. Below 20 "
+        "95th percentile of the version's latency in the window that ends at each point. With fewer than 20 "
         "messages it is noise.",
         expr=queries.kpi("p95_latency_ms", "version"),
         legend=_LEGEND,
@@ -87,8 +86,8 @@ def _versions(panel_id: int) -> Builder[Panel]:
     return tables.facts_table(
         panel_id,
         "Versions",
-        "Every version with messages in the last days, newest first, and its KPI in the window. The version"
-        " opens its rollback page, which changes nothing if that version is no longer active.",
+        "Every version with messages in the last 8 days, newest first, and its KPIs in the window. The "
+        "version opens its rollback page. That page changes nothing if the version is no longer active.",
         exprs=[
             queries.version_kpi("messages_total"),
             queries.version_kpi("out_of_scope_rate"),
@@ -120,8 +119,8 @@ def _traffic_share(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Share of traffic per version",
-        "Share of the messages of the last two minutes that each version answered. A rollback has converged "
-        "when the version that was left has fallen to 0.",
+        "Share of the messages of the last two minutes that each version answered. A rollback has reached "
+        "every process when the version that was rolled back is at 0.",
         expr=queries.traffic_share(),
         legend="version {{config_version}}",
         unit="percentunit",
@@ -135,7 +134,7 @@ def _processes(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Processes per version",
-        "Processes that reported within the last minute to serve each version. All should be on one version "
+        "Processes by the version that they reported in the last minute. All should be on one version "
         "within seconds of a change.",
         expr=queries.processes(),
         legend="version {{config_version}}",
@@ -150,8 +149,8 @@ def _error_reasons(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "LLM errors by reason",
-        "Messages that ended in an LLM error, by reason, over the window that ends at each point. If all "
-        "reasons rise, look at the provider; if only invalid output does, at the configuration.",
+        "Messages that ended in an LLM error in the window that ends at each point, by reason. If all "
+        "reasons rise, look at the provider. If only invalid output rises, look at the configuration.",
         expr=queries.llm_errors_by_reason(),
         legend="{{reason}}",
         unit="short",
@@ -164,8 +163,8 @@ def _latency_distribution(panel_id: int) -> Builder[Panel]:
     return panels.heat_map(
         panel_id,
         "Latency distribution",
-        "Messages by latency, over the window that ends at each point; the stronger the colour, the more "
-        "messages. Two bands are two kinds of answers, which a percentile hides.",
+        "Messages by latency in the window that ends at each point. A stronger colour means more messages. "
+        "Two bands mean two kinds of answers, which a percentile hides.",
         expr=queries.latency_buckets(),
         unit="s",
     )

@@ -35,8 +35,16 @@ def dashboard() -> Dashboard:
         ],
         panels=panels.place(
             [
-                (5, [(6, _coverage(1)), (6, _alerting(10)), (6, _audit(11)), (6, _audit_failures(3))]),
-                (5, [(8, _rollbacks(2)), (6, _activations(12)), (10, _journal_recoveries(17))]),
+                (5, [(6, _coverage(1)), (6, _alerting(10)), (6, _audit(11)), (6, _withheld(18))]),
+                (
+                    5,
+                    [
+                        (6, _audit_failures(3)),
+                        (6, _rollbacks(2)),
+                        (5, _activations(12)),
+                        (7, _journal_recoveries(17)),
+                    ],
+                ),
                 (8, [(12, _pushes(6)), (12, _lost(5))]),
                 (8, [(8, _targets(4)), (8, _scrape_duration(13)), (8, _series(7))]),
                 (8, [(8, _rule_age(14)), (8, _rule_failures(8)), (8, _rule_load(9))]),
@@ -50,8 +58,8 @@ def _coverage(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Coverage of the window",
-        "Share of the window in which the exporter was scraped. Below 100% the KPI may lack messages at the"
-        " ends of the window, and for as long as Prometheus is younger than the window.",
+        "Share of the window in which the exporter was scraped. Below 100% the KPIs may lack messages. They"
+        " also do while Prometheus is younger than the window.",
         expr=queries.coverage(),
         legend="scraped",
         unit="percentunit",
@@ -65,7 +73,7 @@ def _rollbacks(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Rollbacks",
-        "Rollbacks asked for in the time range: succeeded, refused by a rule (nothing changed), or failed.",
+        "Requested rollbacks in the time range: succeeded, refused by a rule (nothing changed), or failed.",
         expr=queries.rollbacks(),
         legend="{{status}}",
         unit="short",
@@ -78,7 +86,7 @@ def _activations(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Activations",
-        "Versions that became active in the time range, by publishing and by rollback.",
+        "Versions that became active in the time range, by publishing or by a rollback.",
         expr=queries.activations(),
         legend="{{action}}",
         unit="short",
@@ -91,8 +99,8 @@ def _journal_recoveries(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Journals found faulty",
-        "Exporters that found this fault in their journal when they started, in the time range. A torn tail "
-        "loses nothing, and a new exporter's journal is missing; else counts since the last scrape are lost.",
+        "Starts of an exporter in the time range that found this fault in the journal. A torn tail loses "
+        "nothing. A new exporter has no journal yet. All others lost the counts since the last scrape.",
         expr=queries.journal_recoveries(),
         legend="{{fault}}",
         unit="short",
@@ -105,7 +113,7 @@ def _alerting(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Alerting",
-        "Whether rules are evaluated (the alert Watchdog always fires) and alerts reach Alertmanager.",
+        "Whether rules are evaluated (the alert Watchdog then fires), and whether alerts reach Alertmanager.",
         expr=queries.alerting_state(),
         legend="last 5 minutes",
         unit="none",
@@ -122,8 +130,8 @@ def _audit(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Audit log",
-        "Whether audit rows could be written in the last 15 minutes. No audit, no action: while they "
-        "cannot be, publishing and rolling back are refused.",
+        "Whether audit rows could be written in the last 15 minutes. While a row cannot be written, "
+        "publishing and rolling back are refused.",
         expr=queries.audit_state(),
         legend="last 15 minutes",
         unit="none",
@@ -136,12 +144,27 @@ def _audit(panel_id: int) -> Builder[Panel]:
     )
 
 
+def _withheld(panel_id: int) -> Builder[Panel]:
+    return panels.count_stat(
+        panel_id,
+        "Withheld configurations",
+        "Personas whose active configuration is not delivered, because no audit row vouches for it "
+        "(ConfigWithheld). Their processes keep the configuration that they have.",
+        expr=queries.withheld(),
+        legend="personas",
+        unit="short",
+        decimals=0,
+        steps=((0, "green"), (0.5, "red")),
+        no_value=_NO_ROLLBACK,
+    )
+
+
 def _audit_failures(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Audit failures",
-        "Acts refused in the time range because the audit row could not be written; *Audit log* says whether "
-        "it still fails.",
+        "Acts refused in the time range because the audit row could not be written. *Audit log* says whether "
+        "writes still fail.",
         expr=queries.audit_failures(),
         legend="refused",
         unit="short",
@@ -155,7 +178,7 @@ def _targets(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Scrape targets up",
-        "1 while every target of the job can be scraped, 0 while one is down.",
+        "1 while every target of the job can be scraped, 0 while a target is down.",
         expr=queries.targets_up(),
         legend="{{job}}",
         unit="none",
@@ -168,7 +191,7 @@ def _scrape_duration(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Scrape duration",
-        "Time of the slowest target of each job. Near the scrape timeout (10 s) samples are lost.",
+        "Scrape time of the slowest target of each job. Near the scrape timeout (10 s) samples are lost.",
         expr=queries.scrape_duration(),
         legend="{{job}}",
         unit="s",
@@ -180,9 +203,9 @@ def _lost(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Rejected and dropped observations",
-        "Per second: requests refused and labels put under 'other', by reason, and messages that clients "
-        "dropped before sending. Any line above 0 means that the KPI lack messages or count them under the "
-        "wrong name.",
+        "Per second, by reason: refused requests, label values counted under 'other', and messages that "
+        "clients dropped before sending. While a line is above 0, the KPIs lack messages or count them under "
+        "the wrong name.",
         expr=queries.lost_observations(),
         legend="{{reason}}",
         unit="cps",
@@ -194,8 +217,7 @@ def _pushes(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Pushes",
-        "Pushes and batches of observations per second, by what became of them. Duplicates are retries and "
-        "harmless.",
+        "Pushes and batches of observations per second, by result. Duplicates are retries and do no harm.",
         expr=queries.pushes(),
         legend="{{result}}",
         unit="reqps",
@@ -207,8 +229,8 @@ def _series(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Label sets against the limit",
-        "Share of the exporter's table of label sets that is in use. At 100% new personas and versions "
-        "become 'other'.",
+        "Label sets that the exporter holds, as a share of its limit. At 100% new personas and versions "
+        "are counted under 'other'.",
         expr=queries.series_share_of_limit(),
         legend="{{instance}}",
         unit="percentunit",
@@ -221,8 +243,8 @@ def _rule_age(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Age of the last rule evaluation",
-        "Time since each rule group was evaluated. Up to the evaluation interval is normal; above three of "
-        "them, and 3m, the dashboards call the state unknown.",
+        "Time since the last evaluation of each rule group. Up to one evaluation interval is normal. Above "
+        "three intervals, and 3 minutes, the dashboards show the state as unknown.",
         expr=queries.rule_age(),
         legend="{{group}}",
         unit="s",
@@ -235,7 +257,7 @@ def _rule_failures(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Failed rule evaluations",
-        "Per second and rule group. Above 0 a KPI or an alert is not computed.",
+        "Failures per second, by rule group. Above 0, a KPI or an alert is not computed.",
         expr=queries.rule_failures(),
         legend="{{group}}",
         unit="cps",
@@ -247,7 +269,7 @@ def _rule_load(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Rule evaluation time",
-        "Time of the last evaluation as a share of its interval. At 100% evaluations are missed.",
+        "Duration of the last evaluation as a share of its interval. At 100% evaluations are missed.",
         expr=queries.rule_load(),
         legend="{{group}}",
         unit="percentunit",
@@ -260,8 +282,8 @@ def _notifications(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Failed notifications",
-        "Per second, by the step that failed: from Prometheus to Alertmanager, and from there to each kind "
-        "of receiver. Above 0 an alert may reach nobody.",
+        "Failures per second, by step: from Prometheus to Alertmanager, and from Alertmanager to each kind "
+        "of receiver. Above 0, an alert may reach nobody.",
         expr=queries.notifications(),
         legend="{{step}}",
         unit="cps",
@@ -273,8 +295,8 @@ def _refused_logins(panel_id: int) -> Builder[Panel]:
     return panels.trend(
         panel_id,
         "Requests without valid credentials",
-        "Requests per second that config_rollback refused, by error code. A steady line is a client with an "
-        "expired token; a burst may be an attack.",
+        "Requests per second that config_rollback refused, by error code. A steady line may be a client with "
+        "an expired token. A burst may be an attack.",
         expr=queries.refused_logins(),
         legend="{{code}}",
         unit="reqps",

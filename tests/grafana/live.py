@@ -172,6 +172,7 @@ def _rollback(personas: tuple[str, ...]) -> tuple[CollectorRegistry, Callable[[]
     active = gauge("config_active_version", "persona")
     predecessor = gauge("config_version_predecessor_info", "persona", "config_version", "predecessor")
     clients = gauge("config_clients", "persona", "config_version")
+    withheld = gauge("config_withheld", "persona")
     gauge("config_rollback_info", "external_url").labels(ROLLBACK_URL).set(1)
     Counter("config_rollbacks", "Rollbacks.", ["status"], registry=registry).labels("succeeded").inc()
     Counter("config_audit_failures", "Audit failures.", registry=registry)
@@ -180,6 +181,7 @@ def _rollback(personas: tuple[str, ...]) -> tuple[CollectorRegistry, Callable[[]
     alerts = gauge("alert_of_the_test", "alert", "kpi", "journey", "persona", "config_version")
     for persona in personas:
         active.labels(persona).set(1)
+        withheld.labels(persona).set(0)
         predecessor.labels(persona, "2", "1").set(1)
         clients.labels(persona, "1").set(1)
         clients.labels(persona, "2").set(3)

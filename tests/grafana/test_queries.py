@@ -21,6 +21,7 @@ CONFIG_ROLLBACK_METRICS = {
     "config_rollback_info": {"external_url"},
     "config_rollbacks_total": {"status"},
     "config_audit_failures_total": set(),
+    "config_withheld": {"persona"},
     "config_activations_total": {"persona", "action"},
     "config_authentication_failures_total": {"code"},
 }

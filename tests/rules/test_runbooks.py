@@ -132,9 +132,8 @@ def test_numbers_are_those_of_the_rules() -> None:
     text = (CHECKOUT / "docs" / "kpi-and-drift.md").read_text(encoding="utf-8")
     assert f"fires above {regression['threshold']}." in text
     panel = (CHECKOUT / "docs" / "dashboards.md").read_text(encoding="utf-8")
-    assert f"At evidence {drift['start']} that its rate has tripled" in panel
-    assert f"below {drift['end']} it ends; z above {regression['threshold']} means worse" in panel
-    assert f"until it is below {regression['end']}." in panel
+    assert f"An alert starts at {drift['start']} and ends below {drift['end']}." in panel
+    assert f"z is above {regression['threshold']}, until z is below {regression['end']}." in panel
 
 
 def test_the_false_alarms_that_alerts_name_are_those_that_were_measured() -> None:
