@@ -17,6 +17,7 @@ from typer.cli import get_docs_for_click
 import config_rollback.settings
 import exporter.settings
 from config_rollback import app as service
+from config_rollback.errors import with_codes
 from config_rollback.storage import database
 from config_rollback.web.api import openapi
 from driftback import contract
@@ -184,7 +185,7 @@ def _environment() -> Iterator[str]:
 def _endpoints(routes: list[Route]) -> Iterator[str]:
     rows = ((f"`{call}`", who, what) for call, who, what in EXPORTER_CALLS)
     yield from _table("Endpoints of the exporter", ("call", "who", "what"), rows)
-    described = openapi.describe(routes, service.STATUS)["paths"]
+    described = openapi.describe(routes)["paths"]
     api, pages = [], []
     for route in routes:
         for method in sorted((route.methods or set()) - {"HEAD"}):
@@ -211,8 +212,8 @@ def _codes() -> Iterator[str]:
     }
     for kind, (status, code) in exporter_app.STATUS_AND_CODE.items():
         _add_code(found, code, status, "exporter", kind)
-    for error, status in service.STATUS.items():
-        _add_code(found, error.code, status, "config_rollback", error)
+    for error in with_codes():
+        _add_code(found, error.code, error.status, "config_rollback", error)
     rows = []
     for code, (statuses, meanings) in sorted(found.items()):
         text = " ".join(f"{who}: {meaning}" for who, meaning in meanings.items())

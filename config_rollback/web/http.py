@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from config_rollback.errors import (
     BodyTooLargeError,
+    ConfigRollbackError,
     InvalidJsonError,
     InvalidRequestError,
     NotFoundError,
@@ -81,6 +82,14 @@ def json_response(content: Any, status: int = 200) -> Response:
         media_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
+
+
+def error_json(error: ConfigRollbackError, request_id: str, status: int | None = None) -> Response:
+    """`{error: {code, message, details}, request_id}`, by default with the error's own status."""
+    content = {"code": error.code, "message": error.message, "details": error.details}
+    response = json_response({"error": content, "request_id": request_id}, status or error.status)
+    response.headers.update(error.headers)
+    return response
 
 
 def persona_of(request: Request) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
-from config_rollback.web.http import json_response, new_request_id
+from config_rollback.web.http import error_json, new_request_id
 from config_rollback.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -76,8 +76,7 @@ class RequestContext:
             log.exception("internal_error")
             if status:
                 raise  # the answer has begun: the server ends the connection
-            error = {"code": "internal_error", "message": "something went wrong here", "details": {}}
-            response = json_response({"error": error, "request_id": request_id}, 500)
+            response = error_json(ConfigRollbackError("something went wrong here"), request_id)
             await response(scope, receive, send_with_headers)
         finally:
             self._running -= 1
@@ -95,14 +94,12 @@ class RequestContext:
         error: ConfigRollbackError
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
-            error, status, more = InvalidRequestError("the body has two lengths"), 400, {}
+            error, status = InvalidRequestError("the body has two lengths"), 400
         elif self._running > self._max_requests:  # of connections that are gone, too
-            error = TooManyRequestsError("too many requests are being answered: try again later")
-            status, more = 429, {"Retry-After": "1"}
+            error, status = TooManyRequestsError("too many requests are being answered: try again later"), 429
         else:
             return None
         self._metrics.refused(error)
-        content = {"code": error.code, "message": error.message, "details": {}}
-        response = json_response({"error": content, "request_id": request_id}, status)
-        response.headers.update({"Connection": "close", **more})
+        response = error_json(error, request_id, status)
+        response.headers["Connection"] = "close"
         return response

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -56,12 +56,10 @@ BODIES = (
     errors.UnsupportedEncodingError,
 )
 
-Statuses = Mapping[type[ConfigRollbackError], int]
 
-
-def route(routes: Iterable[BaseRoute], status: Statuses) -> Route:
-    """The route that answers with the description of `routes`; `status` gives each error its HTTP status."""
-    content = describe(routes, status)
+def route(routes: Iterable[BaseRoute]) -> Route:
+    """The route that answers with the description of `routes`."""
+    content = describe(routes)
 
     async def show(_: Request) -> Response:
         """This document."""
@@ -70,7 +68,7 @@ def route(routes: Iterable[BaseRoute], status: Statuses) -> Route:
     return Route("/openapi.json", show)
 
 
-def describe(routes: Iterable[BaseRoute], status: Statuses) -> dict[str, Any]:
+def describe(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of every route whose handler declares an operation."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {"Error": ERROR}
@@ -79,7 +77,7 @@ def describe(routes: Iterable[BaseRoute], status: Statuses) -> dict[str, Any]:
         operation = getattr(declared, "operation", None)
         if isinstance(entry, Route) and isinstance(operation, Operation):
             for method in sorted((entry.methods or set()) - {"HEAD"}):
-                described = _operation(entry, operation, status, schemas)
+                described = _operation(entry, operation, schemas)
                 paths.setdefault(entry.path, {})[method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -94,16 +92,14 @@ def describe(routes: Iterable[BaseRoute], status: Statuses) -> dict[str, Any]:
     }
 
 
-def _operation(
-    entry: Route, operation: Operation, status: Statuses, schemas: dict[str, Any]
-) -> dict[str, Any]:
+def _operation(entry: Route, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     schema = partial(_schema, schemas)
     summary = (entry.endpoint.__doc__ or "").strip().partition("\n")[0]
     described: dict[str, Any] = {
         "operationId": entry.name,
         "summary": summary,
         "parameters": _parameters(entry.path, operation),
-        "responses": _responses(operation, status, schema),
+        "responses": _responses(operation, schema),
     }
     if operation.caller != "anyone":
         described["security"] = [{operation.caller: []}]
@@ -131,7 +127,7 @@ def _path_schema(name: str) -> dict[str, Any]:
     return {"type": "string", "minLength": 1, "maxLength": 128}
 
 
-def _responses(operation: Operation, status: Statuses, schema: Any) -> dict[str, Any]:
+def _responses(operation: Operation, schema: Any) -> dict[str, Any]:
     if operation.data is None:
         good: dict[str, Any] = {
             "description": "Done",
@@ -145,7 +141,7 @@ def _responses(operation: Operation, status: Statuses, schema: Any) -> dict[str,
     responses |= {str(code): {"description": text} for code, text in operation.other.items()}
     codes: dict[int, set[str]] = {}
     for error in _errors(operation):
-        codes.setdefault(status[error], set()).add(error.code)
+        codes.setdefault(error.status, set()).add(error.code)
     for number, names in sorted(codes.items()):
         content = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
         responses[str(number)] = {"description": ", ".join(sorted(names)), "content": content}

@@ -5,36 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from anyio.to_thread import run_sync
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from config_rollback.evidence.inbox import unheard
 from config_rollback.storage.models import Alert
 from config_rollback.web.http import query_of
-from config_rollback.web.pages.render import page
 from config_rollback.web.pages.session import require_login
+from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.services import services
 
 MAX_ALERTS = 200
 
 
-async def show(request: Request) -> Response:
+async def show(visit: Visit) -> Response:
     """The page."""
-    login = await require_login(request)
-    query_of(request)
+    await require_login(visit)
+    query_of(visit.request)
+    deps = services(visit.request)
 
     def read() -> tuple[Sequence[Alert], Sequence[Alert]]:
-        with services(request).store.read() as transaction:
+        with deps.store.read() as transaction:
             # Each for itself: what ended hides nothing that fires.
             return transaction.alerts(MAX_ALERTS, status="firing"), transaction.alerts(
                 MAX_ALERTS, status="resolved"
             )
 
-    (told, resolved), now = await run_sync(read), services(request).clock()
+    (told, resolved), now = await run_sync(read), deps.clock()
     silent = [alert for alert in told if unheard(alert, now)]
     firing = [alert for alert in told if alert not in silent]
-    return page(request, "alerts.html", login, firing=firing, silent=silent, resolved=resolved)
+    return page(visit, "alerts.html", firing=firing, silent=silent, resolved=resolved)
 
 
-routes = [Route("/alerts", show)]
+routes = [page_route("/alerts", show)]

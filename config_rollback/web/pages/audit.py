@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from anyio.to_thread import run_sync
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from config_rollback.audit.chain import ACTIONS, STATUSES
 from config_rollback.errors import InvalidRequestError
 from config_rollback.storage.models import AuditRow
 from config_rollback.web.http import number_of, query_of
-from config_rollback.web.pages.render import page
 from config_rollback.web.pages.session import require_login
+from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.services import services
 
 PAGE = 50
@@ -23,10 +21,10 @@ FILTERS = ("persona", "actor", "action", "status")
 CHOICES = {"action": ACTIONS, "status": STATUSES}
 
 
-async def show(request: Request) -> Response:
+async def show(visit: Visit) -> Response:
     """The page; `before` continues an earlier one, the others filter."""
-    login = await require_login(request)
-    query = query_of(request, "before", *FILTERS)
+    await require_login(visit)
+    query = query_of(visit.request, "before", *FILTERS)
     before = number_of(query["before"], "before") if "before" in query else None
     wanted = {name: query[name] for name in FILTERS if query.get(name)}
     for name, choices in CHOICES.items():
@@ -34,14 +32,14 @@ async def show(request: Request) -> Response:
             raise InvalidRequestError(f"{name} is one of {', '.join(choices)}")
 
     def read() -> Sequence[AuditRow]:
-        with services(request).store.read() as transaction:
+        with services(visit.request).store.read() as transaction:
             return transaction.audit_rows(PAGE + 1, before, **wanted)
 
     rows = await run_sync(read)
     older = None
     if len(rows) > PAGE:
         older = "/audit?" + urlencode(wanted | {"before": str(rows[PAGE - 1].audit_id)})
-    return page(request, "audit.html", login, rows=rows[:PAGE], older=older, wanted=wanted, choices=CHOICES)
+    return page(visit, "audit.html", rows=rows[:PAGE], older=older, wanted=wanted, choices=CHOICES)
 
 
-routes = [Route("/audit", show)]
+routes = [page_route("/audit", show)]

@@ -6,61 +6,58 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 from config_rollback.auth.csrf import check_form_token
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import AuthenticationError, UnauthenticatedError
 from config_rollback.web.http import query_of
-from config_rollback.web.pages.render import page
 from config_rollback.web.pages.session import find_login, read_own_form, set_session
+from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.services import services
 
 
-async def show(request: Request) -> Response:
+async def show(visit: Visit) -> Response:
     """With a token, the button that uses it up; without, how to get one."""
-    query = query_of(request, "token", "next")
+    query = query_of(visit.request, "token", "next")
     next_path, token = check_next(query.get("next", "/")), query.get("token")
     problem: AuthenticationError | None = None
     if token is not None:
-        here = services(request)
+        here = services(visit.request)
         try:
             identity = here.sessions.read_login_token(token)
             await run_sync(partial(here.sessions.check_unused, identity))
         except AuthenticationError as error:
             problem = error
     return page(
-        request,
+        visit,
         "login.html",
-        None,
         token=None if problem else token,
         next_path=next_path,
         problem=problem,
-        provider=urlsplit(services(request).settings.oidc_issuer or "").hostname,
+        provider=urlsplit(services(visit.request).settings.oidc_issuer or "").hostname,
     )
 
 
-async def log_in(request: Request) -> Response:
+async def log_in(visit: Visit) -> Response:
     """Uses the token up, and goes on to `next`."""
-    form = await read_own_form(request)
+    form = await read_own_form(visit.request)
     next_path = check_next(form.get("next", "/"))
-    here = services(request)
+    here = services(visit.request)
     if not form.get("token"):
         raise UnauthenticatedError("a login link is needed")
     identity = here.sessions.read_login_token(form["token"])
-    login = await run_sync(partial(here.sessions.open, identity, request.cookies.get(here.cookie_name)))
+    login = await run_sync(partial(here.sessions.open, identity, visit.request.cookies.get(here.cookie_name)))
     response = RedirectResponse(next_path, 303)
-    set_session(request, response, login)
+    set_session(visit.request, response, login)
     return response
 
 
-async def log_out(request: Request) -> Response:
+async def log_out(visit: Visit) -> Response:
     """Ends every copy of the session."""
-    form = await read_own_form(request)
-    here = services(request)
-    login = await find_login(request)
+    form = await read_own_form(visit.request)
+    here = services(visit.request)
+    login = await find_login(visit.request)
     check_form_token(login.cookie, form.get("form_token", ""))
     await run_sync(partial(here.sessions.end, login))
     response = RedirectResponse("/login", 303)
@@ -69,7 +66,7 @@ async def log_out(request: Request) -> Response:
 
 
 routes = [
-    Route("/login", show),
-    Route("/login", log_in, methods=["POST"]),
-    Route("/logout", log_out, methods=["POST"]),
+    page_route("/login", show),
+    page_route("/login", log_in, "POST"),
+    page_route("/logout", log_out, "POST"),
 ]

@@ -8,24 +8,25 @@ from functools import partial
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import InvalidRequestError, NotFoundError
 from config_rollback.web.http import query_of, while_connected
 from config_rollback.web.pages.session import set_session
+from config_rollback.web.pages.visit import Visit, page_route
 from config_rollback.web.services import services
 
 MAX_COOKIES_LENGTH = 4000
 """Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
 
 
-async def start(request: Request) -> Response:
+async def start(visit: Visit) -> Response:
     """To the provider. Changes nothing here: what is to be remembered goes into the browser's cookie.
 
     A link, not a form: browsers apply `form-action` to the redirect that answers a form.
     """
+    request = visit.request
     logins = _logins(request)
     next_path = check_next(query_of(request, "next").get("next", "/"))
     begun = await while_connected(request, logins.begin(next_path))
@@ -49,16 +50,16 @@ async def start(request: Request) -> Response:
     return response
 
 
-async def callback(request: Request) -> Response:
+async def callback(visit: Visit) -> Response:
     """Back from the provider: opens a session in the browser that began the login, in no other."""
+    request = visit.request
     logins = _logins(request)
     pairs = request.query_params.multi_items()
     if len(pairs) != len(dict(pairs)):
         raise InvalidRequestError("a query parameter is given twice")
     name = _cookie_name(request, request.query_params.get("state", ""))
     cookie = request.cookies.get(name)
-    # Where a refusal leads back to.
-    request.state.login_next = logins.next_path(cookie)
+    visit.next_path = logins.next_path(cookie)
     actor, next_path = await while_connected(request, logins.finish(cookie, dict(pairs)))
     here = services(request)
     login = await run_sync(partial(here.sessions.open_for, actor, request.cookies.get(here.cookie_name)))
@@ -86,6 +87,6 @@ def _forget(request: Request, response: Response, name: str) -> None:
 
 
 routes = [
-    Route("/auth/start", start),
-    Route(CALLBACK_PATH, callback),
+    page_route("/auth/start", start),
+    page_route(CALLBACK_PATH, callback),
 ]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from config_rollback.evidence.inbox import unheard
 from config_rollback.storage.models import Activation, Alert, Version
-from config_rollback.web.pages.render import page
 from config_rollback.web.pages.session import require_login
+from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.services import services
 
 MAX_ALERTS = 200
@@ -52,15 +50,15 @@ class Row:
         return [alert for alert in alerts if alert.config_version in (None, str(self.version.number))]
 
 
-async def show(request: Request) -> Response:
+async def show(visit: Visit) -> Response:
     """The page."""
-    login = await require_login(request)
-    here = services(request)
-    now = here.clock()
+    await require_login(visit)
+    deps = services(visit.request)
+    now = deps.clock()
 
     def read() -> list[Row]:
-        serving = here.clients.by_version()
-        with here.store.read() as transaction:
+        serving = deps.clients.by_version()
+        with deps.store.read() as transaction:
             told = transaction.alerts(MAX_ALERTS, status="firing")
             silent = [alert for alert in told if unheard(alert, now)]
             firing = [alert for alert in told if alert not in silent]
@@ -77,7 +75,7 @@ async def show(request: Request) -> Response:
             ]
             return sorted(rows, key=lambda row: not row.alerts)  # what needs somebody comes first
 
-    return page(request, "overview.html", login, rows=await run_sync(read))
+    return page(visit, "overview.html", rows=await run_sync(read))
 
 
-routes = [Route("/", show)]
+routes = [page_route("/", show)]

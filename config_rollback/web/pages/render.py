@@ -5,21 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from functools import cache
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 import jinja2
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 
-from config_rollback.auth.redirects import check_next
-from config_rollback.auth.sessions import Login
 from config_rollback.clock import isoformat
-from config_rollback.errors import ConfigRollbackError, InvalidRedirectError, InvalidRequestError
+from config_rollback.errors import InvalidRequestError
 from config_rollback.evidence.inbox import unheard
 from config_rollback.personas.diff import Piece
 from config_rollback.visible import visible
-from config_rollback.web.http import number_of, request_id
-from config_rollback.web.services import services
+from config_rollback.web.http import number_of
 
 CONTEXT_CHARACTERS = 160
 """How much unchanged text is shown on either side of a change."""
@@ -27,64 +22,15 @@ CONTEXT_CHARACTERS = 160
 _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def page(
-    request: Request, template: str, login: Login | None, *, status: int = 200, **context: Any
-) -> Response:
-    """A page of the service for whoever is logged in."""
-    here = services(request)
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            login=login,
-            request_id=request_id(request),
-            now=here.clock(),
-            alertmanager_url=here.settings.alertmanager_url,
-            grafana_url=here.settings.grafana_url,
-            **context,
-        )
-    )
-    return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
-
-
-def error_page(request: Request, error: ConfigRollbackError, status: int, login_next: str | None) -> Response:
-    """What went wrong, and what one can do. `login_next`: the page to come back to after a login.
-
-    The route may know better (`request.state.login_next`). The reason that was typed into a form is shown
-    (`request.state.reason`): browsers do not keep it.
-    """
-    return page(
-        request,
-        "error.html",
-        getattr(request.state, "login", None),
-        status=status,
-        error=error,
-        login_next=getattr(request.state, "login_next", None) or login_next,
-        sent=request.method == "POST",
-        reason=getattr(request.state, "reason", ""),
-    )
+def html(template: str, **context: Any) -> str:
+    """The template with that context."""
+    return _environment().get_template(template).render(context)
 
 
 def rollback_path(persona: str, **query: str | int | None) -> str:
     """The persona's rollback page; any character of the name is safe."""
     given = {name: value for name, value in query.items() if value is not None}
     return f"/rollback/{quote(persona, safe='')}" + (f"?{urlencode(given)}" if given else "")
-
-
-def wants_html(request: Request) -> bool:
-    """Whether the client is a browser that shows a page."""
-    return "text/html" in request.headers.get("accept", "")
-
-
-def page_that_sent(request: Request) -> str | None:
-    """The page of this service whose form was sent, by its Referer: where to go on after a new login."""
-    try:
-        referer = urlsplit(request.headers.get("referer", ""))
-        if referer.netloc != request.headers.get("host"):
-            return None
-        return check_next(urlunsplit(("", "", referer.path, referer.query, "")))
-    except (ValueError, InvalidRedirectError):  # ValueError: it is no URL
-        return None
 
 
 def ago(moment: datetime, now: datetime) -> str:

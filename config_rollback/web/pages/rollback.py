@@ -12,9 +12,7 @@ import structlog
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
-from config_rollback.auth.sessions import Login
 from config_rollback.errors import NotFoundError, TargetNotFoundError
 from config_rollback.personas import diff
 from config_rollback.rollback.attempts import Call
@@ -26,8 +24,9 @@ from config_rollback.visible import without_hidden
 from config_rollback.web import operations
 from config_rollback.web.http import number_of, persona_of, plain_text, query_of, request_id
 from config_rollback.web.pages.evidence import collect
-from config_rollback.web.pages.render import page, rollback_path
+from config_rollback.web.pages.render import rollback_path
 from config_rollback.web.pages.session import require_form, require_login
+from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.services import services
 
 log = structlog.get_logger(__name__)
@@ -84,29 +83,29 @@ class Outcome:
     serving: Counter[int]
 
 
-async def show(request: Request) -> Response:
+async def show(visit: Visit) -> Response:
     """The decision, or with `result` what came of it. Changes nothing."""
+    request = visit.request
     persona = persona_of(request)
-    login = await require_login(request, "read", persona)
+    await require_login(visit, "read", persona)
     query = query_of(request, "from", "to", "alert", "result", "reload")
     if "result" in query:
         watched = (
             query.get("reload") != "off"
         )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
-        return await _show_result(request, login, persona, number_of(query["result"], "result"), watched)
+        return await _show_result(visit, persona, number_of(query["result"], "result"), watched)
     leaves = number_of(query["from"], "from") if "from" in query else None
     wanted = number_of(query["to"], "to") if "to" in query else None
     alert = query.get("alert", "")
     situation = await run_sync(lambda: _situation(request, persona, leaves, wanted, alert))
-    here = services(request)
+    deps = services(request)
     evidence = None
     if situation.target is not None and not situation.stale:
         versions = tuple(dict.fromkeys((situation.leaves, situation.target.number)))
-        evidence = await collect(here.kpis, persona, versions)
+        evidence = await collect(deps.kpis, persona, versions)
     return page(
-        request,
+        visit,
         "rollback.html",
-        login,
         # What the button would answer: a second click on an alert's link says that it does nothing.
         status=409 if situation.stale else 200,
         situation=situation,
@@ -117,13 +116,14 @@ async def show(request: Request) -> Response:
     )
 
 
-async def act(request: Request) -> Response:
+async def act(visit: Visit) -> Response:
     """The button."""
+    request = visit.request
     persona = persona_of(request)
-    login, form = await require_form(request, "rollback", persona)
+    login, form = await require_form(visit, "rollback", persona)
     # A browser sends each line break as two characters and counts it as one.
     reason = form.get("reason", "").replace("\r\n", "\n").strip()
-    request.state.reason = without_hidden(reason)
+    visit.reason = without_hidden(reason)
     wish = Rollback(
         persona=persona,
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),
@@ -146,14 +146,12 @@ async def _compare(situation: Situation) -> list[tuple[diff.Change, list[diff.Pi
         return None
 
 
-async def _show_result(
-    request: Request, login: Login, persona: str, audit_id: int, watched: bool
-) -> Response:
-    here = services(request)
+async def _show_result(visit: Visit, persona: str, audit_id: int, watched: bool) -> Response:
+    deps = services(visit.request)
 
     def read() -> Outcome:
-        serving = here.clients.serving(persona)
-        with here.store.read() as transaction:
+        serving = deps.clients.serving(persona)
+        with deps.store.read() as transaction:
             row, activation = transaction.audit_row(audit_id), transaction.activation_of_audit(audit_id)
             active = transaction.active(persona)
             if row is None or activation is None or active is None or activation.persona != persona:
@@ -163,16 +161,15 @@ async def _show_result(
     outcome = await run_sync(read)
     clients, converged = outcome.serving.total(), outcome.serving[outcome.activation.version]
     latest = outcome.active.activation_id == outcome.activation.activation_id
-    young = here.clock() - outcome.activation.activated_at < WATCH
+    young = deps.clock() - outcome.activation.activated_at < WATCH
     waiting = converged < clients
     evidence = None
     # First the fast answer, then this; the version that is back may have to wait for its first messages.
     if latest and outcome.row.from_version is not None and not (waiting and young):
-        evidence = await collect(here.kpis, persona, (outcome.row.from_version,), outcome.activation)
+        evidence = await collect(deps.kpis, persona, (outcome.row.from_version,), outcome.activation)
     return page(
-        request,
+        visit,
         "result.html",
-        login,
         outcome=outcome,
         clients=clients,
         converged=converged,
@@ -225,6 +222,6 @@ def _alerts(transaction: Transaction, persona: str, named: str) -> Sequence[Aler
 
 
 routes = [
-    Route("/rollback/{persona}", show),
-    Route("/rollback/{persona}", act, methods=["POST"]),
+    page_route("/rollback/{persona}", show),
+    page_route("/rollback/{persona}", act, "POST"),
 ]

@@ -14,6 +14,7 @@ from config_rollback.auth.sessions import LIFETIME, Login
 from config_rollback.errors import UnauthenticatedError
 from config_rollback.web import access
 from config_rollback.web.http import read_form
+from config_rollback.web.pages.visit import Visit
 from config_rollback.web.services import services
 
 
@@ -44,13 +45,10 @@ def set_session(request: Request, response: Response, login: Login) -> None:
     )
 
 
-async def require_login(request: Request, action: str = "read", persona: str | None = None) -> Login:
-    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not.
-
-    `request.state.login` tells the page of an error who is logged in.
-    """
-    login = request.state.login = await find_login(request)
-    await access.require_role(request, login.actor, action, persona)
+async def require_login(visit: Visit, action: str = "read", persona: str | None = None) -> Login:
+    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not."""
+    visit.login = login = await find_login(visit.request)
+    await access.require_role(visit.request, login.actor, action, persona)
     return login
 
 
@@ -62,11 +60,11 @@ async def read_own_form(request: Request) -> Mapping[str, str]:
 
 
 async def require_form(
-    request: Request, action: str, persona: str | None = None
+    visit: Visit, action: str, persona: str | None = None
 ) -> tuple[Login, Mapping[str, str]]:
     """A form sent in its own session by somebody of role `ops`."""
-    form = await read_own_form(request)
-    login = request.state.login = await find_login(request)
+    form = await read_own_form(visit.request)
+    visit.login = login = await find_login(visit.request)
     check_form_token(login.cookie, form.get("form_token", ""))
-    await access.require_role(request, login.actor, action, persona)
+    await access.require_role(visit.request, login.actor, action, persona)
     return login, form
