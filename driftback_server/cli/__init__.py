@@ -1,4 +1,4 @@
-"""The command line, `driftback`: a thin layer over the packages; a module per command or group."""
+"""The command line, `driftback`: a thin layer over the packages, with one module per command or group."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Sees an LLM chat drift, names the configuration that caused it, and rolls it back, audited."""
+    """Detect drift of an LLM chat, name the configuration that caused it, and roll it back, audited."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         _app()
     except SystemExit as ended:
         exit_code = ended.code if isinstance(ended.code, int) else connection.REFUSED
-    except (OSError, StackError) as error:  # a folder of somebody else, or none
+    except (OSError, StackError) as error:  # the folder belongs to somebody else, or does not exist
         connection.err.print(f"driftback: {error}", style="red", soft_wrap=True)
         exit_code = connection.REFUSED
     sys.exit(output.finish(exit_code))

@@ -1,4 +1,4 @@
-"""`driftback access`: one person shut out at once, and let in again."""
+"""`driftback access`: block one person at once, and undo that."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from config_rollback.settings import OWN_ISSUER
 from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection
 
-app = typer.Typer(no_args_is_help=True, help="Who is shut out.")
+app = typer.Typer(no_args_is_help=True, help="Block people, and undo that.")
 
 SubjectArgument = Annotated[
     str, typer.Argument(help="The person, as `driftback audit list` shows the actor.")
 ]
 IssuerOption = Annotated[
-    str, typer.Option("--issuer", help="Who vouches for the name: `known by` in `driftback audit list`.")
+    str, typer.Option("--issuer", help="The issuer of the name: `known by` in `driftback audit list`.")
 ]
 ReasonOption = Annotated[str | None, typer.Option(help="Why, for the audit row.")]
 
@@ -33,7 +33,7 @@ def revoke(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Shut a person out: their sessions end, their tokens open nothing until `access allow`."""
+    """Block a person: their sessions end, and their tokens are refused until `access allow`."""
     service = Connection.open(url, token, state_dir)
     _act(service, "revoke", {"subject": subject, "issuer": issuer, "reason": reason}, key, json_output)
 
@@ -49,7 +49,7 @@ def allow(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Let a person in again; they log in anew."""
+    """Unblock a person, who must then log in again."""
     service = Connection.open(url, token, state_dir)
     _act(service, "allow", {"subject": subject, "issuer": issuer, "reason": reason}, key, json_output)
 
@@ -61,7 +61,7 @@ def list_people(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """List who is shut out, the newest first."""
+    """List the blocked people, newest first."""
     rows = Connection.open(url, token, state_dir).get("/v1/ops/access")["data"]
     if json_output:
         connection.print_json(rows)
@@ -82,7 +82,7 @@ def _act(
     if as_json:
         connection.print_json(data)
     else:
-        done = "is shut out" if data["shut_out"] else "may log in again"
+        done = "is blocked" if data["shut_out"] else "may log in again"
         connection.say(
-            f"{person['subject']}, known by {person['issuer']}, {done} (audit {data['audit_id']})."
+            f"{person['subject']}, known by {person['issuer']}, {done} (audit row {data['audit_id']})."
         )

@@ -1,7 +1,7 @@
-"""`driftback persona publish`, `rollback` and `accept`: acts that may be repeated after a lost answer.
+"""`driftback persona publish`, `rollback` and `accept`: acts that are safe to repeat after a lost answer.
 
-With `--from` and `--idempotency-key` a repetition is the same act. Without, `--yes` does nothing where it may
-well be a repetition.
+With `--from` and `--idempotency-key` a repetition is the same act. Without them, `--yes` refuses to act if
+the command may be a repetition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from driftback_server.cli.persona import PersonaArgument, active_of, print_chang
 FromOption = Annotated[
     int | None,
     typer.Option(
-        "--from", min=1, help="The version that must be active, or nothing is done; else whichever is."
+        "--from", min=1, help="Act only if this version is active; by default, whichever is active."
     ),
 ]
 KeyOption = Annotated[
@@ -37,7 +37,7 @@ def publish(
         typer.Option(
             "--from",
             min=0,
-            help="The version that must be active (0: none yet), or nothing is done; else whichever is.",
+            help="Act only if this version is active (0: none yet); by default, whichever is active.",
         ),
     ] = None,
     key: KeyOption = None,
@@ -47,7 +47,7 @@ def publish(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Show what would change, and publish it as the next version, which serves at once."""
+    """Show what would change, and publish the file as the next version, which is active at once."""
     _require_from(leaves, key)
     try:
         document = documents.read(file)
@@ -56,19 +56,21 @@ def publish(
     service = Connection.open(url, token, state_dir)
     active = active_of(service, document.persona)
     number = active["active_version"] if active else 0
-    if leaves in (None, number):  # else it was done already, or somebody was faster: the service knows
+    if leaves in (None, number):  # otherwise it was done already, or somebody was faster: the service decides
         before = _config(service, document.persona, number) if active else {}
         changes = diff.changes(before, document.config)
         if active and not changes:
             if json_output:
                 connection.print_json({"published": False, "version": number})
             else:
-                connection.say(f"Version {number} is the same; nothing was published.")
+                connection.say(f"Nothing was published: version {number} has the same configuration.")
             return
         if active and leaves is None:
             left = _rolled_back(active)
             if left and not diff.changes(_config(service, document.persona, left), document.config):
-                _warn_of_repetition(f"{_told(active)}; this is version {left} again", number, yes)
+                _warn_of_repetition(
+                    f"{_last_rollback(active)}; this file is version {left} again", number, yes
+                )
         if not json_output:
             print_changes(changes)
         where = f"after version {number}" if active else "as its first version"
@@ -81,16 +83,16 @@ def publish(
         connection.print_json({"published": True, **data})
     else:
         connection.say(
-            f"Version {data['version']} of {document.persona} serves now (audit {data['audit_id']})."
+            f"Version {data['version']} of {document.persona} is active now (audit row {data['audit_id']})."
         )
 
 
 def rollback(
     persona: PersonaArgument,
     to: Annotated[
-        int | None, typer.Option(min=1, help="Which version; else the last known good one.")
+        int | None, typer.Option(min=1, help="The version to restore; by default the last known good one.")
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason, for the audit row.")] = None,
     leaves: FromOption = None,
     key: KeyOption = None,
     yes: connection.YesOption = False,
@@ -99,23 +101,26 @@ def rollback(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Show what would change, and put an earlier version back."""
+    """Show what would change, and restore an earlier version."""
     _require_from(leaves, key)
     service = Connection.open(url, token, state_dir)
     active = require_active(service, persona)
     number = active["active_version"]
-    if leaves in (None, number):  # else it was done already, or somebody was faster: the service knows
+    if leaves in (None, number):  # otherwise it was done already, or somebody was faster: the service decides
         if leaves is None and to is None and _rolled_back(active):
-            _warn_of_repetition(_told(active), number, yes)
+            _warn_of_repetition(_last_rollback(active), number, yes)
         target = to or active["rollback_to"]
         if target is None:
-            connection.fail("nothing_to_rollback: no earlier version is known to be good", connection.REFUSED)
+            connection.fail(
+                "nothing_to_rollback: no earlier version is known to be good; name one with --to",
+                connection.REFUSED,
+            )
         if not json_output:
             query = {"from": number, "to": target}
             compared = service.get(f"{persona_path(persona)}/diff", **query)["data"]
             print_changes([diff.Change(**change) for change in compared["changes"]])
         _confirm(f"Roll {persona} back from version {number} to version {target}?", yes)
-        # Who was asked gets what was shown; else the service decides, so that a repetition asks for the same.
+        # After a question, restore the version that was shown. Otherwise the service decides again.
         to = to if yes else target
     expected = leaves or number
     body = {"expected_version": expected, "to_version": to, "reason": reason}
@@ -124,12 +129,14 @@ def rollback(
     if json_output:
         connection.print_json(data)
     else:
-        connection.say(f"{persona} is on version {data['to_version']} again (audit {data['audit_id']}).")
+        connection.say(
+            f"Version {data['to_version']} of {persona} is active again (audit row {data['audit_id']})."
+        )
 
 
 def accept(
     persona: PersonaArgument,
-    reason: Annotated[str | None, typer.Option(help="Why, for the audit row.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason, for the audit row.")] = None,
     leaves: FromOption = None,
     key: KeyOption = None,
     yes: connection.YesOption = False,
@@ -138,7 +145,7 @@ def accept(
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Accept what a persona does now as normal: drift is measured against it from now on."""
+    """Accept the persona's present behaviour as the new baseline of drift."""
     _require_from(leaves, key)
     service = Connection.open(url, token, state_dir)
     active = require_active(service, persona)
@@ -149,8 +156,8 @@ def accept(
             rows = service.get("/v1/ops/audit", limit=1, **filters)["data"]
             if rows and rows[0]["audit_id"] > active["audit_id"]:
                 row = rows[0]
-                told = f"{row['actor']} accepted it at {row['at'][:19]}Z (audit {row['audit_id']})"
-                _warn_of_repetition(told, number, yes)
+                accepted = f"{row['actor']} accepted it at {row['at'][:19]}Z (audit row {row['audit_id']})"
+                _warn_of_repetition(accepted, number, yes)
         _confirm(f"Measure drift of {persona} against version {number} from now on?", yes)
     expected = leaves or number
     body = {"expected_version": expected, "reason": reason}
@@ -160,7 +167,7 @@ def accept(
         connection.print_json(data)
     else:
         connection.say(
-            f"Version {data['version']} of {persona} is the baseline now (audit {data['audit_id']})."
+            f"Version {data['version']} of {persona} is the baseline now (audit row {data['audit_id']})."
         )
 
 
@@ -171,29 +178,31 @@ def _config(service: Connection, persona: str, version: int) -> dict[str, Any]:
 
 def _require_from(leaves: int | None, key: str | None) -> None:
     if key is not None and leaves is None:
-        connection.fail("--idempotency-key needs --from: a repetition asks for the same", connection.USAGE)
+        connection.fail(
+            "--idempotency-key needs --from, because a repetition must be the same request", connection.USAGE
+        )
 
 
 def _rolled_back(active: dict[str, Any]) -> int | None:
-    """The version that the newest act on the persona rolled back."""
+    """The version that the newest act on the persona rolled back; None if that act was no rollback."""
     left: int | None = active["from_version"]
     return left if active["action"] == "rollback" and left and left > active["active_version"] else None
 
 
-def _told(active: dict[str, Any]) -> str:
+def _last_rollback(active: dict[str, Any]) -> str:
     versions = f"from version {active['from_version']} to {active['active_version']}"
     at = f"{active['activated_at'][:19]}Z"
-    return f"{active['activated_by']} rolled back {versions} at {at} (audit {active['audit_id']})"
+    return f"{active['activated_by']} rolled back {versions} at {at} (audit row {active['audit_id']})"
 
 
-def _warn_of_repetition(told: str, number: int, yes: bool) -> None:
-    """Says what was done last. With `--yes` nobody reads that, and a repetition would act once more."""
+def _warn_of_repetition(last_act: str, number: int, yes: bool) -> None:
+    """Warns on a terminal; with `--yes`, where nobody reads the warning, refuses to act once more."""
     if yes:
         connection.fail(
-            f"{told}. Nothing was changed: to go on from version {number} after all, give --from {number}.",
+            f"{last_act}. Nothing was changed. If you mean to change version {number}, add --from {number}.",
             connection.REFUSED,
         )
-    connection.err.print(visible(f"{told}."), style="yellow", soft_wrap=True)
+    connection.err.print(visible(f"{last_act}."), style="yellow", soft_wrap=True)
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -204,6 +213,9 @@ def _confirm(question: str, yes: bool) -> None:
     except typer.Abort:
         if sys.stdin.isatty():
             raise
-        connection.fail("\nNothing was changed: nobody answered. Give --yes to do it.", connection.REFUSED)
+        connection.fail(
+            "\nNothing was changed, because nobody answered the question. Add --yes to act without it.",
+            connection.REFUSED,
+        )
     if not agreed:
         connection.fail("Nothing was changed.", connection.REFUSED)

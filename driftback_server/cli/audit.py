@@ -1,4 +1,4 @@
-"""`driftback audit`: who did what, and whether the record still holds."""
+"""`driftback audit`: who did what, and whether the audit log is intact."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from driftback_server.cli.connection import Connection
 from driftback_server.cli.db import opened, require_file
 from driftback_server.cli.output import output
 
-app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the record still holds.")
+app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the audit log is intact.")
 
 
 @app.command("list")
 def list_rows(
     persona: Annotated[str | None, typer.Option(help="Only rows about this persona.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only rows of this actor.")] = None,
-    action: Annotated[str | None, typer.Option(help=f"Only rows of it: {', '.join(ACTIONS)}.")] = None,
-    status: Annotated[str | None, typer.Option(help=f"Only rows that {' or '.join(STATUSES)}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows, newest first.")] = 50,
+    action: Annotated[
+        str | None, typer.Option(help=f"Only rows of this action: {', '.join(ACTIONS)}.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help=f"Only rows with this status: {' or '.join(STATUSES)}.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows to list.")] = 50,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """List attempts, done or refused, newest first."""
+    """List acts and refused attempts, newest first."""
     service = Connection.open(url, token, state_dir)
     filters = {"persona": persona, "actor": actor, "action": action, "status": status}
     rows = service.get("/v1/ops/audit", limit=limit, **filters)["data"]
@@ -62,7 +66,7 @@ def list_rows(
 @app.command()
 def export(
     file: Annotated[
-        Path | None, typer.Argument(help="Where to; else standard output.", dir_okay=False)
+        Path | None, typer.Argument(help="The file to write; by default standard output.", dir_okay=False)
     ] = None,
     after: Annotated[int | None, typer.Option(min=1, help="Only the rows after this one.")] = None,
     url: connection.UrlOption = None,
@@ -73,7 +77,7 @@ def export(
     rows = Connection.open(url, token, state_dir).lines("/v1/ops/audit/export", after=after)
     if file is None:
         for row in rows:
-            sys.stdout.buffer.write(row + b"\n")  # the bytes that a hash was made from
+            sys.stdout.buffer.write(row + b"\n")  # the exact bytes that were hashed
             if output.lost:
                 break
         return
@@ -81,7 +85,7 @@ def export(
     try:
         with partial.open("wb") as target:
             count = sum(target.write(row + b"\n") > 0 for row in rows)
-        partial.replace(file)  # a file of this name is whole
+        partial.replace(file)  # so a file of this name is complete
     except OSError as error:
         connection.fail(f"cannot write {file}: {error.strerror}", connection.USAGE)
     connection.err.print(f"{count} rows in {file}.", soft_wrap=True)
@@ -91,20 +95,20 @@ def export(
 def verify(
     head: Annotated[
         str | None,
-        typer.Option(help="A head that must be part of the chain, `<audit_id>:<hash>` from a log line."),
+        typer.Option(help="A head that the chain must contain: `<audit_id>:<hash>` from a log line."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="Check this export instead, without the service.", dir_okay=False)
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option(help="Check this database instead, with the right to read it.")
+        str | None, typer.Option(help="Check this database instead, without the service.")
     ] = None,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Walk the whole hash chain and what it tells of; exit code 1 names the first row that does not hold."""
+    """Check the hash chain, activations and versions; if a row does not match, name it and exit with 1."""
     try:
         known = None if head is None else Head.parse(head)
     except ValueError as error:
@@ -118,7 +122,9 @@ def verify(
     if json_output:
         connection.print_json(result)
     elif result["valid"]:
-        connection.out.print(f"{result['rows']} rows, unbroken. Head {_head(result['head'])}", soft_wrap=True)
+        connection.out.print(
+            f"{result['rows']} rows, all intact. Head {_head(result['head'])}", soft_wrap=True
+        )
     else:
         connection.err.print(
             connection.broken(result["broken_at"], result["problem"]),

@@ -1,7 +1,7 @@
-"""How commands find the service, prove who they are, and end: the options and exit codes they share.
+"""What commands share: how they find the service, how they authenticate, their options and exit codes.
 
-Exit codes: 0 done, 1 refused or failed (the error code is printed), 2 wrong usage, 3 unreachable, or nobody
-knows whether it was done.
+Exit codes: 0 done; 1 refused or failed (the error code is printed); 2 wrong usage; 3 the service cannot be
+reached, or the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -39,19 +39,23 @@ REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 _UNDECIDED = ("outcome_unknown", "request_in_progress")
 
 _WIDE = 100_000
-"""Columns of a table where nobody looks at a terminal: in a pipe or a file a row is one line."""
+"""Width of a table in a pipe or a file, in columns: a row is one line there."""
 
 TIMEOUT_SECONDS = (3, 30)
 TOKEN_SECONDS = 300
 
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", envvar="DRIFTBACK_URL", help="config_rollback; else the running stack's."),
+    typer.Option(
+        "--url", envvar="DRIFTBACK_URL", help="URL of config_rollback; by default that of the running stack."
+    ),
 ]
 TokenOption = Annotated[
     str | None,
     typer.Option(
-        "--token", envvar="DRIFTBACK_TOKEN", help="An access token; else one made with the stack's key."
+        "--token",
+        envvar="DRIFTBACK_TOKEN",
+        help="An access token; by default a new one, made with the stack's key.",
     ),
 ]
 StateDirOption = Annotated[
@@ -61,11 +65,11 @@ StateDirOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-KEY_HELP = "Makes a repetition known as one: it gets the first answer and changes nothing."
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Act without asking.")]
+KEY_HELP = "With the same key a repeated command gets the first answer and changes nothing."
 KeyOption = Annotated[str | None, typer.Option("--idempotency-key", help=KEY_HELP)]
 
-# Nothing that is printed is markup: names and paths hold brackets and colons.
+# Printed text is never markup, because names and paths contain brackets and colons.
 _PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
 out = Console(**_PLAIN)
 err = Console(stderr=True, **_PLAIN)
@@ -78,23 +82,23 @@ def fail(message: str, exit_code: int) -> NoReturn:
 
 
 def broken(row: int | None, problem: str | None) -> str:
-    """What a verification of the record found."""
+    """The problem that a verification of the audit log found."""
     where = "" if row is None else f" at row {row}"
-    return f"The record does not hold{where}: {problem}."
+    return f"The audit log is not intact{where}: {problem}."
 
 
 def say(message: str) -> None:
-    """A line on standard output, to the letter."""
+    """Prints a line on standard output, exactly as it is."""
     out.print(visible(message), soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
-    """One JSON document on standard output, in ASCII: what nobody sees is an escape there too."""
+    """Prints one JSON document on standard output, in ASCII, so invisible characters are escapes."""
     print(json.dumps(content))  # noqa: T201 (the command's output)
 
 
 def table(*columns: str) -> Table:
-    """A table without lines. What is too long for a narrow terminal goes on in the next line, uncut."""
+    """A table without borders. On a narrow terminal, cells wrap and nothing is cut off."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold")
@@ -146,14 +150,17 @@ def running_stack(state_dir: Path | None = None, instead: str = "give --url and 
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            fail(f"cannot read {layout.stack_file}: {error}; name another folder by --state-dir", UNREACHABLE)
+            fail(
+                f"cannot read {layout.stack_file}: {error}. Name another folder with --state-dir.",
+                UNREACHABLE,
+            )
         return stack
     searched = " or ".join(str(folder) for folder in folders)
-    fail(f"no stack runs in {searched}; start one with `driftback up`, or {instead}", UNREACHABLE)
+    fail(f"no stack runs in {searched}: start one with `driftback up`, or {instead}", UNREACHABLE)
 
 
 def jwt_secret(state_dir: Path | None, instead: str = "") -> str:
-    """The key that signs tokens: $CONFIG_ROLLBACK_JWT_SECRET or _FILE, else the running stack's."""
+    """The key that signs tokens: $CONFIG_ROLLBACK_JWT_SECRET or _FILE, else that of the running stack."""
     inline, file = (os.environ.get(f"CONFIG_ROLLBACK_JWT_SECRET{suffix}") for suffix in ("", "_FILE"))
     if state_dir is None and inline and file:
         fail("CONFIG_ROLLBACK_JWT_SECRET and CONFIG_ROLLBACK_JWT_SECRET_FILE are both set: give one", USAGE)
@@ -183,16 +190,16 @@ def _check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        fail(f"--url, DRIFTBACK_URL: {url} is no URL such as http://127.0.0.1:9811", USAGE)
+        fail(f"--url, DRIFTBACK_URL: {url} is not a URL such as http://127.0.0.1:9811", USAGE)
 
 
 def _why(error: BaseException) -> str:
-    """What lies at the bottom of an error of requests, which tells its objects instead."""
+    """The innermost cause of an error of requests, whose own text only names objects."""
     causes = [error]
     while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(inner)
-    told = (cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror)
-    return next(told, "no answer in time" if isinstance(error, requests.Timeout) else str(error))
+    texts = (cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror)
+    return next(texts, "no answer in time" if isinstance(error, requests.Timeout) else str(error))
 
 
 def _long_enough(secret: str, source: str) -> str:
@@ -210,7 +217,7 @@ class Connection:
 
     @classmethod
     def open(cls, url: str | None, token: str | None, state_dir: Path | None) -> Connection:
-        """As given, else of the running stack, then acting as the user of this machine."""
+        """The service and token as given; by default the running stack, as the user of this machine."""
         url = unless_exported(url, "DRIFTBACK_URL", state_dir)
         token = unless_exported(token, "DRIFTBACK_TOKEN", state_dir)
         if url is None:
@@ -224,16 +231,16 @@ class Connection:
                 lifetime_seconds=TOKEN_SECONDS,
             )
         if not (token.isascii() and token.isprintable()):
-            fail("--token, DRIFTBACK_TOKEN: holds characters that no token has", USAGE)
+            fail("--token, DRIFTBACK_TOKEN: contains characters that cannot be in a token", USAGE)
         return cls(url.rstrip("/"), token)
 
     def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
-        """The body of the answer; an error ends the command."""
+        """The body of the response; an error ends the command."""
         wanted = {name: value for name, value in query.items() if value is not None}
         return self._read(self._send("GET", path, params=wanted))
 
     def lines(self, path: str, **query: str | int | None) -> Iterator[bytes]:
-        """The lines of an answer as they come; an error, or an end before the end, ends the command."""
+        """The lines of a response as they arrive; an error or an early end ends the command."""
         wanted = {name: value for name, value in query.items() if value is not None}
         answer = self._send("GET", path, params=wanted, stream=True)
         with answer:
@@ -242,13 +249,16 @@ class Connection:
             try:
                 yield from answer.iter_lines(chunk_size=65536)
             except requests.RequestException as error:
-                fail(f"{self.url} broke off: {_why(error)}. Run the command again.", UNREACHABLE)
+                fail(
+                    f"the response of {self.url} ended early: {_why(error)}. Run the command again.",
+                    UNREACHABLE,
+                )
 
     def act(self, path: str, body: dict[str, Any], key: str | None, repeat: str) -> dict[str, Any]:
-        """The data of the answer; an error ends the command.
+        """The data of the response; an error ends the command.
 
-        Where nobody knows whether it was done, the user reads how to ask: by the same command with the
-        options of `repeat` and the key.
+        If the outcome is unknown, prints how to find out: the same command with the options in `repeat` and
+        the key.
         """
         key = key or uuid.uuid4().hex
         try:
@@ -257,8 +267,8 @@ class Connection:
         except typer.Exit as ended:
             if ended.exit_code == UNREACHABLE:
                 err.print(
-                    f"It may have been done. It is done once at most, and you learn what came of it, if you "
-                    f"repeat the command with {repeat} --idempotency-key {shlex.quote(key)}",
+                    "The outcome is unknown. To find out, repeat the command with these options; it acts "
+                    f"at most once: {repeat} --idempotency-key {shlex.quote(key)}",
                     soft_wrap=True,
                 )
             raise
@@ -273,12 +283,15 @@ class Connection:
             )
         except requests.RequestException as error:
             fail(
-                f"{self.url} does not answer: {_why(error)}. Is config_rollback there, and is --url or "
-                "DRIFTBACK_URL right?",
+                f"{self.url} cannot be reached: {_why(error)}. Check that config_rollback runs, and that "
+                "--url or DRIFTBACK_URL is right.",
                 UNREACHABLE,
             )
         if answer.is_redirect:
-            fail(f"{self.url} leads to {answer.headers['Location']}: give --url as it is there", UNREACHABLE)
+            fail(
+                f"{self.url} redirects to {answer.headers['Location']}: give the final address with --url",
+                UNREACHABLE,
+            )
         return answer
 
     def _read(self, answer: requests.Response) -> dict[str, Any]:
@@ -289,7 +302,8 @@ class Connection:
             error, request = body["error"], body["request_id"]
         except (ValueError, KeyError, TypeError, RecursionError):  # not JSON, or other JSON
             fail(
-                f"{self.url} answered {answer.status_code}, but not as config_rollback does; is it that?",
+                f"{self.url} answered {answer.status_code}, but is not config_rollback: check --url or "
+                "DRIFTBACK_URL",
                 UNREACHABLE,
             )
         problems = "".join(
@@ -301,10 +315,10 @@ class Connection:
 
 
 def _clock_problem(answer: requests.Response) -> str:
-    """Why a new token may be refused: it says when it was made, by this machine's clock."""
+    """Warns of a wrong clock, which makes new tokens invalid; empty if the clocks agree."""
     try:
         ahead = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
-    except (KeyError, ValueError, TypeError):  # TypeError: a date of no zone
+    except (KeyError, ValueError, TypeError):  # TypeError: a date without a zone
         return ""
     if abs(ahead) <= LEEWAY_SECONDS:
         return ""
@@ -313,5 +327,5 @@ def _clock_problem(answer: requests.Response) -> str:
 
 
 def persona_path(persona: str) -> str:
-    """The persona's place in the API; any character of the name is safe."""
+    """The path of a persona in the API; the name is percent-encoded."""
     return f"/v1/ops/personas/{quote(persona, safe='')}"

@@ -1,4 +1,4 @@
-"""`driftback db`: the database's schema, who may do what in it, and copies of it."""
+"""`driftback db`: the schema, the roles and the copies of the database."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from exporter.secret_files import read_secret
 app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
 
 UNDEFINED_TABLE = "42P01"
-"""What PostgreSQL calls it."""
+"""SQLSTATE of PostgreSQL for a missing table."""
 
 DatabaseOption = Annotated[
     str | None,
     typer.Option(
         "--database-url",
         envvar="CONFIG_ROLLBACK_DATABASE_URL",
-        help="SQLAlchemy URL, or in the file of $CONFIG_ROLLBACK_DATABASE_URL_FILE; "
-        "else the database of --state-dir.",
+        help="SQLAlchemy URL; by default that in the file $CONFIG_ROLLBACK_DATABASE_URL_FILE, "
+        "or the database in --state-dir.",
     ),
 ]
 
 
 @app.command()
 def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirOption = None) -> None:
-    """Bring the schema up to date; the service does the same when it starts."""
+    """Upgrade the schema to the newest version; the service does the same when it starts."""
     with opened(_url(database_url, state_dir)) as engine:
         database.upgrade(engine)
         output.act_is_done()
@@ -50,12 +50,12 @@ def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirO
 @app.command()
 def grant(
     application: Annotated[str | None, typer.Option(help="The role that the service connects as.")] = None,
-    auditor: Annotated[str | None, typer.Option(help="A role that reads history.")] = None,
+    auditor: Annotated[str | None, typer.Option(help="A role that may read the history.")] = None,
     database_url: DatabaseOption = None,
 ) -> None:
-    """Give existing PostgreSQL roles the least that they need; run as the owner, after each upgrade."""
+    """Give existing PostgreSQL roles the rights that they need; run as the owner, after each upgrade."""
     if application is None and auditor is None:
-        connection.fail("Name a role: --application, --auditor.", connection.USAGE)
+        connection.fail("Name a role with --application or --auditor.", connection.USAGE)
     url = _configured_url(database_url)
     if url is None:
         connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
@@ -72,13 +72,13 @@ def grant(
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="Where to; must not exist.", dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.", dir_okay=False)],
     database_url: DatabaseOption = None,
     state_dir: connection.StateDirOption = None,
 ) -> None:
-    """Copy the SQLite database while the service runs, and verify the copy. PostgreSQL has pg_dump."""
+    """Copy the SQLite database while the service runs, and verify the copy. For PostgreSQL use pg_dump."""
     if file.exists():
-        connection.fail(f"{file} exists: name a file that does not.", connection.USAGE)
+        connection.fail(f"{file} exists already: name another file.", connection.USAGE)
     with opened(_url(database_url, state_dir)) as engine:
         if engine.name != "sqlite":
             connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
@@ -86,7 +86,7 @@ def backup(
         partial = file.with_name(f"{file.name}.partial")
         try:
             database.backup(engine, partial)
-        except sqlite3.Error as error:  # of either side
+        except sqlite3.Error as error:  # of the source or of the copy
             partial.unlink(missing_ok=True)
             connection.fail(f"cannot copy {_shown(engine)} to {file}: {error}", connection.REFUSED)
     with opened(sqlite_url(partial)) as copy, Store(copy).read() as transaction:
@@ -98,14 +98,14 @@ def backup(
     for suffix in ("-wal", "-shm"):
         partial.with_name(partial.name + suffix).unlink(missing_ok=True)
     connection.out.print(
-        f"{file}: {result.rows} audit rows, unbroken. Head {result.head.audit_id}:{result.head.hash}",
+        f"{file}: {result.rows} audit rows, all intact. Head {result.head.audit_id}:{result.head.hash}",
         soft_wrap=True,
     )
 
 
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
-    """The engine of a command; a database that fails ends the command."""
+    """The engine for a command. If the database fails, the command ends with an error."""
     try:
         check_database_url(url)
     except ValueError as error:
@@ -113,7 +113,7 @@ def opened(url: str) -> Iterator[Engine]:
     try:
         engine = database.connect(url)
     except OSError as error:
-        connection.fail(f"cannot make the folder {error.filename}: {error.strerror}", connection.USAGE)
+        connection.fail(f"cannot create the folder {error.filename}: {error.strerror}", connection.USAGE)
     try:
         yield engine
     except (SQLAlchemyError, sqlite3.Error, UnavailableError) as error:
@@ -123,26 +123,26 @@ def opened(url: str) -> Iterator[Engine]:
 
 
 def require_file(engine: Engine) -> None:
-    """Ends the command where the SQLite database is not there; connecting would make an empty one."""
+    """Ends the command if the SQLite file does not exist, because connecting would create an empty one."""
     if engine.name == "sqlite" and not Path(str(engine.url.database)).is_file():
         connection.fail(
-            f"{_shown(engine)}: there is no database. Name it by --database-url or --state-dir.",
+            f"{_shown(engine)}: there is no database here. Name one with --database-url or --state-dir.",
             connection.REFUSED,
         )
 
 
 def _cause(error: Exception) -> str:
-    """What the database said, and what helps against it."""
-    told = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
-    cause = told.orig if isinstance(told, DBAPIError) else told
+    """The error of the database, and the remedy."""
+    raised = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
+    cause = raised.orig if isinstance(raised, DBAPIError) else raised
     if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == UNDEFINED_TABLE:
-        return f"{cause}. If the database is config_rollback's, `driftback db upgrade` makes its tables."
+        return f"{cause}. If this is config_rollback's database, `driftback db upgrade` creates its tables."
     return str(cause)
 
 
 def _shown(engine: Engine) -> str:
     if engine.name == "sqlite":
-        return str(engine.url.database)  # the path, as one types it
+        return str(engine.url.database)  # the path, as the user types it
     return engine.url.set(query={}).render_as_string(hide_password=True)  # the query may hold a password too
 
 
@@ -155,7 +155,7 @@ def _url(given: str | None, state_dir: Path | None) -> str:
 
 
 def _configured_url(given: str | None) -> str | None:
-    """As the service finds it; the option `--database-url` comes before what the environment says."""
+    """The URL as the service reads it from the environment; the option `--database-url` overrides that."""
     inline, file = (os.environ.get(f"CONFIG_ROLLBACK_DATABASE_URL{suffix}") for suffix in ("", "_FILE"))
     if not file or (given and given != inline):
         return given

@@ -1,4 +1,4 @@
-"""Persona files, as `publish` reads and `show` writes them: YAML with `persona`, `config`, perhaps `note`."""
+"""Persona files that `publish` reads and `show` writes: YAML with `persona`, `config`, optionally `note`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Document(BaseModel):
     @field_validator("config")
     @classmethod
     def _check_numbers(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        persona_config.canonical_json(config)  # ValueError: a number past what a float holds
+        persona_config.canonical_json(config)  # ValueError: a number too large for a float
         return config
 
 
 def read(file: Path) -> Document:
-    """The document in a file; raises ValueError, which names the file and what to do."""
+    """The document in a file. Raises ValueError, which names the file and the problem."""
     try:
         content = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{file}: it is not UTF-8") from None
+        raise ValueError(f"{file}: the file is not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: must hold `persona`, `config` and perhaps `note`")
+        raise ValueError(f"{file}: must contain `persona`, `config` and, optionally, `note`")
     try:
         return Document.model_validate(content)
     except ValidationError as error:
@@ -49,9 +49,9 @@ def read(file: Path) -> Document:
 
 
 def written(document: Document, *, allow_unicode: bool = True) -> str:
-    """The document as YAML, from which `read` gets the same; what nobody sees is written as escapes.
+    """The document as YAML, which `read` reads back exactly. Invisible characters are escapes.
 
-    Without `allow_unicode` all that is not ASCII is: a terminal that lacks it would show another text.
+    Without `allow_unicode` everything but ASCII is an escape, for terminals that cannot show it.
     """
     content = {"persona": document.persona, "note": document.note, "config": document.config}
     text = yaml.dump(
@@ -68,7 +68,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what would be no text as YAML 1.1 or as ours, and all text that needs an escape."""
+    """Quotes text that YAML 1.1 or our reader would take for another type, and text that needs an escape."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""`driftback kpis`: the four KPI of a window, as the service reads them from Prometheus."""
+"""`driftback kpis`: the four KPIs of a window, as the service reads them from Prometheus."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Standard output and standard error of a command: what cannot be printed never decides what is done.
+"""Standard output and standard error of a command. A failure to print never changes what the command does.
 
-A character that the terminal lacks is shown as its escape. A write that fails (a full disk, a reader that is
-gone) raises nothing; `finish` says so, and gives the exit code, when the command is over.
+A character that the terminal cannot show is printed as an escape. A write that fails (a full disk, a closed
+pipe) raises nothing; `finish` reports it at the end of the command, and returns the exit code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _Stream(io.FileIO):
     failure: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Writes, or loses, all of it."""
+        """Writes all of the data, or none of it if a write fails."""
         try:
             return super().write(data)
         except OSError as error:
@@ -28,43 +28,43 @@ class _Stream(io.FileIO):
 
 
 class Output:
-    """Both streams of this process, from `guard` on."""
+    """Both streams of this process, after `guard`."""
 
     def __init__(self) -> None:
         self._results: _Stream | None = None
         self._done = False
 
     def guard(self) -> None:
-        """Takes the place of `sys.stdout` and `sys.stderr`."""
+        """Replaces `sys.stdout` and `sys.stderr`."""
         self._results, sys.stdout = _guarded(sys.stdout)
         _, sys.stderr = _guarded(sys.stderr)
 
     def act_is_done(self) -> None:
-        """What is printed from now on only tells of it: to lose that is no failure of the command."""
+        """From now on a failure to print does not change the exit code, because the act is done."""
         self._done = True
 
     @property
     def lost(self) -> OSError | None:
-        """Why results did not get out."""
+        """The error because of which results were not printed, if any."""
         return self._results.failure if self._results else None
 
     @property
     def is_utf8(self) -> bool:
-        """Whether standard output takes every character."""
+        """Whether standard output can show every character."""
         return codecs.lookup(sys.stdout.encoding).name == "utf-8"
 
     def finish(self, exit_code: int) -> int:
-        """The exit code of the command, or that of lost results."""
+        """The exit code: that of the command, or 1 if its results could not be printed."""
         sys.stdout.flush()
         if self.lost is None or exit_code:
             return exit_code
-        if not isinstance(self.lost, BrokenPipeError):  # a reader that has enough needs not be told
+        if not isinstance(self.lost, BrokenPipeError):  # the reader closed the pipe on purpose
             sys.stderr.write(f"driftback: {self.lost}\n")
         return 0 if self._done else 1
 
 
 def _guarded(stream: TextIO | None) -> tuple[_Stream, TextIO]:
-    # A descriptor that is closed may come to be a file of somebody else.
+    # A closed descriptor may be used again for another file.
     raw = _Stream(stream.fileno(), "wb", closefd=False) if stream else _Stream(os.devnull, "wb")
     encoding = stream.encoding if stream else "utf-8"
     return raw, io.TextIOWrapper(

@@ -1,4 +1,4 @@
-"""`driftback persona`: configurations and their versions, looked at (`acts.py` changes them)."""
+"""`driftback persona`: commands that show configurations and versions (`acts.py` changes them)."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ def list_personas(
 @app.command()
 def show(
     persona: PersonaArgument,
-    version: Annotated[int | None, typer.Option(min=1, help="Which version; else the active one.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="The version to show; by default the active one.")
+    ] = None,
     url: connection.UrlOption = None,
     token: connection.TokenOption = None,
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
-    """Show one version with its configuration, as YAML that `publish` takes."""
+    """Show one version with its configuration, as YAML that `publish` can read."""
     service = Connection.open(url, token, state_dir)
     number = version or require_active(service, persona)["active_version"]
     data = service.get(f"{persona_path(persona)}/versions/{number}")["data"]
@@ -115,16 +117,16 @@ def show_diff(
 
 
 def active_of(service: Connection, persona: str) -> dict[str, Any] | None:
-    """What the persona serves and how it came to that; None for one that nobody published."""
+    """The persona's active version and the act that activated it; None if the persona was never published."""
     rows: list[dict[str, Any]] = service.get("/v1/ops/personas")["data"]
     return next((row for row in rows if row["persona"] == persona), None)
 
 
 def require_active(service: Connection, persona: str) -> dict[str, Any]:
-    """The same; a persona that nobody published ends the command."""
+    """The same. If the persona was never published, the command ends with an error."""
     active = active_of(service, persona)
     if active is None:
-        connection.fail(f"not_found: no persona is called {persona}", connection.REFUSED)
+        connection.fail(f"not_found: there is no persona called {persona}", connection.REFUSED)
     return active
 
 
@@ -134,7 +136,7 @@ def print_changes(changes: list[diff.Change]) -> None:
         connection.say("The configurations are the same.")
     effort = diff.Effort()
     for change in changes:
-        # A line that was broken here could not be told from one that the prompt breaks.
+        # Without wrapping: a wrapped line would look like a line break of the prompt.
         connection.out.print(Text(visible(change.field), style="bold"), soft_wrap=True)
         connection.out.print(Text("  ").append_text(_rendered(change, effort)), soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`driftback replay`: sends a trace of real arrivals through the exporter, and says exactly what it sent."""
+"""`driftback replay`: sends a trace of real arrivals through the exporter, and prints exact totals."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def read_trace(path: Path) -> list[Arrival]:
     """All arrivals in order of time; raises TraceError before anything is sent."""
     arrivals: list[tuple[datetime, int, int]] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes the mark
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
             rows = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
-                raise TraceError(f"{path}: line 1 lacks the column {', '.join(missing)}")
+                raise TraceError(f"{path}: line 1 has no column {', '.join(missing)}")
             arrivals.extend(_parsed(path, rows.line_num, row) for row in rows)
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read {path}: {connection.unreadable(error)}") from error
     except csv.Error as error:
         raise TraceError(f"{path}: {error}") from error
     if not arrivals:
-        raise TraceError(f"{path}: holds no messages")
+        raise TraceError(f"{path}: contains no messages")
     arrivals.sort(key=lambda arrival: arrival[0])
     first = arrivals[0][0]
     return [Arrival((at - first).total_seconds(), given, made) for at, given, made in arrivals]
@@ -65,7 +65,7 @@ def _parsed(path: Path, line: int, row: dict[str, str | None]) -> tuple[datetime
         at = datetime.fromisoformat(row["TIMESTAMP"] or "")
     except ValueError:
         raise TraceError(f"{path}: line {line}: TIMESTAMP is not a time: {row['TIMESTAMP']!r}") from None
-    at = at.replace(tzinfo=at.tzinfo or UTC)  # Azure's traces are in UTC, some without saying so
+    at = at.replace(tzinfo=at.tzinfo or UTC)  # Azure's traces are in UTC; some do not say so
     tokens = []
     for column in COLUMNS[1:]:
         text = row[column] or ""
@@ -88,7 +88,7 @@ class Sent:
 def messages(
     arrivals: list[Arrival], out_of_scope_rate: float, error_rate: float, seed: int
 ) -> Iterator[Sent]:
-    """The trace with what it does not carry: seeded latencies and outcomes."""
+    """The messages of the trace, with simulated latencies and outcomes, which a trace does not have."""
     rng = random.Random(seed)  # noqa: S311 a simulation, not a secret
     for arrival in arrivals:
         latency = _BASE_SECONDS + _SECONDS_PER_TOKEN * arrival.output_tokens
@@ -109,7 +109,7 @@ def exact_p95_ms(latencies_seconds: list[float]) -> float:
 
 
 def summary(sent: list[Sent]) -> dict[str, Any]:
-    """The exact totals, rates and p95 of what was sent, named as the KPI are."""
+    """The exact totals, rates and p95 of what was sent, named like the KPIs."""
     outcomes = Counter(message.outcome for message in sent)
     total = len(sent)
     return {
@@ -130,32 +130,33 @@ def replay(
     persona: Annotated[str, typer.Option(help="Count the messages for this persona.")] = "replay",
     config_version: Annotated[int, typer.Option(min=1, help="Count them for this config version.")] = 1,
     speed: Annotated[
-        float, typer.Option(min=0.01, help="1 is the trace's own pace; 60 replays a minute in a second.")
+        float, typer.Option(min=0.01, help="Speed factor: 1 is real time, 60 replays a minute in a second.")
     ] = 1.0,
     exporter: Annotated[
-        str | None, typer.Option(help="The exporter's URL; else the running stack's.", show_default=False)
+        str | None,
+        typer.Option(help="URL of the exporter; by default that of the running stack.", show_default=False),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="The ingest token; else the running stack's.", envvar="EXPORTER_TOKEN"),
+        typer.Option(help="The ingest token; by default that of the running stack.", envvar="EXPORTER_TOKEN"),
     ] = None,
     state_dir: Annotated[
         Path | None,
         typer.Option(help="The state folder of the running stack.", show_default=False, file_okay=False),
     ] = None,
     out_of_scope_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of messages out of scope, where the journey can be.")
+        float, typer.Option(min=0, max=1, help="Share of messages out of scope, for a journey that can be.")
     ] = 0.0,
     error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of messages made LLM errors.")
+        float, typer.Option(min=0, max=1, help="Share of messages that are LLM errors.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same latencies and outcomes.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same latencies and outcomes.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Replay a trace of arrivals through the exporter, and print the exact totals, rates and p95 sent.
 
-    The traces carry no latency: it is derived as 0.4 s + 25 ms x GeneratedTokens, times a lognormal factor
-    with sigma 0.25 from a seeded generator. Outcomes are drawn from the same generator at the rates given.
+    Traces have no latency. The simulated latency is 0.4 s + 25 ms x GeneratedTokens, times a lognormal factor
+    with sigma 0.25 from a seeded generator. The same generator draws the outcomes, at the given rates.
     """
     notes = connection.err
     if out_of_scope_rate + error_rate > 1:
@@ -186,7 +187,7 @@ def replay(
     dropped = recorder.counts().dropped
     if dropped:
         connection.fail(
-            f"{dropped} messages were not taken, so the replay stopped: see the lines above",
+            f"the exporter refused {dropped} messages, so the replay stopped; see the lines above",
             connection.REFUSED,
         )
     result = {

@@ -21,14 +21,14 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def _plain(value: str | None) -> str | None:
     if value is not None and not is_plain(value):
-        raise typer.BadParameter(f"has 1 to {MAX_TEXT_LENGTH} characters, all of which can be seen")
+        raise typer.BadParameter(f"must have 1 to {MAX_TEXT_LENGTH} characters, all of them visible")
     return value
 
 
 SubjectOption = Annotated[
     str | None,
     typer.Option(
-        help="Who acts, as audit rows will say; by default the user of this machine.", callback=_plain
+        help="The name that audit rows will show; by default the user of this machine.", callback=_plain
     ),
 ]
 
@@ -42,9 +42,11 @@ def _group() -> None:
 def mint(
     subject: SubjectOption = None,
     role: Annotated[
-        str, typer.Option(help="What the caller may do; only `ops` may do anything.", callback=_plain)
+        str, typer.Option(help="The role of the caller; only `ops` has any rights.", callback=_plain)
     ] = "ops",
-    ttl: Annotated[str, typer.Option(help="How long it is good for: 30m, 8h; at most 24h.")] = "8h",
+    ttl: Annotated[
+        str, typer.Option(help="Lifetime of the token, for example 30m or 8h; at most 24h.")
+    ] = "8h",
     state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
@@ -76,7 +78,7 @@ def login_link(
         connection.fail(f"--next: {error.message}", connection.USAGE)
     url = connection.unless_exported(url, "DRIFTBACK_URL", state_dir)
     if url is None and state_dir is None:
-        url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # beside the service, as in its container
+        url = os.environ.get("CONFIG_ROLLBACK_EXTERNAL_URL")  # on the service's machine or in its container
     if not url:
         url = str(connection.running_stack(state_dir, "give --url")["urls"]["config_rollback"])
     link = mint_login_link(
@@ -94,8 +96,8 @@ def login_link(
 def _seconds(ttl: str) -> int:
     match = re.fullmatch(r"([0-9]{1,6})([smh])", ttl)
     if match is None:
-        raise typer.BadParameter("give a number and a unit: 30m, 8h", param_hint="--ttl")
+        raise typer.BadParameter("must be a number and a unit, for example 30m or 8h", param_hint="--ttl")
     seconds = int(match[1]) * _UNITS[match[2]]
     if not 0 < seconds <= MAX_LIFETIME_SECONDS:
-        raise typer.BadParameter("a token lives at most 24h", param_hint="--ttl")
+        raise typer.BadParameter("must be more than 0 and at most 24h", param_hint="--ttl")
     return seconds

@@ -1,4 +1,4 @@
-"""`driftback up`: the whole stack on this machine, until Ctrl-C."""
+"""`driftback up`: runs the whole stack on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from driftback_server.stack.render import PrometheusOptions
 from driftback_server.stack.stack import Options, Stack
 
 _LIVENESS_SECONDS = 1.0
-# A demo's alert should not wait for a minute's evaluation: a fast clock, the same rules.
+# The demo evaluates the same rules more often, so that its alert comes sooner.
 _DEMO_SCRAPE, _DEMO_EVALUATION = "5s", "15s"
 
 
@@ -31,14 +31,16 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where everything is kept; a second stack needs its own.",
+            help="The folder for all data; a second stack needs another one.",
             show_default=False,
             file_okay=False,
         ),
     ] = None,
-    port_offset: Annotated[int, typer.Option(help="Added to every port; a second stack needs its own.")] = 0,
+    port_offset: Annotated[
+        int, typer.Option(help="Number added to every port; a second stack needs another one.")
+    ] = 0,
     no_grafana: Annotated[
-        bool, typer.Option("--no-grafana", help="Leave Grafana out even where it is on PATH.")
+        bool, typer.Option("--no-grafana", help="Do not start Grafana, even if it is on PATH.")
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print one JSON line on standard output when all is ready.")
@@ -59,10 +61,10 @@ def up(
         float, typer.Option(min=0, help="Seconds until the demo publishes its careless configuration.")
     ] = 90.0,
 ) -> None:
-    """Run exporter, Prometheus, Alertmanager, config_rollback and, where it is on PATH, Grafana.
+    """Run exporter, Prometheus, Alertmanager, config_rollback and, if it is on PATH, Grafana.
 
-    Nothing needs root, everything listens on loopback, and what is in the state folder survives a restart.
-    One Ctrl-C stops every process.
+    It needs no root and listens on loopback only. The data in the state folder survives a restart.
+    Ctrl-C stops every process.
     """
     notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
     try:
@@ -106,7 +108,7 @@ def up(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stack.stop()
-    say("stopped; the state is kept in " + str(folder))
+    say("stopped; the data is kept in " + str(folder))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -91,7 +91,7 @@ def test_publish_shows_a_diff_and_asks(service: Service, stack: Path, document: 
     assert service.active_version() == 1
     yes = run("persona", "publish", document(allowed_topics=["orders", "billing"]), stdin="y\n")
     assert yes.exit_code == 0
-    assert "Version 2 of concierge serves now (audit 2)." in yes.stdout
+    assert "Version 2 of concierge is active now (audit row 2)." in yes.stdout
     assert service.active_version() == 2
 
 
@@ -123,7 +123,7 @@ def test_what_was_published_since_the_preview_is_not_overwritten(
     ("content", "message"),
     [
         ("persona: [", "line 1, column 11: expected the node content"),
-        ("- a", "must hold `persona`, `config`"),
+        ("- a", "must contain `persona`, `config`"),
         ("persona: x", "config: Field required"),
         ("persona: x\nconfig: {}\nextra: 1", "extra: Extra inputs"),
     ],
@@ -170,7 +170,7 @@ def test_rollback_shows_a_diff_and_asks(service: Service, stack: Path) -> None:
     assert service.active_version() == 2
     yes = run("persona", "rollback", "concierge", "--reason", "too wild", stdin="y\n")
     assert yes.exit_code == 0
-    assert "concierge is on version 1 again (audit 3)." in yes.stdout
+    assert "Version 1 of concierge is active again (audit row 3)." in yes.stdout
     row = service.audit()[-1]
     assert (row["reason"], row["to_version"]) == ("too wild", 1)
     nothing = run("persona", "rollback", "concierge", "--from", "1", "--yes")
@@ -207,12 +207,12 @@ def test_audit_list_and_verify(service: Service, stack: Path) -> None:
     assert "driftback" in listed.stdout, "whom the service knew the actor by"
     assert "config_changed_since_alert" in listed.stdout
     assert len(json.loads(run("audit", "list", "--json", "--limit", "1").stdout)) == 1
-    assert "2 rows, unbroken. Head 2:2:" in run("audit", "verify").stdout
+    assert "2 rows, all intact. Head 2:2:" in run("audit", "verify").stdout
     service.database.disable_triggers()
     service.database.execute("UPDATE audit SET actor = 'x' WHERE audit_id = 1")
     broken = run("audit", "verify")
     assert broken.exit_code == 1
-    assert "The record does not hold at row 1: its content was changed." in broken.stderr
+    assert "The audit log is not intact at row 1: its content was changed." in broken.stderr
     assert json.loads(run("audit", "verify", "--json").stdout)["broken_at"] == 1
 
 
@@ -310,7 +310,7 @@ def test_a_demo_that_runs_comes_before_a_stack_that_was_killed(stack: Path, tmp_
 def test_a_service_that_does_not_answer_is_unreachable() -> None:
     result = run("persona", "list", "--url", "http://127.0.0.1:1", "--token", "t")
     assert result.exit_code == 3
-    assert "does not answer" in result.stderr
+    assert "cannot be reached" in result.stderr
 
 
 def test_a_wrong_token_is_refused(service: Service) -> None:
@@ -355,7 +355,7 @@ def test_accept_takes_what_is_active_for_normal(service: Service, stack: Path) -
     service.publish()
     assert run("persona", "accept", "concierge", stdin="n\n").exit_code == 1
     yes = run("persona", "accept", "concierge", "--reason", "meant so", stdin="y\n")
-    assert "Version 1 of concierge is the baseline now (audit 2)." in yes.stdout
+    assert "Version 1 of concierge is the baseline now (audit row 2)." in yes.stdout
     row = service.audit()[-1]
     assert (row["action"], row["reason"]) == ("accept_baseline", "meant so")
 
@@ -418,9 +418,13 @@ def test_a_user_id_without_a_name_acts_by_its_number(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--url", "localhost:9811", "--url, DRIFTBACK_URL: localhost:9811 is no URL such as http://"),
-        ("--token", "eyJhbG\u2026", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
-        ("--token", "a\nb", "--token, DRIFTBACK_TOKEN: holds characters that no token has"),
+        ("--url", "localhost:9811", "--url, DRIFTBACK_URL: localhost:9811 is not a URL such as http://"),
+        (
+            "--token",
+            "eyJhbG\u2026",
+            "--token, DRIFTBACK_TOKEN: contains characters that cannot be in a token",
+        ),
+        ("--token", "a\nb", "--token, DRIFTBACK_TOKEN: contains characters that cannot be in a token"),
     ],
 )
 def test_an_unusable_url_or_token_is_named(option: str, value: str, message: str) -> None:
@@ -456,7 +460,7 @@ def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must hold `persona`, `config`"),
+        ("", "must contain `persona`, `config`"),
         ("persona: p\nconfig: {key: !!binary aGk=}", "the tag tag:yaml.org,2002:binary is not known"),
         ("persona: p\nconfig: {temperature: .nan}", ".nan can be a number or text"),
         ("persona: p\nconfig: {temperature: 0300}", "0300 can be a number or text"),
@@ -492,7 +496,10 @@ def test_a_question_that_nobody_can_answer_names_the_option(service: Service, st
     service.publish(temperature=1)
     result = run("persona", "rollback", "concierge", stdin="")
     assert result.exit_code == 1
-    assert "Nothing was changed: nobody answered. Give --yes to do it." in result.stderr
+    assert (
+        "Nothing was changed, because nobody answered the question. Add --yes to act without it."
+        in result.stderr
+    )
     assert service.active_version() == 2
 
 
@@ -510,7 +517,7 @@ def test_a_url_of_no_database_of_ours_is_named_and_not_shown(command: tuple[str,
 def test_verifying_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
     result = run("audit", "verify", "--database-url", f"sqlite:///{tmp_path / 'typo.db'}")
     assert result.exit_code == 1
-    assert "typo.db: there is no database." in result.stderr
+    assert "typo.db: there is no database here." in result.stderr
     assert not (tmp_path / "typo.db").exists()
 
 
@@ -577,7 +584,7 @@ def test_what_is_shown_is_published_as_it_was(service: Service, stack: Path, tmp
     file = tmp_path / "shown.yaml"
     file.write_text(run("persona", "show", "concierge").stdout, encoding="utf-8")
     again = run("persona", "publish", str(file), "--yes")
-    assert again.stdout == "Version 1 is the same; nothing was published.\n"
+    assert again.stdout == "Nothing was published: version 1 has the same configuration.\n"
 
 
 @pytest.mark.parametrize(
@@ -589,7 +596,7 @@ def test_a_subject_that_no_service_takes_is_refused(
 ) -> None:
     result = run(*command, "--subject", subject)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"'--subject': has 1 to {MAX_TEXT_LENGTH} characters" in result.stderr
+    assert f"'--subject': must have 1 to {MAX_TEXT_LENGTH} characters" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -623,7 +630,7 @@ def test_the_answer_of_another_service_is_no_traceback(requests_mock: Mocker, st
     requests_mock.get(ANY, status_code=status, text=text)
     result = run("persona", "list", "--url", "http://h", "--token", "t")
     assert result.exit_code == 3
-    assert f"http://h answered {status}, but not as config_rollback does" in result.stderr
+    assert f"http://h answered {status}, but is not config_rollback" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["CONFIG_ROLLBACK_DATABASE_URL", "CONFIG_ROLLBACK_DATABASE_URL_FILE"])
@@ -652,7 +659,7 @@ def test_a_stack_that_is_given_comes_before_a_service_that_is_exported(
     assert service.active_version() == 1
     assert run("login-link", "--state-dir", str(stack)).stdout.startswith(service.url)
     elsewhere = run("persona", "list", "--state-dir", str(stack), "--url", "http://127.0.0.1:2")
-    assert "http://127.0.0.1:2 does not answer" in elsewhere.stderr
+    assert "http://127.0.0.1:2 cannot be reached" in elsewhere.stderr
 
 
 NAMES = ["feature%2Flogin", "a?b=c", "a#b", "50% & more", "ä:@[b]"]

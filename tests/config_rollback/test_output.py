@@ -62,7 +62,7 @@ def test_a_terminal_without_emoji_gets_the_rollback_all_the_same(
     if "--json" in options:
         assert json.loads(result.stdout)["persona"] == FOX
     else:
-        assert b"\\U0001f98a is on version 1 again" in result.stdout
+        assert b"Version 1 of \\U0001f98a is active again" in result.stdout
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -76,7 +76,7 @@ def test_what_is_read_by_programs_is_exact_in_every_encoding(
     assert json.loads(listed.decode(encoding))[0]["persona"] == FOX
     (tmp_path / "export").write_bytes(driftback("audit", "export", encoding=encoding).stdout)
     verified = driftback("audit", "verify", "--file", str(tmp_path / "export"))
-    assert verified.stdout.startswith(b"2 rows, unbroken."), verified.stderr
+    assert verified.stdout.startswith(b"2 rows, all intact."), verified.stderr
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,11 @@ def test_the_command_line_exports_and_verifies_a_file(history: Service, tmp_path
     assert run("audit", "export", *access).stdout.encode().splitlines() == export(history)
     assert len(run("audit", "export", "--after", "5", *access).stdout.splitlines()) == 2
     verified = run("audit", "verify", "--file", str(file))
-    assert (verified.exit_code, "7 rows, unbroken. Head 7:2:" in verified.stdout) == (0, True)
+    assert (verified.exit_code, "7 rows, all intact. Head 7:2:" in verified.stdout) == (0, True)
     file.write_bytes(b"\n".join(export(history)[:-1]))
     head = json.loads(export(history)[-1])
     cut = run("audit", "verify", "--file", str(file), "--head", f"7:{head['hash']}")
-    assert (cut.exit_code, "does not hold at row 7" in cut.stderr) == (1, True)
+    assert (cut.exit_code, "not intact at row 7" in cut.stderr) == (1, True)
     assert run("audit", "verify", "--file", str(tmp_path / "none")).exit_code == 2
     file.write_text("{")
     assert run("audit", "verify", "--file", str(file)).exit_code == 2

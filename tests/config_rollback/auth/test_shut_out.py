@@ -167,7 +167,7 @@ def test_73_a_new_login_by_the_provider_does_too(start: Callable[..., Service], 
 def test_the_command_line_shuts_out_and_lets_in(drifted: Service) -> None:
     there = ("--url", drifted.url, "--token", drifted.token())
     done = run("access", "revoke", "bob", "--reason", "left", *there)
-    assert done.stdout.startswith("bob, known by driftback, is shut out (audit ")
+    assert done.stdout.startswith("bob, known by driftback, is blocked (audit row ")
     assert "bob" in run("access", "list", *there).stdout
     assert "may log in again" in run("access", "allow", "bob", *there).stdout
     assert run("access", "list", "--json", *there).stdout == "[]\n"

@@ -49,7 +49,7 @@ def test_a_rollback_that_is_repeated_goes_no_further_back(bad: Service, stack: P
     again = run(*command, "--json")
     assert (again.exit_code, again.stdout) == (1, "")
     assert "ann rolled back from version 3 to 2 at " in again.stderr
-    assert "Nothing was changed: to go on from version 2 after all, give --from 2." in again.stderr
+    assert "Nothing was changed. If you mean to change version 2, add --from 2." in again.stderr
     assert bad.active_version() == 2
     assert run(*command, "--from", "3").exit_code == 1
     assert bad.active_version() == 2
@@ -77,11 +77,11 @@ def test_a_publication_that_is_repeated_does_not_undo_the_rollback_of_it(
     service.publish()
     command = ("persona", "publish", document(temperature=1), "--yes")
     assert run(*command).exit_code == 0
-    assert "Version 2 is the same; nothing was published." in run(*command).stdout
+    assert "Nothing was published: version 2 has the same configuration." in run(*command).stdout
     service.roll_back(expected_version=2)
     again = run(*command)
     assert again.exit_code == 1
-    assert "this is version 2 again. Nothing was changed" in again.stderr
+    assert "this file is version 2 again. Nothing was changed" in again.stderr
     assert service.active_version() == 1
     assert run("persona", "publish", document(temperature=2), "--yes").exit_code == 0, "another configuration"
     service.roll_back(expected_version=3)
@@ -167,9 +167,7 @@ def test_a_lost_answer_names_the_options_by_which_a_repetition_gets_it(
     with losing(bad, LOST[lost]) as url:
         first = run(*given, "--url", url, stdin="y\n")
     assert first.exit_code == 3
-    hint = re.search(
-        r"if you repeat the command with (--from 3 .*--idempotency-key .*)$", first.stderr.strip()
-    )
+    hint = re.search(r"acts at most once: (--from 3 .*--idempotency-key .*)$", first.stderr.strip())
     assert hint is not None, first.stderr
     rows = bad.audit()
     again = run(*given, *shlex.split(hint[1]), "--json", stdin="y\n")

@@ -144,7 +144,7 @@ def test_a_backup_overwrites_nothing_and_keeps_no_broken_chain(
     sqlite.disable_triggers()
     sqlite.execute("UPDATE audit SET actor = 'nobody'")
     broken = run("db", "backup", str(file), "--database-url", sqlite.url)
-    assert (broken.exit_code, "does not hold at row 1" in broken.stderr) == (1, True)
+    assert (broken.exit_code, "not intact at row 1" in broken.stderr) == (1, True)
     assert not file.exists()
     nothing = run("db", "backup", str(file), "--database-url", f"sqlite:///{tmp_path / 'none.db'}")
     assert nothing.exit_code == 1

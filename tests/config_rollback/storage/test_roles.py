@@ -76,7 +76,7 @@ def test_an_auditor_reads_history_and_nothing_else(
     auditor = roles["auditor"]
     assert auditor.execute("SELECT actor FROM audit") == [("ann",)]
     verified = run("audit", "verify", "--database-url", auditor.url)
-    assert (verified.exit_code, "1 rows, unbroken" in verified.stdout) == (0, True), verified.output
+    assert (verified.exit_code, "1 rows, all intact" in verified.stdout) == (0, True), verified.output
     for statement in CHANGES_OF_HISTORY:
         refused(auditor, statement)
     for table in ("sessions", "used_tokens", "idempotency", "serving"):
