@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # What runs; and with it what tests and builds.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+# A lock names everything: nothing is left to be resolved.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
@@ -28,13 +30,12 @@ $(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock requirement
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python lacks the venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
-	  --requirement requirements-build.lock --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client --editable .
+	$(INSTALL) --no-compile --require-hashes --requirement requirements-build.lock --requirement requirements.lock
+	$(INSTALL) --no-compile --no-build-isolation --editable client --editable .
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED) requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(INSTALL) --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 demo: install ## run everything with traffic, break a persona, wait for your click

@@ -3,14 +3,16 @@ and reports every finished message, both by `driftback`."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
-import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,7 +20,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from driftback import Active, ConfigClient, Recorder
-from examples.simulated_llm import generate
+from examples.simulated_llm import APIError, stream
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,63 +55,42 @@ class ServiceSettings:
         )
 
 
-def create_app(settings: ServiceSettings, journey: str, refuses_topics: bool) -> Starlette:
+def create_app(recorder: Recorder, configs: ConfigClient, journey: str, refuses_topics: bool) -> Starlette:
     """A service of one journey; `refuses_topics` says whether a message can be out of scope."""
-    recorder = Recorder(settings.exporter_url, token=settings.exporter_token)
-    rng = random.Random(f"{journey} {settings.persona}")
-
-    def announce(active: Active) -> None:
-        recorder.declare(journey=journey, persona=active.persona, config_version=str(active.version))
-
-    configs = ConfigClient(
-        settings.config_rollback_url,
-        token=settings.service_token,
-        persona=settings.persona,
-        cache_dir=settings.cache_dir,
-        on_change=announce,
-    )
+    rng = random.Random(journey)
 
     async def message(request: Request) -> JSONResponse:
         body = await request.json()
-        active = configs.current
+        request_id = uuid.uuid4().hex
+        active = configs.current  # once per message: the version may change while one is answered
         if active is None:
-            return JSONResponse({"error": "no configuration yet"}, status_code=503)
+            return JSONResponse({"error": "no configuration yet", "request_id": request_id}, status_code=503)
+        about = log.bind(request_id=request_id, persona=active.persona, config_version=active.version)
         config = active.config
-        outcome, reason, answer = "ok", None, None
-        started = time.monotonic()
-        if refuses_topics and body["topic"] not in config["allowed_topics"]:
-            outcome = "out_of_scope"
+        refused = refuses_topics and body["topic"] not in config["allowed_topics"]
+        # A refusal is one short sentence.
+        natural_tokens = 15 if refused else int(body["natural_tokens"])
+        written = 0
         try:
-            answer = await generate(
-                config["model"],
-                # A refusal is one short sentence.
-                15 if outcome == "out_of_scope" else int(body["natural_tokens"]),
-                config["max_output_tokens"],
-                config["timeout_ms"] / 1000,
-                rng,
-            )
-        except TimeoutError:
-            outcome, reason = "llm_error", "timeout"
-        except KeyError:
-            outcome, reason = "llm_error", "provider_error"
-        recorder.record(
-            journey=journey,
-            persona=active.persona,
-            config_version=str(active.version),
-            latency_ms=(time.monotonic() - started) * 1000,
-            outcome=outcome,
-            reason=reason,
-            ttft_ms=answer.first_token_seconds * 1000 if answer else None,
-            input_tokens=int(body["input_tokens"]),
-            output_tokens=answer.output_tokens if answer else None,
-        )
-        return JSONResponse({"outcome": outcome, "reason": reason, "config_version": active.version})
+            async with recorder.message(journey=journey, config=active) as counted:
+                counted.tokens(input=int(body["input_tokens"]))
+                if refused:
+                    counted.out_of_scope()
+                async with asyncio.timeout(config["timeout_ms"] / 1000):
+                    answer = stream(config["model"], natural_tokens, config["max_output_tokens"], rng)
+                    async for tokens in answer:
+                        counted.first_token()
+                        written += tokens
+                counted.tokens(output=written)
+        except (TimeoutError, APIError) as error:
+            about.warning("message_failed", error=repr(error))
+            return JSONResponse({"error": "no answer", "request_id": request_id}, status_code=502)
+        about.info("message_answered", refused=refused, output_tokens=written)
+        return JSONResponse({"refused": refused, "output_tokens": written, "request_id": request_id})
 
     async def active_version(_: Request) -> JSONResponse:
         active = configs.current
-        return JSONResponse(
-            {"persona": settings.persona, "config_version": active.version if active else None}
-        )
+        return JSONResponse({"config_version": active.version if active else None})
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -129,5 +112,24 @@ def create_app(settings: ServiceSettings, journey: str, refuses_topics: bool) ->
 
 def run(settings: ServiceSettings, journey: str, refuses_topics: bool) -> None:
     """Serves until SIGTERM; on loopback unless HOST says otherwise."""
-    app = create_app(settings, journey, refuses_topics)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    recorder = Recorder(settings.exporter_url, token=settings.exporter_token)
+
+    def announce(active: Active) -> None:
+        recorder.declare(journey=journey, persona=active.persona, config_version=active.version)
+
+    configs = ConfigClient(
+        settings.config_rollback_url,
+        token=settings.service_token,
+        persona=settings.persona,
+        cache_dir=settings.cache_dir,
+        on_change=announce,
+    )
+    app = create_app(recorder, configs, journey, refuses_topics)
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)

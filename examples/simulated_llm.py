@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 
@@ -26,23 +27,23 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a finished call gives."""
-
-    output_tokens: int
-    first_token_seconds: float
+class APIError(Exception):
+    """What the library of a provider raises when the provider refuses a call."""
 
 
-async def generate(
-    model: str, natural_tokens: int, max_output_tokens: int, timeout_seconds: float, rng: random.Random
-) -> Answer:
-    """Takes as long as the model would; raises TimeoutError after `timeout_seconds`, KeyError for a model
-    that the provider does not have."""
-    speed = MODELS[model]
+async def stream(
+    model: str, natural_tokens: int, max_output_tokens: int, rng: random.Random
+) -> AsyncIterator[int]:
+    """Yields how many tokens were written since the last time: the first one, then the rest.
+
+    Takes as long as the model would. Raises APIError for a model that the provider does not have.
+    """
+    speed = MODELS.get(model)
+    if speed is None:
+        raise APIError(f"no such model: {model}")
     tokens = min(natural_tokens, max_output_tokens)
     wobble = rng.lognormvariate(0.0, 0.25)
-    first = speed.first_token_seconds * wobble
-    async with asyncio.timeout(timeout_seconds):
-        await asyncio.sleep(first + tokens / speed.tokens_per_second * wobble)
-    return Answer(tokens, first)
+    await asyncio.sleep(speed.first_token_seconds * wobble)
+    yield 1
+    await asyncio.sleep(tokens / speed.tokens_per_second * wobble)
+    yield tokens - 1

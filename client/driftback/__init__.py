@@ -1,6 +1,8 @@
 """What a service imports to report its messages and to follow its persona. Standard library only."""
 
-from driftback.config.client import Active, AsyncConfigClient, ConfigClient, NotReadyError
+from driftback.config.asynchronous import AsyncConfigClient
+from driftback.config.client import ConfigClient, NotReadyError
+from driftback.config.last_known_good import Active
 from driftback.contract import LATENCY_BOUNDS
 from driftback.recorder.message import Message, classify
 from driftback.recorder.recorder import Recorder

@@ -1,12 +1,21 @@
-"""What both clients are told to connect to: a base URL and a token. Standard library only.
+"""How both clients talk to their server: a base URL, a token, one request after the other.
 
 http.client takes nothing from the environment, neither a proxy nor a .netrc: a request goes where the service
 says, with the token that it gave. SSL_CERT_FILE and SSL_CERT_DIR may name the certificates that `ssl` trusts.
 """
 
 import ssl
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+
+class Answer(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
 
 
 def connection_to(url: str, seconds: float) -> tuple[HTTPConnection, str]:
@@ -42,3 +51,20 @@ def authorization(token: str) -> str:
     if not (token and token.isascii() and token.isprintable() and token == token.strip()):
         raise ValueError("token holds characters that no header can carry: is it empty, or a line end in it?")
     return f"Bearer {token}"
+
+
+def ask(
+    connection: HTTPConnection,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    body: bytes | None,
+    limit: int,
+) -> Answer:
+    """Send a request and read the answer, `limit` bytes of its body at most: what is longer is cut off."""
+    connection.request(method, target, body, headers)
+    with connection.getresponse() as response:
+        content = response.read(limit)
+        if not response.isclosed():
+            connection.close()
+        return Answer(response.status, response.headers, content)

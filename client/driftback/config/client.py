@@ -1,4 +1,4 @@
-"""Follows a persona's active configuration from inside a service. Needs the standard library only.
+"""Follows the active configuration of a persona from inside a service.
 
     configs = ConfigClient("http://127.0.0.1:9811", token="...", persona="concierge", cache_dir=Path("cache"))
     configs.start()
@@ -6,35 +6,27 @@
     configs.current.config["system_prompt"]
 
 A daemon thread keeps one long poll open, so a change arrives within milliseconds. The last known good
-configuration is on disk: a service starts and goes on when config_rollback is down. The same with asyncio:
-
-    async with AsyncConfigClient("http://127.0.0.1:9811", ..., cache_dir=Path("cache")) as configs:
-        await configs.wait_ready(10)
-        configs.current.config["system_prompt"]
+configuration is on disk: a service starts and goes on when config_rollback is down.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
-from driftback.connection import authorization, connection_to
+from driftback.config.last_known_good import Active, LastKnownGood
+from driftback.connection import ask, authorization, connection_to
 from driftback.retry import pause_after
 
 _log = logging.getLogger("driftback")
@@ -43,23 +35,13 @@ WAIT_SECONDS = 25
 """How long the server holds a request when nothing changes."""
 READ_SECONDS = WAIT_SECONDS + 10
 CONNECT_SECONDS = 3
-READY_SECONDS = 0.05
-"""How often `AsyncConfigClient.wait_ready` looks."""
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 EARLY_SECONDS = 1
 """What is answered before, without a change, was not held by the server."""
 EARLY_ANSWERS = 5
 """So many of them in a row are worth a line in the log."""
 RETRY_SECONDS = (0.2, 5.0)
 """First and longest pause after a failure."""
-
-
-@dataclass(frozen=True)
-class Active:
-    """What this process serves."""
-
-    persona: str
-    version: int
-    config: dict[str, Any]
 
 
 class NotReadyError(Exception):
@@ -89,13 +71,9 @@ class ConfigClient:
         self._persona = persona
         self._client_id = client_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._on_change = on_change
-        name = hashlib.sha256(persona.encode()).hexdigest()[:16]
-        self._cache = cache_dir / f"persona-{name}.json"
+        self._last_known_good = LastKnownGood(cache_dir, persona)
         self._current: Active | None = None
         self._etag: str | None = None
-        self._cached: tuple[Active, str | None] | None = None
-        """What the cache holds, as far as this process read or wrote it."""
-        self._cache_failed = False
         self._wait = 0
         """Seconds that the server may hold the next request: none until it has answered one, for then it says
         at once that nobody published this persona."""
@@ -114,7 +92,12 @@ class ConfigClient:
         """Loads the cache and begins to follow. Never blocks on the network."""
         if self._thread is not None:
             raise RuntimeError("already started")
-        self._load_cache()
+        kept = self._last_known_good.load()
+        if kept is not None:
+            # With the tag: else a replica that lags behind the one that gave it would take this process back.
+            active, self._etag = kept
+            self._serve(active)
+            self._ready.set()
         self._thread = threading.Thread(target=self._follow, name=f"config-{self._persona}", daemon=True)
         self._thread.start()
 
@@ -194,20 +177,22 @@ class ConfigClient:
         if self._etag is not None:
             headers["If-None-Match"] = self._etag
         self._connect()
-        self._connection.request("GET", f"{self._path}?{urlencode(query)}", headers=headers)
-        answer = self._connection.getresponse()
-        body = answer.read()
+        target = f"{self._path}?{urlencode(query)}"
+        answer = ask(self._connection, "GET", target, headers, None, MAX_ANSWER_BYTES)
         if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # else it may be a proxy that reaches no server
             self._wait = WAIT_SECONDS
         if answer.status == HTTPStatus.NOT_MODIFIED and self._current is not None:
-            self._save_cache(self._current, self._etag)
+            self._last_known_good.save(self._current, self._etag)
             return False
         if answer.status != HTTPStatus.OK:
-            raise HTTPException(self._refusal(answer.status, body))
-        data = json.loads(body)["data"]
+            raise HTTPException(self._refusal(answer.status, answer.body))
+        data = json.loads(answer.body)["data"]
         active = Active(self._persona, int(data["version"]), dict(data["config"]))
         changed = active != self._current
-        self._adopt(active, answer.headers["ETag"])
+        self._serve(active)
+        self._etag = answer.headers["ETag"]
+        self._last_known_good.save(active, self._etag)
+        self._ready.set()
         return changed
 
     def _refusal(self, status: int, body: bytes) -> str:
@@ -234,13 +219,10 @@ class ConfigClient:
         self._connection.connect()
         self._connection.sock.settimeout(READ_SECONDS)
 
-    def _adopt(self, active: Active, etag: str | None) -> None:
+    def _serve(self, active: Active) -> None:
         if active != self._current:
             self._tell(active)
             self._current = active
-        self._save_cache(active, etag)
-        self._etag = etag
-        self._ready.set()
 
     def _tell(self, active: Active) -> None:
         if self._on_change is None:
@@ -249,103 +231,3 @@ class ConfigClient:
             self._on_change(active)
         except Exception:  # noqa: BLE001 (the service's code must not stop the client)
             _log.exception("on_change failed")
-
-    def _load_cache(self) -> None:
-        try:
-            kept = json.loads(self._cache.read_text(encoding="utf-8"))
-            active = Active(str(kept["persona"]), int(kept["version"]), dict(kept["config"]))
-            etag = kept.get("etag")
-        except FileNotFoundError:
-            return
-        except Exception as error:  # noqa: BLE001 (whatever the file holds, the service starts)
-            _log.warning("the cached configuration is unusable: %r", error)
-            return
-        if active.persona == self._persona:
-            self._tell(active)
-            self._current = active
-            # Else a replica that lags behind the one that gave the tag would take this process back.
-            if isinstance(etag, str) and etag.isascii() and etag.isprintable():
-                self._etag = etag
-            self._cached = active, self._etag
-            self._ready.set()
-
-    def _save_cache(self, active: Active, etag: str | None) -> None:
-        """Write the cache unless it holds this. A failure is said once, and tried again after each answer."""
-        if self._cached == (active, etag):
-            return
-        try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(asdict(active) | {"etag": etag}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(self._cache)
-                self._cached, self._cache_failed = (active, etag), False
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except Exception as error:  # noqa: BLE001 (it is served all the same)
-            if not self._cache_failed:
-                _log.warning("the configuration could not be cached, will retry: %r", error)
-            self._cache_failed = True
-
-
-class AsyncConfigClient:
-    """`ConfigClient` for asyncio: nothing blocks the event loop, and `on_change` runs in it.
-
-    `on_change` may be a coroutine function; `current` changes when it has ended. The other arguments are
-    those of `ConfigClient`.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        on_change: Callable[[Active], Awaitable[None] | None] | None = None,
-        **arguments: Any,
-    ) -> None:
-        self._on_change = on_change
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._client = ConfigClient(url, on_change=self._hand_over if on_change else None, **arguments)
-
-    @property
-    def current(self) -> Active | None:
-        """What to serve now; None as long as nothing is known."""
-        return self._client.current
-
-    async def start(self) -> None:
-        """Loads the cache and begins to follow. Never waits for the network."""
-        self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._client.start)
-
-    async def wait_ready(self, timeout: float) -> Active:
-        """The configuration as soon as one is known; raises `NotReadyError` after `timeout` seconds."""
-        # Not in a thread, which nothing can cancel and asyncio waits for at its end; and the client's thread
-        # cannot tell a loop that may be closed by then.
-        deadline = time.monotonic() + timeout
-        while self._client.current is None and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(READY_SECONDS)
-        return self._client._active_after(timeout)
-
-    async def close(self) -> None:
-        """Stops following and interrupts the open request; `current` stays. Not for `on_change` to call."""
-        await asyncio.to_thread(self._client.close)
-
-    async def __aenter__(self) -> AsyncConfigClient:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def _hand_over(self, active: Active) -> None:
-        """In the client's thread: has the event loop run `on_change`, and waits for it."""
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._tell(active), self._loop).result()
-
-    async def _tell(self, active: Active) -> None:
-        told = self._on_change(active) if self._on_change else None
-        if told is not None:
-            await told

@@ -226,13 +226,16 @@ class Recorder:
                 return
         except Exception as unusable:  # noqa: BLE001 (labels nobody would take)
             error = unusable
-        self._sender.drop(1)
         if self._closing:
-            self._warn_once("a message was dropped: it came after close()", way)
+            self._drop("it came after close()", way)
         elif isinstance(error, ValueError):  # it names the argument
-            self._warn_once(f"a message was dropped: {error}", details)
+            self._drop(f"{error}", details)
         else:
-            self._warn_once("a message was dropped: labels must be texts, times and tokens numbers", error)
+            self._drop("labels must be texts, times and tokens numbers", error)
+
+    def _drop(self, why: str, detail: object) -> None:
+        self._sender.drop(1)
+        self._warn_once(f"a message was dropped: {why}", detail)
 
     def _start(self) -> bool:
         """Start the background thread, if there is none yet. False if none can be started.

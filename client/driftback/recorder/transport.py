@@ -10,7 +10,7 @@ import selectors
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from driftback.connection import authorization, connection_to
+from driftback.connection import ask, authorization, connection_to
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0
@@ -105,13 +105,8 @@ class Transport:
             return bool(selector.select(0))
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
-        connection = self._connection
-        connection.request("POST", self._path, body, self._headers)
-        with connection.getresponse() as response:
-            content = response.read(MAX_ANSWER_BYTES)
-            if not response.isclosed():
-                connection.close()
-            return response.status, content
+        answer = ask(self._connection, "POST", self._path, self._headers, body, MAX_ANSWER_BYTES)
+        return answer.status, answer.body
 
 
 def _open(connection: http.client.HTTPConnection) -> None:
