@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Literal, get_args
 
 from config_rollback.clock import isoformat
 
@@ -25,9 +26,11 @@ SHUT_OUT, LET_IN = "shut_out", "let_in"
 """Actions about a person, who is named in the reason."""
 READ = "read"
 """Looking is no act: there are rows of it only where it was refused."""
-ACTIONS = (*ACTIVATING, ACCEPT_BASELINE, SHUT_OUT, LET_IN, READ)
+Action = Literal["publish", "rollback", "accept_baseline", "shut_out", "let_in", "read"]
 """Everything that a row can tell of."""
-STATUSES = ("succeeded", "failed")
+ACTIONS: tuple[str, ...] = get_args(Action)
+Status = Literal["succeeded", "failed"]
+STATUSES: tuple[str, ...] = get_args(Status)
 SCHEME = "2"
 """Prefix of a hash: how it was made. Rows of the scheme before are verified as they were made."""
 _FIRST_SCHEME = "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -106,30 +106,6 @@ def new_persona_of(request: Request) -> str:
         return check_persona(unquote(request.path_params["persona"], errors="strict"))
     except UnicodeDecodeError:
         raise InvalidRequestError("a persona's name is UTF-8") from None
-
-
-def number_of(text: str, name: str) -> int:
-    """A positive whole number of the path or query; raises `InvalidRequestError`."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
-        raise InvalidRequestError(f"{name} is a whole number from 1")
-    return int(text)
-
-
-def query_of(request: Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters; raises `InvalidRequestError` (see `checked_query`)."""
-    return checked_query(request.query_params.multi_items(), *allowed)
-
-
-def checked_query(pairs: Sequence[tuple[str, str]], *allowed: str) -> dict[str, str]:
-    """The parameters by name; raises `InvalidRequestError` for one unknown, given twice, or no text."""
-    unknown = sorted({name for name, _ in pairs if name not in allowed})
-    if unknown:
-        raise InvalidRequestError("unknown query parameter", allowed=list(allowed))
-    if len(pairs) != len(dict(pairs)):
-        raise InvalidRequestError("a query parameter is given twice")
-    if any("\0" in value for _, value in pairs):  # which PostgreSQL takes in no text
-        raise InvalidRequestError("a query parameter has no NUL character")
-    return dict(pairs)
 
 
 async def read_json(request: Request, model: type[Model]) -> Model:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -19,52 +20,58 @@ from config_rollback.errors import InvalidRequestError
 from config_rollback.storage.models import AuditRow
 from config_rollback.web import access
 from config_rollback.web.api.operation import operation
-from config_rollback.web.http import number_of, query_of, success
+from config_rollback.web.audit_filter import AuditFilter
+from config_rollback.web.http import success
+from config_rollback.web.query import Number, Query, Text, Whole, query_of
 from config_rollback.web.services import services
 
-PAGE = 100
 EXPORTED_AT_ONCE = 100
 EXPORTED_CHARACTERS = 1_000_000
 """Of configurations that are read together: a row of an act carries one, of up to a megabyte."""
-TEXT = {"type": "string"}
-NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
-FILTERS: dict[str, dict[str, Any]] = {
-    "persona": TEXT,
-    "actor": TEXT,
-    "action": {"enum": list(audit.ACTIONS)},
-    "status": {"enum": list(audit.STATUSES)},
-}
+
+
+class After(Query):
+    """Of an export."""
+
+    after: Number | None = None
+
+
+class KnownHead(Query):
+    """Of a check."""
+
+    head: Text | None = None
+
+
+class AuditPage(AuditFilter):
+    """Of a list."""
+
+    limit: Annotated[Whole, Field(ge=1, le=1000)] = 100
+    cursor: Number | None = None
 
 
 @operation(
     "ops",
     list[audit.ListedAttempt],
-    query={"limit": NUMBER | {"maximum": 1000}, "cursor": NUMBER, **FILTERS},
+    query=AuditPage,
     more={"next_cursor": {"type": ["string", "null"]}},
 )
 async def list_rows(request: Request) -> Response:
     """Audit rows, newest first; `cursor` continues where the last answer ended."""
     await access.require_ops(request, "read")
-    query = query_of(request, "limit", "cursor", *FILTERS)
-    limit = number_of(query.get("limit", str(PAGE)), "limit")
-    if limit > 1000:
-        raise InvalidRequestError("limit is at most 1000")
-    before = number_of(query["cursor"], "cursor") if "cursor" in query else None
-    wanted = {name: query[name] for name in FILTERS if name in query}
-    for name in ("action", "status"):
-        if name in wanted and wanted[name] not in FILTERS[name]["enum"]:
-            raise InvalidRequestError(f"{name} is one of {', '.join(FILTERS[name]['enum'])}")
+    query = query_of(request, AuditPage)
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
-            return [_plain(row) for row in transaction.audit_rows(limit, before, **wanted)]
+            return [
+                _plain(row) for row in transaction.audit_rows(query.limit, query.cursor, **query.columns())
+            ]
 
     rows = await run_sync(read)
-    more = len(rows) == limit and rows[-1]["audit_id"] > 1
+    more = len(rows) == query.limit and rows[-1]["audit_id"] > 1
     return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
 
 
-@operation("ops", None, query={"after": NUMBER}, media_type="application/x-ndjson")
+@operation("ops", None, query=After, media_type="application/x-ndjson")
 async def export(request: Request) -> Response:
     """Every row, oldest first, with what it tells of, as JSON Lines that can be verified without the service.
 
@@ -73,7 +80,7 @@ async def export(request: Request) -> Response:
     clients see an error.
     """
     await access.require_ops(request, "read")
-    query = query_of(request, "after")
+    after = query_of(request, After).after or 0
     store = services(request).store
 
     def read(after: int) -> Sequence[Entry]:
@@ -85,7 +92,6 @@ async def export(request: Request) -> Response:
             return list(transaction.strays())
 
     # The first part is read before the answer begins, so that a database that fails is a 503.
-    after = number_of(query["after"], "after") if "after" in query else 0
     first = await run_sync(read, after)
 
     async def lines() -> AsyncIterator[bytes]:
@@ -100,14 +106,14 @@ async def export(request: Request) -> Response:
     )
 
 
-@operation("ops", audit.Verification, query={"head": TEXT})
+@operation("ops", audit.Verification, query=KnownHead)
 async def verify(request: Request) -> Response:
     """Walks the chain, and holds versions and activations against it.
 
     `head` (`<audit_id>:<hash>`, from a log line) must be part of it.
     """
     await access.require_ops(request, "read")
-    given = query_of(request, "head").get("head")
+    given = query_of(request, KnownHead).head
     try:
         known = None if given is None else audit.Head.parse(given)
     except ValueError as error:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 from urllib.parse import parse_qsl
 
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from config_rollback.delivery.delivery import ActiveConfig
-from config_rollback.errors import ConfigWithheldError, InvalidRequestError, NotFoundError, TooManyPollsError
+from config_rollback.errors import ConfigWithheldError, NotFoundError, TooManyPollsError
 from config_rollback.web import access
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
-from config_rollback.web.http import (
-    checked_query,
-    number_of,
-    persona_of,
-    plain_text,
-    request_id,
-    while_connected,
-)
+from config_rollback.web.http import persona_of, plain_text, request_id, while_connected
 from config_rollback.web.middleware import QUIET
+from config_rollback.web.query import Number, Query, Whole, parse
 from config_rollback.web.services import services
 
 MAX_WAIT_SECONDS = 60
@@ -32,14 +27,25 @@ MAX_CLIENT_LENGTH = 128
 CACHE_CONTROL = "no-cache"
 
 
+Client = Annotated[
+    str,
+    Field(max_length=MAX_CLIENT_LENGTH),
+    AfterValidator(lambda name: plain_text(name, "client", MAX_CLIENT_LENGTH)),
+]
+
+
+class ConfigQuery(Query):
+    """How long to wait for a change, in seconds; which process asks, and which version it serves."""
+
+    wait: Annotated[Whole, Field(ge=0, le=MAX_WAIT_SECONDS)] = 0
+    client: Client | None = None
+    serving: Number | None = None
+
+
 @operation(
     "service",
     shapes.ActiveConfig,
-    query={
-        "wait": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS},
-        "client": {"type": "string", "maxLength": MAX_CLIENT_LENGTH},
-        "serving": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-    },
+    query=ConfigQuery,
     headers={"If-None-Match": {"type": "string"}},
     errors=(NotFoundError, TooManyPollsError, ConfigWithheldError),
     other={304: "Nothing newer than If-None-Match"},
@@ -47,8 +53,7 @@ CACHE_CONTROL = "no-cache"
 async def get_config(request: Request) -> Response:
     """The active configuration, as soon as it differs from `If-None-Match`.
 
-    `wait`: seconds until 304 (404 for a persona that nobody published). `client` and `serving`: which process
-    asks, and which version it serves meanwhile.
+    Nothing new within `wait` is 304, or 404 for a persona that nobody published.
     """
     request.scope[QUIET] = True
     access.require_service(request)
@@ -73,29 +78,10 @@ async def get_config(request: Request) -> Response:
     return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": CACHE_CONTROL})
 
 
-@dataclass(frozen=True)
-class Query:
-    """What a serving process asks and says."""
-
-    wait: int
-    client: str | None
-    serving: int | None
-
-
 @lru_cache(maxsize=4096)
-def read_query(raw: bytes) -> Query:
+def read_query(raw: bytes) -> ConfigQuery:
     """The query string; raises `InvalidRequestError`. Processes ask the same again and again."""
-    given = checked_query(
-        parse_qsl(raw.decode("latin-1"), keep_blank_values=True), "wait", "client", "serving"
-    )
-    wait, client, serving = given.get("wait", "0"), given.get("client"), given.get("serving")
-    if not (wait.isascii() and wait.isdecimal() and len(wait) <= 4 and int(wait) <= MAX_WAIT_SECONDS):
-        raise InvalidRequestError(f"wait is a whole number of seconds up to {MAX_WAIT_SECONDS}")
-    return Query(
-        int(wait),
-        None if client is None else plain_text(client, "client", MAX_CLIENT_LENGTH),
-        None if serving is None else number_of(serving, "serving"),
-    )
+    return parse(parse_qsl(raw.decode("latin-1"), keep_blank_values=True), ConfigQuery)
 
 
 def envelope(config: ActiveConfig) -> str:

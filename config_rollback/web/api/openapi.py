@@ -14,8 +14,10 @@ from starlette.routing import BaseRoute, Route
 
 from config_rollback import errors
 from config_rollback.errors import ConfigRollbackError
+from config_rollback.personas.persona_config import MAX_PERSONA_LENGTH
 from config_rollback.web.api.operation import Operation
 from config_rollback.web.http import json_response
+from config_rollback.web.query import KEY, NUMBER
 
 REF = "#/components/schemas/{model}"
 ERROR = {
@@ -48,6 +50,12 @@ PEOPLE = (
     errors.AuditUnavailableError,  # a refused call is audited
 )
 MACHINES = (errors.UnauthenticatedError, errors.TokenInvalidError, errors.InvalidRequestError)
+ACTS = (
+    errors.IdempotencyKeyMissingError,
+    errors.IdempotencyKeyReusedError,
+    errors.RequestInProgressError,
+    errors.OutcomeUnknownError,
+)
 BODIES = (
     errors.InvalidJsonError,
     errors.BodyTooLargeError,
@@ -114,17 +122,28 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
         for name in re.findall(r"{(\w+)}", path)
     ]
-    for place, given in (("query", operation.query), ("header", operation.headers)):
-        for name, schema in given.items():
-            required = name in operation.required
-            found.append({"name": name, "in": place, "required": required, "schema": schema})
+    query = operation.query.model_json_schema()
+    for name, schema in query["properties"].items() if "properties" in query else ():
+        required = name in query.get("required", ())
+        found.append({"name": name, "in": "query", "required": required, "schema": _given(schema)})
+    for name, schema in operation.headers.items():
+        found.append({"name": name, "in": "header", "required": False, "schema": schema})
+    if operation.is_act:
+        key = KEY.json_schema()
+        found.append({"name": "Idempotency-Key", "in": "header", "required": True, "schema": key})
     return found
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that is given: not null."""
+    kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
+    return {**schema, **(kinds[0] if kinds else {})}
 
 
 def _path_schema(name: str) -> dict[str, Any]:
     if name == "number":
-        return {"type": "integer", "minimum": 1, "maximum": 999_999_999}
-    return {"type": "string", "minLength": 1, "maxLength": 128}
+        return NUMBER.json_schema()
+    return {"type": "string", "minLength": 1, "maxLength": MAX_PERSONA_LENGTH}
 
 
 def _responses(operation: Operation, schema: Any) -> dict[str, Any]:
@@ -154,6 +173,8 @@ def _errors(operation: Operation) -> tuple[type[ConfigRollbackError], ...]:
         found += PEOPLE
     elif operation.caller != "anyone":
         found += MACHINES
+    if operation.is_act:
+        found += ACTS
     return found + (BODIES if operation.body is not None else ())
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from config_rollback.errors import ConfigRollbackError
+from config_rollback.web.query import Query
 
 Caller = Literal["ops", "service", "alertmanager", "anyone"]
 """Whose bearer token the call needs."""
@@ -18,7 +19,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Operation:
-    """One call. `query` and `headers` hold a JSON schema per parameter; those in `required` must be given.
+    """One call. An act needs the header `Idempotency-Key`.
 
     `data` is the type of `data` in the answer (None: not JSON); `more` are fields beside it.
     """
@@ -26,9 +27,10 @@ class Operation:
     caller: Caller
     data: Any
     status: int = 200
-    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_act: bool = False
+    query: type[Query] = Query
     headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    required: frozenset[str] = frozenset()
+    """A JSON schema for each header that may be given."""
     body: type[BaseModel] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     media_type: str = "text/plain"

@@ -15,14 +15,9 @@ from config_rollback.audit import chain as audit
 from config_rollback.clock import isoformat
 from config_rollback.errors import (
     ConfigChangedError,
-    IdempotencyKeyMissingError,
-    IdempotencyKeyReusedError,
-    InvalidRequestError,
     MonitoringUnavailableError,
     NotFoundError,
     NothingToRollBackError,
-    OutcomeUnknownError,
-    RequestInProgressError,
     TargetNotFoundError,
     VersionDamagedError,
 )
@@ -37,31 +32,40 @@ from config_rollback.rollback.changes import (
     Rollback,
     RolledBack,
 )
-from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
+from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
 from config_rollback.web import access, operations
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
 from config_rollback.web.http import (
     new_persona_of,
-    number_of,
     persona_of,
     plain_text,
-    query_of,
     read_json,
     request_id,
     success,
 )
+from config_rollback.web.query import Number, Query, Text, key_of, number_of, query_of
 from config_rollback.web.services import services
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
 AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
 
 
-TEXT = {"type": "string"}
-NUMBER = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
-KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
-OF_ACTS = (IdempotencyKeyReusedError, RequestInProgressError, OutcomeUnknownError)
+class TwoVersions(Query):
+    """Of a comparison."""
+
+    before: Number = Field(alias="from")
+    after: Number = Field(alias="to")
+
+
+class KpiQuery(Query):
+    """Which messages, see `kpis.Selection`."""
+
+    window: kpis.Window
+    journey: Text | None = None
+    persona: Text | None = None
+    config_version: Text | None = None
 
 
 class PublishBody(BaseModel):
@@ -98,7 +102,7 @@ class RollbackBody(BaseModel):
 async def list_personas(request: Request) -> Response:
     """Every persona, what it serves, and what a rollback would restore by default."""
     await access.require_ops(request, "read")
-    query_of(request)
+    query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
@@ -124,7 +128,7 @@ async def list_versions(request: Request) -> Response:
     """A persona's versions, newest first."""
     persona = persona_of(request)
     await access.require_ops(request, "read", persona)
-    query_of(request)
+    query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
@@ -141,7 +145,7 @@ async def get_version(request: Request) -> Response:
     """One version with its configuration."""
     persona = persona_of(request)
     await access.require_ops(request, "read", persona)
-    query_of(request)
+    query_of(request, Query)
     number = number_of(request.path_params["number"], "version")
 
     def read() -> dict[str, Any]:
@@ -157,37 +161,37 @@ async def get_version(request: Request) -> Response:
 @operation(
     "ops",
     shapes.Diff,
-    query={"from": NUMBER, "to": NUMBER},
-    required=frozenset({"from", "to"}),
+    query=TwoVersions,
     errors=(NotFoundError,),
 )
 async def get_diff(request: Request) -> Response:
     """The fields in which two versions differ."""
     persona = persona_of(request)
     await access.require_ops(request, "read", persona)
-    query = query_of(request, "from", "to")
-    if len(query) != 2:
-        raise InvalidRequestError("from and to are needed")
-    left, right = number_of(query["from"], "from"), number_of(query["to"], "to")
+    query = query_of(request, TwoVersions)
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
-            before, after = transaction.version(persona, left), transaction.version(persona, right)
+            before, after = (
+                transaction.version(persona, query.before),
+                transaction.version(persona, query.after),
+            )
             if before is None or after is None:
                 raise NotFoundError("no such version")
             return [asdict(change) for change in diff.changes(before.config, after.config)]
 
-    return success(request, {"persona": persona, "from": left, "to": right, "changes": await run_sync(read)})
+    return success(
+        request, {"persona": persona, **query.model_dump(by_alias=True), "changes": await run_sync(read)}
+    )
 
 
 @operation(
     "ops",
     Published,
     status=201,
-    headers={"Idempotency-Key": KEY},
-    required=frozenset({"Idempotency-Key"}),
+    is_act=True,
     body=PublishBody,
-    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
+    errors=(NotFoundError, ConfigChangedError),
 )
 async def publish(request: Request) -> Response:
     """Adds a version and activates it."""
@@ -202,8 +206,7 @@ async def publish(request: Request) -> Response:
 @operation(
     "ops",
     RolledBack,
-    headers={"Idempotency-Key": KEY},
-    required=frozenset({"Idempotency-Key"}),
+    is_act=True,
     body=RollbackBody,
     errors=(
         NotFoundError,
@@ -211,8 +214,6 @@ async def publish(request: Request) -> Response:
         ConfigChangedError,
         NothingToRollBackError,
         VersionDamagedError,
-        IdempotencyKeyMissingError,
-        *OF_ACTS,
     ),
 )
 async def roll_back(request: Request) -> Response:
@@ -228,10 +229,9 @@ async def roll_back(request: Request) -> Response:
 @operation(
     "ops",
     Accepted,
-    headers={"Idempotency-Key": KEY},
-    required=frozenset({"Idempotency-Key"}),
+    is_act=True,
     body=AcceptanceBody,
-    errors=(NotFoundError, ConfigChangedError, IdempotencyKeyMissingError, *OF_ACTS),
+    errors=(NotFoundError, ConfigChangedError),
 )
 async def accept_baseline(request: Request) -> Response:
     """Takes what the persona does now for normal; no configuration changes."""
@@ -247,22 +247,14 @@ async def accept_baseline(request: Request) -> Response:
 @operation(
     "ops",
     shapes.Kpis,
-    query={
-        "window": {"enum": list(kpis.WINDOWS)},
-        "journey": TEXT,
-        "persona": TEXT,
-        "config_version": TEXT,
-    },
-    required=frozenset({"window"}),
+    query=KpiQuery,
     errors=(MonitoringUnavailableError,),
 )
 async def get_kpis(request: Request) -> Response:
     """The four KPI of a window."""
     await access.require_ops(request, "read")
-    query = query_of(request, "window", "journey", "persona", "config_version")
-    if "window" not in query:
-        raise InvalidRequestError(f"window is needed: one of {', '.join(kpis.WINDOWS)}")
-    return success(request, await services(request).kpis.read(kpis.Selection(**query)))
+    selection = kpis.Selection(**query_of(request, KpiQuery).model_dump())
+    return success(request, await services(request).kpis.read(selection))
 
 
 def _version(row: Version, active: int) -> dict[str, Any]:
@@ -274,16 +266,6 @@ def _version(row: Version, active: int) -> dict[str, Any]:
         "note": row.note,
         "active": row.number == active,
     }
-
-
-def key_of(request: Request) -> str:
-    """What makes a repetition after a lost answer known as one."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
-    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
-        raise InvalidRequestError(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters")
-    return key
 
 
 PERSONA = "/v1/ops/personas/{persona}"

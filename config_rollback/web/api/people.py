@@ -15,18 +15,14 @@ from config_rollback.audit import chain as audit
 from config_rollback.auth.claims import is_plain
 from config_rollback.auth.shut_out import Decided, Person
 from config_rollback.clock import isoformat
-from config_rollback.errors import (
-    IdempotencyKeyMissingError,
-    NotFoundError,
-    OwnAccessError,
-    TooManyShutOutError,
-)
+from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
 from config_rollback.rollback.attempts import Call
 from config_rollback.web import access
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
-from config_rollback.web.api.ops import KEY, OF_ACTS, Reason, key_of
-from config_rollback.web.http import query_of, read_json, request_id, success
+from config_rollback.web.api.ops import Reason
+from config_rollback.web.http import read_json, request_id, success
+from config_rollback.web.query import Query, key_of, query_of
 from config_rollback.web.services import services
 
 
@@ -53,7 +49,7 @@ class PersonBody(BaseModel):
 async def list_people(request: Request) -> Response:
     """Who is shut out, the newest first."""
     await access.require_ops(request, "read")
-    query_of(request)
+    query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
         with services(request).store.read() as transaction:
@@ -65,19 +61,7 @@ async def list_people(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
-_ACT: dict[str, Any] = {
-    "headers": {"Idempotency-Key": KEY},
-    "required": frozenset({"Idempotency-Key"}),
-    "body": PersonBody,
-}
-
-
-@operation(
-    "ops",
-    Decided,
-    **_ACT,
-    errors=(OwnAccessError, TooManyShutOutError, IdempotencyKeyMissingError, *OF_ACTS),
-)
+@operation("ops", Decided, is_act=True, body=PersonBody, errors=(OwnAccessError, TooManyShutOutError))
 async def revoke(request: Request) -> Response:
     """Shuts a person out: their sessions end, their tokens open nothing."""
     actor = await access.require_ops(request, audit.SHUT_OUT)
@@ -87,9 +71,7 @@ async def revoke(request: Request) -> Response:
     return success(request, asdict(await run_sync(services(request).shut_out.add, person, call)))
 
 
-@operation(
-    "ops", Decided, **_ACT, errors=(NotFoundError, OwnAccessError, IdempotencyKeyMissingError, *OF_ACTS)
-)
+@operation("ops", Decided, is_act=True, body=PersonBody, errors=(NotFoundError, OwnAccessError))
 async def allow(request: Request) -> Response:
     """Lets a person in again; they log in anew."""
     actor = await access.require_ops(request, audit.LET_IN)

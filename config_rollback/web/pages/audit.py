@@ -9,31 +9,33 @@ from anyio.to_thread import run_sync
 from starlette.responses import Response
 
 from config_rollback.audit.chain import ACTIONS, STATUSES
-from config_rollback.errors import InvalidRequestError
 from config_rollback.storage.models import AuditRow
-from config_rollback.web.http import number_of, query_of
+from config_rollback.web.audit_filter import AuditFilter
 from config_rollback.web.pages.session import require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
+from config_rollback.web.query import Number, parse
 from config_rollback.web.services import services
 
 PAGE = 50
-FILTERS = ("persona", "actor", "action", "status")
 CHOICES = {"action": ACTIONS, "status": STATUSES}
+
+
+class AuditPage(AuditFilter):
+    """`before` continues an earlier page."""
+
+    before: Number | None = None
 
 
 async def show(visit: Visit) -> Response:
     """The page; `before` continues an earlier one, the others filter."""
     await require_login(visit)
-    query = query_of(visit.request, "before", *FILTERS)
-    before = number_of(query["before"], "before") if "before" in query else None
-    wanted = {name: query[name] for name in FILTERS if query.get(name)}
-    for name, choices in CHOICES.items():
-        if wanted.get(name, choices[0]) not in choices:
-            raise InvalidRequestError(f"{name} is one of {', '.join(choices)}")
+    # A browser sends the fields that were left empty too.
+    query = parse([pair for pair in visit.request.query_params.multi_items() if pair[1]], AuditPage)
+    wanted = query.columns()
 
     def read() -> Sequence[AuditRow]:
         with services(visit.request).store.read() as transaction:
-            return transaction.audit_rows(PAGE + 1, before, **wanted)
+            return transaction.audit_rows(PAGE + 1, query.before, **wanted)
 
     rows = await run_sync(read)
     older = None

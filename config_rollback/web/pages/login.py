@@ -11,16 +11,23 @@ from starlette.responses import RedirectResponse, Response
 from config_rollback.auth.csrf import check_form_token
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import AuthenticationError, UnauthenticatedError
-from config_rollback.web.http import query_of
 from config_rollback.web.pages.session import find_login, read_own_form, set_session
 from config_rollback.web.pages.visit import Visit, page, page_route
+from config_rollback.web.query import Query, Text, query_of
 from config_rollback.web.services import services
+
+
+class LoginQuery(Query):
+    """The one-time token, and where the login leads."""
+
+    token: Text | None = None
+    next: Text = "/"
 
 
 async def show(visit: Visit) -> Response:
     """With a token, the button that uses it up; without, how to get one."""
-    query = query_of(visit.request, "token", "next")
-    next_path, token = check_next(query.get("next", "/")), query.get("token")
+    query = query_of(visit.request, LoginQuery)
+    next_path, token = check_next(query.next), query.token
     problem: AuthenticationError | None = None
     if token is not None:
         here = services(visit.request)

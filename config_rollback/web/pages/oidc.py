@@ -12,13 +12,20 @@ from starlette.responses import RedirectResponse, Response
 from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import InvalidRequestError, NotFoundError
-from config_rollback.web.http import query_of, while_connected
+from config_rollback.web.http import while_connected
 from config_rollback.web.pages.session import set_session
 from config_rollback.web.pages.visit import Visit, page_route
+from config_rollback.web.query import Query, Text, query_of
 from config_rollback.web.services import services
 
 MAX_COOKIES_LENGTH = 4000
 """Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
+
+
+class StartQuery(Query):
+    """Where the login leads."""
+
+    next: Text = "/"
 
 
 async def start(visit: Visit) -> Response:
@@ -28,7 +35,7 @@ async def start(visit: Visit) -> Response:
     """
     request = visit.request
     logins = _logins(request)
-    next_path = check_next(query_of(request, "next").get("next", "/"))
+    next_path = check_next(query_of(request, StartQuery).next)
     begun = await while_connected(request, logins.begin(next_path))
     here = services(request)
     response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})

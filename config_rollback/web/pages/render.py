@@ -14,7 +14,7 @@ from config_rollback.errors import InvalidRequestError
 from config_rollback.evidence.inbox import unheard
 from config_rollback.personas.diff import Piece
 from config_rollback.visible import visible
-from config_rollback.web.http import number_of
+from config_rollback.web.query import number_of
 
 CONTEXT_CHARACTERS = 160
 """How much unchanged text is shown on either side of a change."""

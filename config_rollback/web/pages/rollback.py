@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import structlog
 from anyio.to_thread import run_sync
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -22,11 +23,12 @@ from config_rollback.storage.models import Activation, Alert, AuditRow, Version
 from config_rollback.storage.store import Transaction
 from config_rollback.visible import without_hidden
 from config_rollback.web import operations
-from config_rollback.web.http import number_of, persona_of, plain_text, query_of, request_id
+from config_rollback.web.http import persona_of, plain_text, request_id
 from config_rollback.web.pages.evidence import collect
 from config_rollback.web.pages.render import rollback_path
 from config_rollback.web.pages.session import require_form, require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
+from config_rollback.web.query import Number, Query, Text, number_of, query_of
 from config_rollback.web.services import services
 
 log = structlog.get_logger(__name__)
@@ -38,13 +40,23 @@ WATCH = timedelta(minutes=5)
 """How long the result reloads by itself while processes have not converged."""
 
 
+class RollbackQuery(Query):
+    """What the link names: versions and an alert, or the result of a rollback by its audit row."""
+
+    expected_version: Number | None = Field(None, alias="from")
+    to: Number | None = None
+    alert: Text = ""
+    result: Number | None = None
+    reload: Text | None = None
+
+
 @dataclass(frozen=True)
 class Situation:
-    """What there is to decide about. `leaves` is the version that the link names."""
+    """What there is to decide about. `expected_version` is the version that the link names."""
 
     persona: str
     active: Activation
-    leaves: int
+    expected_version: int
     leaving: Version | None
     target: Version | None
     choices: Sequence[Version]
@@ -56,13 +68,17 @@ class Situation:
     @property
     def stale(self) -> bool:
         """Whether the link names a version that is not active any more."""
-        return self.active.version != self.leaves
+        return self.active.version != self.expected_version
 
     @property
     def done(self) -> bool:
         """Whether the rollback that the link is for was done already."""
         last = self.active
-        return last.action == "rollback" and last.from_version == self.leaves and last.version < self.leaves
+        return (
+            last.action == "rollback"
+            and last.from_version == self.expected_version
+            and last.version < self.expected_version
+        )
 
     def compare(self) -> list[tuple[diff.Change, list[diff.Piece]]]:
         """What a rollback changes. It can take a while: not in the event loop."""
@@ -88,20 +104,15 @@ async def show(visit: Visit) -> Response:
     request = visit.request
     persona = persona_of(request)
     await require_login(visit, "read", persona)
-    query = query_of(request, "from", "to", "alert", "result", "reload")
-    if "result" in query:
-        watched = (
-            query.get("reload") != "off"
-        )  # a page that reloads by itself can be told not to (WCAG 2.2.1)
-        return await _show_result(visit, persona, number_of(query["result"], "result"), watched)
-    leaves = number_of(query["from"], "from") if "from" in query else None
-    wanted = number_of(query["to"], "to") if "to" in query else None
-    alert = query.get("alert", "")
-    situation = await run_sync(lambda: _situation(request, persona, leaves, wanted, alert))
+    query = query_of(request, RollbackQuery)
+    if query.result is not None:
+        # A page that reloads by itself can be told not to (WCAG 2.2.1).
+        return await _show_result(visit, persona, query.result, watched=query.reload != "off")
+    situation = await run_sync(lambda: _situation(request, persona, query))
     deps = services(request)
     evidence = None
     if situation.target is not None and not situation.stale:
-        versions = tuple(dict.fromkeys((situation.leaves, situation.target.number)))
+        versions = tuple(dict.fromkeys((situation.expected_version, situation.target.number)))
         evidence = await collect(deps.kpis, persona, versions)
     return page(
         visit,
@@ -110,7 +121,7 @@ async def show(visit: Visit) -> Response:
         status=409 if situation.stale else 200,
         situation=situation,
         changes=await _compare(situation),
-        alert=alert,
+        alert=query.alert,
         evidence=evidence,
         idempotency_key=uuid.uuid4().hex,
     )
@@ -185,27 +196,25 @@ def _reload_seconds(waiting: bool) -> int:
     return 1 if waiting else 15
 
 
-def _situation(
-    request: Request, persona: str, leaves: int | None, wanted: int | None, alert: str
-) -> Situation:
+def _situation(request: Request, persona: str, query: RollbackQuery) -> Situation:
     serving = services(request).clients.serving(persona)
     with services(request).store.read() as transaction:
         active = transaction.active(persona)
         if active is None:
             raise NotFoundError("no such persona")
-        leaves = active.version if leaves is None else leaves
-        number = transaction.default_target(active) if wanted is None else wanted
+        expected_version = query.expected_version or active.version
+        number = query.to or transaction.default_target(active)
         target = None if number is None else transaction.version(persona, number)
-        if wanted is not None and target is None:
-            raise TargetNotFoundError(f"version {wanted} does not exist")
+        if query.to is not None and target is None:
+            raise TargetNotFoundError(f"version {query.to} does not exist")
         return Situation(
             persona=persona,
             active=active,
-            leaves=leaves,
-            leaving=transaction.version(persona, leaves),
+            expected_version=expected_version,
+            leaving=transaction.version(persona, expected_version),
             target=target,
             choices=transaction.versions(persona, MAX_CHOICES),
-            alerts=_alerts(transaction, persona, alert),
+            alerts=_alerts(transaction, persona, query.alert),
             history=transaction.audit_rows(MAX_HISTORY, persona=persona, status="succeeded"),
             serving=serving,
         )
