@@ -16,7 +16,7 @@ from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
 from config_rollback.server import Protocol
 from config_rollback.settings import PREFIX, Settings, load
-from config_rollback.web.services import Services
+from config_rollback.web.dependencies import Dependencies
 from driftback import __version__
 from exporter.listener import ListenError, listen
 
@@ -27,13 +27,13 @@ STOP_SECONDS = 5
 class Server(uvicorn.Server):
     """Lets waiting long polls answer before a stop waits for them."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, deps: Dependencies) -> None:
         super().__init__(config)
-        self._services = services
+        self._deps = deps
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Called once, when the server was told to stop."""
-        self._services.delivery.close()
+        self._deps.delivery.close()
         await super().shutdown(sockets)
 
 
@@ -42,14 +42,14 @@ def create_server(settings: Settings) -> Server:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http=partial(Protocol, app.state.services),  # type: ignore[arg-type]  # a class for all it does
+        http=partial(Protocol, app.state.dependencies),  # type: ignore[arg-type]  # a class for all it does
         ws="none",
         log_config=None,
         access_log=False,  # `RequestContext` logs requests, without their queries
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    return Server(config, app.state.services)
+    return Server(config, app.state.dependencies)
 
 
 def main() -> int:

@@ -20,45 +20,45 @@ from config_rollback.clock import Clock, Monotonic, utc_now
 from config_rollback.settings import Settings
 from config_rollback.web.api import alerts, audit, configs, health, openapi, ops, people
 from config_rollback.web.api.quick_configs import QuickConfigs
+from config_rollback.web.dependencies import build
 from config_rollback.web.error_responses import error_response
 from config_rollback.web.middleware import RequestContext
 from config_rollback.web.pages import routes as page_routes
 from config_rollback.web.pages.visit import Visit, error_page, wants_html
-from config_rollback.web.services import build
 
 
 def create_app(
     settings: Settings, clock: Clock = utc_now, monotonic: Monotonic = time.monotonic
 ) -> Starlette:
     """The ASGI application. On start it upgrades the database; nothing is opened before."""
-    here = build(settings, clock, monotonic)
+    deps = build(settings, clock, monotonic)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await run_sync(here.store.upgrade)
-        await here.delivery.refresh()
-        for persona in here.delivery.active:
-            here.metrics.know_persona(persona)
-        tasks = asyncio.gather(here.delivery.watch(), here.clients.share(), here.upkeep.run())
+        await run_sync(deps.store.upgrade)
+        await deps.delivery.refresh()
+        for persona in deps.delivery.active:
+            deps.metrics.know_persona(persona)
+        tasks = asyncio.gather(deps.delivery.watch(), deps.clients.share(), deps.upkeep.run())
         try:
             yield
         finally:
-            here.delivery.close()
-            here.clients.close()
-            here.upkeep.close()
+            deps.delivery.close()
+            deps.clients.close()
+            deps.upkeep.close()
             try:
                 await tasks
             finally:
-                here.store.close()
+                deps.store.close()
 
     calls = [*configs.routes, *ops.routes, *people.routes, *audit.routes, *alerts.routes, *health.routes]
     app = Starlette(
         routes=[*calls, openapi.route(calls), *page_routes()],
-        middleware=[Middleware(QuickConfigs, here), Middleware(RequestContext, here)],
+        middleware=[Middleware(QuickConfigs, deps), Middleware(RequestContext, deps)],
         exception_handlers={errors.ConfigRollbackError: _refuse, HTTPException: _refuse_route},
         lifespan=lifespan,
     )
-    app.state.services = here
+    app.state.dependencies = deps
     return app
 
 

@@ -207,7 +207,7 @@ class _Versions(Collector):
             labels=["persona", "config_version"],
         )
         # One that failed is not asked again: a silent database would take longer than a scrape may.
-        for (persona, version), count in self._clients.here(ask=readable).items():
+        for (persona, version), count in self._clients.on_this_replica(ask=readable).items():
             serving.add_metric([persona, str(version)], count)
         yield serving
 

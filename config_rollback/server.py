@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from config_rollback import errors
-from config_rollback.web.services import Services
+from config_rollback.web.dependencies import Dependencies
 from exporter.errors import ExporterError, TooManyConnectionsError, TooManyPipelinedError
 from exporter.protocol import StrictHttpProtocol
 
@@ -21,9 +21,9 @@ _OURS: dict[type[ExporterError], type[errors.ConfigRollbackError]] = {
 class Protocol(StrictHttpProtocol):
     """One connection."""
 
-    def __init__(self, services: Services, **uvicorns_own: Any) -> None:
-        super().__init__(services.settings.max_connections, **uvicorns_own)
-        self._metrics = services.metrics
+    def __init__(self, deps: Dependencies, **uvicorns_own: Any) -> None:
+        super().__init__(deps.settings.max_connections, **uvicorns_own)
+        self._metrics = deps.metrics
 
     def count_evicted(self) -> None:
         """Count a connection that was closed to make room for this one."""

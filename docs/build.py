@@ -57,7 +57,7 @@ def render() -> str:
                 database_url=SecretStr(f"sqlite:///{folder}/reference.db"), jwt_secret=SecretStr("x" * 32)
             )
         )
-        here = app.state.services
+        here = app.state.dependencies
         database.upgrade(here.store.engine)
         try:
             parts = [

@@ -81,7 +81,7 @@ class Clients:
         """How many processes serve each persona's version. Asks the database."""
         return _count(self._newest(self._recent()))
 
-    def here(self, ask: bool = True) -> Counter[tuple[str, int]]:
+    def on_this_replica(self, ask: bool = True) -> Counter[tuple[str, int]]:
         """The same without those whose newest report came to another replica: a sum counts each once.
 
         Without `ask` the database is left alone, and all that came to this replica are counted.

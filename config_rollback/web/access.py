@@ -10,14 +10,14 @@ from config_rollback.auth.bearer import bearer_token, check_static
 from config_rollback.auth.claims import OPS
 from config_rollback.errors import ForbiddenError, ShutOutError
 from config_rollback.rollback.attempts import Actor, Call
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import request_id
-from config_rollback.web.services import services
 
 
 async def require_ops(request: Request, action: str, persona: str | None = None) -> Actor:
     """The caller of the API, by access token; raises an `AuthenticationError` or `ForbiddenError`."""
     token = bearer_token(request.headers.get("authorization"))
-    identity = await services(request).access_tokens.verify(token)
+    identity = await dependencies(request).access_tokens.verify(token)
     return await require_role(
         request, Actor(identity.subject, identity.role, identity.issuer), action, persona
     )
@@ -28,33 +28,33 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
 
     Raises also `RateLimitedError`, and what `ShutOut.holds` and `Refusals.write` raise.
     """
-    here = services(request)
-    await here.rate_limits.check_user(actor)
+    deps = dependencies(request)
+    await deps.rate_limits.check_user(actor)
     call = Call(actor, request_id(request))
     refusal: ForbiddenError | None = ForbiddenError("this needs the role ops")
     if actor.role == OPS:
-        is_shut_out = await run_sync(here.shut_out.holds, call, action, persona)
+        is_shut_out = await run_sync(deps.shut_out.holds, call, action, persona)
         refusal = ShutOutError() if is_shut_out else None
     # A person who is shut out takes nothing from those who have the role.
-    await here.rate_limits.check_role(SHUT_OUT if isinstance(refusal, ShutOutError) else actor.role)
+    await deps.rate_limits.check_role(SHUT_OUT if isinstance(refusal, ShutOutError) else actor.role)
     if refusal is None:
         return actor
-    here.metrics.forbidden.inc()
-    first = here.refusals.admit(call, action, persona, refusal.code)
+    deps.metrics.forbidden.inc()
+    first = deps.refusals.admit(call, action, persona, refusal.code)
     if first is not None:
-        await run_sync(here.refusals.write, first)
+        await run_sync(deps.refusals.write, first)
     raise refusal
 
 
 def require_service(request: Request) -> None:
     """A service that fetches its configuration; raises an `AuthenticationError`."""
     check_static(
-        bearer_token(request.headers.get("authorization")), services(request).settings.service_tokens
+        bearer_token(request.headers.get("authorization")), dependencies(request).settings.service_tokens
     )
 
 
 def require_alertmanager(request: Request) -> None:
     """Alertmanager; raises an `AuthenticationError`."""
     check_static(
-        bearer_token(request.headers.get("authorization")), services(request).settings.alertmanager_tokens
+        bearer_token(request.headers.get("authorization")), dependencies(request).settings.alertmanager_tokens
     )

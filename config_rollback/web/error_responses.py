@@ -7,17 +7,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config_rollback.errors import AuthenticationError, ConfigRollbackError, OverloadedError
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import error_json, request_id
-from config_rollback.web.services import services
 
 
 def count(request: Request, error: ConfigRollbackError) -> None:
     """Counts what nobody authenticated or what is over a bound; the request's log line names the error."""
     if isinstance(error, AuthenticationError):
-        services(request).metrics.authentication_failures.labels(error.code).inc()
+        dependencies(request).metrics.authentication_failures.labels(error.code).inc()
         structlog.contextvars.bind_contextvars(error=error.code, reason=error.reason)
     if isinstance(error, OverloadedError):
-        services(request).metrics.refused(error)
+        dependencies(request).metrics.refused(error)
 
 
 def error_response(request: Request, error: ConfigRollbackError) -> Response:

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
+from config_rollback.web.dependencies import Dependencies
 from config_rollback.web.http import error_json, new_request_id
-from config_rollback.web.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +38,10 @@ _QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 class RequestContext:
     """The outermost layer. Answers `internal_error` for what nobody else caught."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, deps: Dependencies) -> None:
         self._app = app
-        self._max_requests = services.settings.max_connections
-        self._metrics = services.metrics
+        self._max_requests = deps.settings.max_connections
+        self._metrics = deps.metrics
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -78,7 +78,7 @@ class Service:
             **{f"rate_limit_{name}": "100000/minute" for name in ("user", "role", "global")},
         }
         self.app = create_app(Settings(**(given | settings)), clock, clock.monotonic)
-        protocol: Any = partial(Protocol, self.app.state.services)
+        protocol: Any = partial(Protocol, self.app.state.dependencies)
         config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
@@ -100,7 +100,7 @@ class Service:
 
     def stop(self) -> None:
         """Stops, with long polls let go as `__main__` does."""
-        loop_side: Callable[[], None] = self.app.state.services.delivery.close
+        loop_side: Callable[[], None] = self.app.state.dependencies.delivery.close
         if not self._thread.is_alive():
             return
         # In this order: told to exit first, it may have closed its loop by then.

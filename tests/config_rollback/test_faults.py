@@ -30,7 +30,7 @@ from tests.support.postgres_proxy import Cut, Proxy
 
 
 def store_of(service: Service) -> Store:
-    store: Store = service.app.state.services.store
+    store: Store = service.app.state.dependencies.store
     return store
 
 

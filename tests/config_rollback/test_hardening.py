@@ -203,7 +203,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 def refused(service: Service, code: str) -> float:
     """How many requests and connections were refused with this code."""
-    found: float | None = service.app.state.services.metrics.registry.get_sample_value(
+    found: float | None = service.app.state.dependencies.metrics.registry.get_sample_value(
         "config_requests_refused_total", {"code": code}
     )
     assert found is not None
@@ -238,13 +238,13 @@ def test_61_a_connection_too_many_takes_the_place_of_an_idle_one(start: Callable
     finally:
         for client in held:
             client.close()
-    registry = service.app.state.services.metrics.registry
+    registry = service.app.state.dependencies.metrics.registry
     assert registry.get_sample_value("config_connections_evicted_total") == 1
     assert refused(service, "too_many_connections") == 0
 
 
 def test_61_requests_whose_connections_are_gone_are_bounded_too(start: Callable[..., Service]) -> None:
-    here = start(max_connections=4).app.state.services
+    here = start(max_connections=4).app.state.dependencies
     statuses: list[int] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:

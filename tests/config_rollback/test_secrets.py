@@ -52,7 +52,7 @@ def test_60_secrets_show_up_nowhere(start: Callable[..., Service], caplog: pytes
     for secret in secrets | {login_token}:
         assert secret not in logs
         assert secret not in stored
-        assert secret not in repr(service.app.state.services.settings)
+        assert secret not in repr(service.app.state.dependencies.settings)
     for secret in secrets:
         assert not any(secret in answer.text for answer in answers)
     assert not any(form in logs or form in stored for form in forms)
@@ -62,7 +62,7 @@ def test_an_unexpected_error_tells_no_secret(service: Service, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(service.app.state.services.delivery, "_active", property(fail))
+    monkeypatch.setattr(service.app.state.dependencies.delivery, "_active", property(fail))
     answer = service.config()
     assert error(answer) == (500, "internal_error")
     assert SECRET not in answer.text

@@ -37,7 +37,7 @@ def used(service: Service) -> Service:
 
 def pass_days(service: Service, **by: float) -> None:
     service.clock.move(**by)
-    service.app.state.services.upkeep.once()
+    service.app.state.dependencies.upkeep.once()
 
 
 def test_each_kind_is_kept_as_long_as_the_settings_say(used: Service) -> None:

@@ -120,7 +120,7 @@ def test_a_long_poll_waits_behind_it_and_is_woken(proxy: Proxy) -> None:
         waiting = thread.submit(
             client.get, f"{address}?wait={MAX_WAIT_SECONDS}", headers={"If-None-Match": tag}, timeout=90
         )
-        delivery = proxy.service.app.state.services.delivery
+        delivery = proxy.service.app.state.dependencies.delivery
         wait_for("a waiting client", 20, lambda: delivery.waiting > 0, pause=0.02)
         proxy.service.publish("guide", temperature=0.9)
         assert waiting.result(30).json()["data"]["version"] == 2

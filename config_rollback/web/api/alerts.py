@@ -11,8 +11,8 @@ from config_rollback.evidence.inbox import WebhookMessage
 from config_rollback.web import access
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_json, success
-from config_rollback.web.services import services
 
 BATCH = 500
 """Alerts per transaction: a rollback waits for no more than these. Half a message kept does no harm, for
@@ -24,20 +24,20 @@ async def receive(request: Request) -> Response:
     """Keeps the alerts as evidence. Repeating a message changes nothing but `updated_at`."""
     access.require_alertmanager(request)
     message = await read_json(request, WebhookMessage)
-    here = services(request)
-    now = here.clock()
+    deps = dependencies(request)
+    now = deps.clock()
 
     def keep() -> int:
         new = 0
         for start in range(0, len(message.alerts), BATCH):
-            with here.store.write() as transaction:
+            with deps.store.write() as transaction:
                 batch = message.alerts[start : start + BATCH]
                 new += transaction.record_alerts([alert.as_row(now) for alert in batch])
         return new
 
     new = await run_sync(keep)
     for alert in message.alerts:
-        here.metrics.alerts_received.labels(alert.status).inc()
+        deps.metrics.alerts_received.labels(alert.status).inc()
     return success(request, {"received": len(message.alerts), "new": new})
 
 

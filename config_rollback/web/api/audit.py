@@ -21,9 +21,9 @@ from config_rollback.storage.models import AuditRow
 from config_rollback.web import access
 from config_rollback.web.api.operation import operation
 from config_rollback.web.audit_filter import AuditFilter
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import success
 from config_rollback.web.query import Number, Query, Text, Whole, query_of
-from config_rollback.web.services import services
 
 EXPORTED_AT_ONCE = 100
 EXPORTED_CHARACTERS = 1_000_000
@@ -61,7 +61,7 @@ async def list_rows(request: Request) -> Response:
     query = query_of(request, AuditPage)
 
     def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             return [
                 _plain(row) for row in transaction.audit_rows(query.limit, query.cursor, **query.columns())
             ]
@@ -81,7 +81,7 @@ async def export(request: Request) -> Response:
     """
     await access.require_ops(request, "read")
     after = query_of(request, After).after or 0
-    store = services(request).store
+    store = dependencies(request).store
 
     def read(after: int) -> Sequence[Entry]:
         with store.read() as transaction:
@@ -120,7 +120,7 @@ async def verify(request: Request) -> Response:
         raise InvalidRequestError(str(error)) from None
 
     def read() -> audit.Verification:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             return transaction.verify_audit(known)
 
     return success(request, asdict(await run_sync(read)))

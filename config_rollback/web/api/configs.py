@@ -17,10 +17,10 @@ from config_rollback.errors import ConfigWithheldError, NotFoundError, TooManyPo
 from config_rollback.web import access
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import persona_of, plain_text, request_id, while_connected
 from config_rollback.web.middleware import QUIET
 from config_rollback.web.query import Number, Query, Whole, parse
-from config_rollback.web.services import services
 
 MAX_WAIT_SECONDS = 60
 MAX_CLIENT_LENGTH = 128
@@ -59,21 +59,21 @@ async def get_config(request: Request) -> Response:
     access.require_service(request)
     persona = persona_of(request)
     query = read_query(request.scope["query_string"])
-    here = services(request)
+    deps = dependencies(request)
     if query.client is not None and query.serving is not None:
-        here.clients.report(persona, query.client, query.serving)
-    tag = _known_tag(request, here.delivery.active.get(persona))
-    await here.delivery.catch_up(tag)
-    config = await while_connected(request, here.delivery.wait_for_change(persona, tag, query.wait))
+        deps.clients.report(persona, query.client, query.serving)
+    tag = _known_tag(request, deps.delivery.active.get(persona))
+    await deps.delivery.catch_up(tag)
+    config = await while_connected(request, deps.delivery.wait_for_change(persona, tag, query.wait))
     if config is not None:
         return Response(
             f'{envelope(config)}"{request_id(request)}"}}',
             media_type="application/json",
             headers={"ETag": config.etag, "Cache-Control": CACHE_CONTROL},
         )
-    if persona not in here.delivery.active and persona in here.delivery.withheld:
+    if persona not in deps.delivery.active and persona in deps.delivery.withheld:
         raise ConfigWithheldError("the audit does not vouch for what is active; keep what you have")
-    if persona not in here.delivery.active:
+    if persona not in deps.delivery.active:
         raise NotFoundError("no such persona")
     return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": CACHE_CONTROL})
 

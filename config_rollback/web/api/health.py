@@ -9,13 +9,13 @@ from starlette.routing import Route
 
 from config_rollback.errors import TooManyRequestsError
 from config_rollback.web.api.operation import operation
-from config_rollback.web.services import services
+from config_rollback.web.dependencies import dependencies
 
 
 @operation("anyone", None, errors=(TooManyRequestsError,))
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    text = await services(request).exposition.result(request)
+    text = await dependencies(request).exposition.result(request)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -28,7 +28,7 @@ async def healthy(_: Request) -> Response:
 @operation("anyone", None, errors=(TooManyRequestsError,))
 async def ready(request: Request) -> Response:
     """The database answers too, and takes writes."""
-    await services(request).readiness.result(request)
+    await dependencies(request).readiness.result(request)
     return PlainTextResponse("ready\n")
 
 

@@ -23,7 +23,6 @@ from config_rollback.errors import (
 )
 from config_rollback.evidence import kpis
 from config_rollback.personas import diff
-from config_rollback.rollback.attempts import Call
 from config_rollback.rollback.changes import (
     Acceptance,
     Accepted,
@@ -34,19 +33,18 @@ from config_rollback.rollback.changes import (
 )
 from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
-from config_rollback.web import access, operations
+from config_rollback.web import access, acts
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import (
     new_persona_of,
     persona_of,
     plain_text,
     read_json,
-    request_id,
     success,
 )
-from config_rollback.web.query import Number, Query, Text, key_of, number_of, query_of
-from config_rollback.web.services import services
+from config_rollback.web.query import Number, Query, Text, number_of, query_of
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]
 AlertName = Annotated[str, AfterValidator(lambda value: plain_text(value, "alert", MAX_ALERT_LENGTH))]
@@ -105,7 +103,7 @@ async def list_personas(request: Request) -> Response:
     query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             return [
                 {
                     "persona": activation.persona,
@@ -131,7 +129,7 @@ async def list_versions(request: Request) -> Response:
     query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             active = transaction.active(persona)
             if active is None:
                 raise NotFoundError("no such persona")
@@ -149,7 +147,7 @@ async def get_version(request: Request) -> Response:
     number = number_of(request.path_params["number"], "version")
 
     def read() -> dict[str, Any]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             active, row = transaction.active(persona), transaction.version(persona, number)
             if active is None or row is None:
                 raise NotFoundError("no such version")
@@ -171,7 +169,7 @@ async def get_diff(request: Request) -> Response:
     query = query_of(request, TwoVersions)
 
     def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             before, after = (
                 transaction.version(persona, query.before),
                 transaction.version(persona, query.after),
@@ -198,8 +196,8 @@ async def publish(request: Request) -> Response:
     persona = new_persona_of(request)
     actor = await access.require_ops(request, "publish", persona)
     body = await read_json(request, PublishBody)
-    wish = Publication(persona, body.config, body.note, body.expected_version)
-    result = await operations.publish(request, wish, Call(actor, request_id(request), key_of(request)))
+    publication = Publication(persona, body.config, body.note, body.expected_version)
+    result = await acts.publish(request, publication, acts.call_of(request, actor))
     return success(request, asdict(result), status=201)
 
 
@@ -221,9 +219,9 @@ async def roll_back(request: Request) -> Response:
     persona = persona_of(request)
     actor = await access.require_ops(request, "rollback", persona)
     body = await read_json(request, RollbackBody)
-    wish = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
-    call = Call(actor, request_id(request), key_of(request))
-    return success(request, asdict(await operations.roll_back(request, wish, call)))
+    rollback = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
+    result = await acts.roll_back(request, rollback, acts.call_of(request, actor))
+    return success(request, asdict(result))
 
 
 @operation(
@@ -238,9 +236,9 @@ async def accept_baseline(request: Request) -> Response:
     persona = persona_of(request)
     actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
     body = await read_json(request, AcceptanceBody)
-    wish = Acceptance(persona, body.expected_version, body.reason)
-    call = Call(actor, request_id(request), key_of(request))
-    result = await run_sync(services(request).changes.accept_baseline, wish, call)
+    acceptance = Acceptance(persona, body.expected_version, body.reason)
+    changes = dependencies(request).changes
+    result = await run_sync(changes.accept_baseline, acceptance, acts.call_of(request, actor))
     return success(request, asdict(result))
 
 
@@ -254,7 +252,7 @@ async def get_kpis(request: Request) -> Response:
     """The four KPI of a window."""
     await access.require_ops(request, "read")
     selection = kpis.Selection(**query_of(request, KpiQuery).model_dump())
-    return success(request, await services(request).kpis.read(selection))
+    return success(request, await dependencies(request).kpis.read(selection))
 
 
 def _version(row: Version, active: int) -> dict[str, Any]:

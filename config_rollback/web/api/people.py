@@ -16,14 +16,13 @@ from config_rollback.auth.claims import is_plain
 from config_rollback.auth.shut_out import Decided, Person
 from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
-from config_rollback.rollback.attempts import Call
-from config_rollback.web import access
+from config_rollback.web import access, acts
 from config_rollback.web.api import shapes
 from config_rollback.web.api.operation import operation
 from config_rollback.web.api.ops import Reason
-from config_rollback.web.http import read_json, request_id, success
-from config_rollback.web.query import Query, key_of, query_of
-from config_rollback.web.services import services
+from config_rollback.web.dependencies import dependencies
+from config_rollback.web.http import read_json, success
+from config_rollback.web.query import Query, query_of
 
 
 def _plain(value: str) -> str:
@@ -52,7 +51,7 @@ async def list_people(request: Request) -> Response:
     query_of(request, Query)
 
     def read() -> list[dict[str, Any]]:
-        with services(request).store.read() as transaction:
+        with dependencies(request).store.read() as transaction:
             return [
                 {"issuer": person.issuer, "subject": person.subject, "since": isoformat(person.since)}
                 for person in transaction.shut_out_people()
@@ -66,9 +65,9 @@ async def revoke(request: Request) -> Response:
     """Shuts a person out: their sessions end, their tokens open nothing."""
     actor = await access.require_ops(request, audit.SHUT_OUT)
     body = await read_json(request, PersonBody)
-    call = Call(actor, request_id(request), key_of(request))
     person = Person(body.issuer, body.subject, body.reason)
-    return success(request, asdict(await run_sync(services(request).shut_out.add, person, call)))
+    decide = dependencies(request).shut_out.add
+    return success(request, asdict(await run_sync(decide, person, acts.call_of(request, actor))))
 
 
 @operation("ops", Decided, is_act=True, body=PersonBody, errors=(NotFoundError, OwnAccessError))
@@ -76,9 +75,9 @@ async def allow(request: Request) -> Response:
     """Lets a person in again; they log in anew."""
     actor = await access.require_ops(request, audit.LET_IN)
     body = await read_json(request, PersonBody)
-    call = Call(actor, request_id(request), key_of(request))
     person = Person(body.issuer, body.subject, body.reason)
-    return success(request, asdict(await run_sync(services(request).shut_out.remove, person, call)))
+    decide = dependencies(request).shut_out.remove
+    return success(request, asdict(await run_sync(decide, person, acts.call_of(request, actor))))
 
 
 routes = [

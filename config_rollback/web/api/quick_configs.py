@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from config_rollback.delivery.delivery import ActiveConfig
 from config_rollback.errors import InvalidRequestError
 from config_rollback.web.api.configs import CACHE_CONTROL, envelope, read_query
+from config_rollback.web.dependencies import Dependencies
 from config_rollback.web.http import new_request_id
 from config_rollback.web.middleware import RAW_SECURITY_HEADERS
-from config_rollback.web.services import Services
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -43,10 +43,10 @@ class QuickConfigs:
     That is: every refusal, every wait, every tag but the current one.
     """
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, deps: Dependencies) -> None:
         self._app = app
-        self._services = services
-        self._tokens = [token.get_secret_value().encode() for token in services.settings.service_tokens]
+        self._deps = deps
+        self._tokens = [token.get_secret_value().encode() for token in deps.settings.service_tokens]
         self._active: Mapping[str, ActiveConfig] = {}
         self._prepared: dict[bytes, _Prepared] = {}
 
@@ -82,7 +82,7 @@ class QuickConfigs:
         if tag is not None and (tag != prepared.etag or query.wait):
             return None
         if query.client is not None and query.serving is not None:
-            self._services.clients.report(prepared.config.persona, query.client, query.serving)
+            self._deps.clients.report(prepared.config.persona, query.client, query.serving)
         request_id = new_request_id(given.get(b"x-request-id", b"").decode("latin-1")).encode()
         headers = [
             (b"etag", prepared.etag),
@@ -98,7 +98,7 @@ class QuickConfigs:
 
     def _by_path(self) -> Mapping[bytes, _Prepared]:
         """What is active, by the path that our client asks for; another spelling goes the long way."""
-        active = self._services.delivery.active
+        active = self._deps.delivery.active
         if active is not self._active:
             self._prepared = {
                 f"/v1/personas/{quote(persona, safe='')}/config".encode(): _Prepared(

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from config_rollback.evidence.inbox import unheard
 from config_rollback.storage.models import Alert
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.pages.session import require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.query import Query, query_of
-from config_rollback.web.services import services
 
 MAX_ALERTS = 200
 
@@ -21,7 +21,7 @@ async def show(visit: Visit) -> Response:
     """The page."""
     await require_login(visit)
     query_of(visit.request, Query)
-    deps = services(visit.request)
+    deps = dependencies(visit.request)
 
     def read() -> tuple[Sequence[Alert], Sequence[Alert]]:
         with deps.store.read() as transaction:

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from config_rollback.audit.chain import ACTIONS, STATUSES
 from config_rollback.storage.models import AuditRow
 from config_rollback.web.audit_filter import AuditFilter
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.pages.session import require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.query import Number, parse
-from config_rollback.web.services import services
 
 PAGE = 50
 CHOICES = {"action": ACTIONS, "status": STATUSES}
@@ -34,7 +34,7 @@ async def show(visit: Visit) -> Response:
     wanted = query.columns()
 
     def read() -> Sequence[AuditRow]:
-        with services(visit.request).store.read() as transaction:
+        with dependencies(visit.request).store.read() as transaction:
             return transaction.audit_rows(PAGE + 1, query.before, **wanted)
 
     rows = await run_sync(read)

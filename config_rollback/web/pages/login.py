@@ -11,10 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from config_rollback.auth.csrf import check_form_token
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import AuthenticationError, UnauthenticatedError
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.pages.session import find_login, read_own_form, set_session
 from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.query import Query, Text, query_of
-from config_rollback.web.services import services
 
 
 class LoginQuery(Query):
@@ -30,10 +30,10 @@ async def show(visit: Visit) -> Response:
     next_path, token = check_next(query.next), query.token
     problem: AuthenticationError | None = None
     if token is not None:
-        here = services(visit.request)
+        deps = dependencies(visit.request)
         try:
-            identity = here.sessions.read_login_token(token)
-            await run_sync(partial(here.sessions.check_unused, identity))
+            identity = deps.sessions.read_login_token(token)
+            await run_sync(partial(deps.sessions.check_unused, identity))
         except AuthenticationError as error:
             problem = error
     return page(
@@ -42,7 +42,7 @@ async def show(visit: Visit) -> Response:
         token=None if problem else token,
         next_path=next_path,
         problem=problem,
-        provider=urlsplit(services(visit.request).settings.oidc_issuer or "").hostname,
+        provider=urlsplit(dependencies(visit.request).settings.oidc_issuer or "").hostname,
     )
 
 
@@ -50,11 +50,11 @@ async def log_in(visit: Visit) -> Response:
     """Uses the token up, and goes on to `next`."""
     form = await read_own_form(visit.request)
     next_path = check_next(form.get("next", "/"))
-    here = services(visit.request)
+    deps = dependencies(visit.request)
     if not form.get("token"):
         raise UnauthenticatedError("a login link is needed")
-    identity = here.sessions.read_login_token(form["token"])
-    login = await run_sync(partial(here.sessions.open, identity, visit.request.cookies.get(here.cookie_name)))
+    identity = deps.sessions.read_login_token(form["token"])
+    login = await run_sync(partial(deps.sessions.open, identity, visit.request.cookies.get(deps.cookie_name)))
     response = RedirectResponse(next_path, 303)
     set_session(visit.request, response, login)
     return response
@@ -63,12 +63,12 @@ async def log_in(visit: Visit) -> Response:
 async def log_out(visit: Visit) -> Response:
     """Ends every copy of the session."""
     form = await read_own_form(visit.request)
-    here = services(visit.request)
+    deps = dependencies(visit.request)
     login = await find_login(visit.request)
     check_form_token(login.cookie, form.get("form_token", ""))
-    await run_sync(partial(here.sessions.end, login))
+    await run_sync(partial(deps.sessions.end, login))
     response = RedirectResponse("/login", 303)
-    response.delete_cookie(here.cookie_name, path="/", secure=here.settings.secure, httponly=True)
+    response.delete_cookie(deps.cookie_name, path="/", secure=deps.settings.secure, httponly=True)
     return response
 
 

@@ -12,11 +12,11 @@ from starlette.responses import RedirectResponse, Response
 from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
 from config_rollback.auth.redirects import check_next
 from config_rollback.errors import InvalidRequestError, NotFoundError
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import while_connected
 from config_rollback.web.pages.session import set_session
 from config_rollback.web.pages.visit import Visit, page_route
 from config_rollback.web.query import Query, Text, query_of
-from config_rollback.web.services import services
 
 MAX_COOKIES_LENGTH = 4000
 """Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
@@ -37,7 +37,7 @@ async def start(visit: Visit) -> Response:
     logins = _logins(request)
     next_path = check_next(query_of(request, StartQuery).next)
     begun = await while_connected(request, logins.begin(next_path))
-    here = services(request)
+    deps = dependencies(request)
     response = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store"})
     room = MAX_COOKIES_LENGTH - len(begun.cookie)
     for name, cookie in reversed(request.cookies.items()):  # the newest first (RFC 6265, section 5.4)
@@ -50,7 +50,7 @@ async def start(visit: Visit) -> Response:
         begun.cookie,
         max_age=LOGIN_SECONDS,
         path="/",
-        secure=here.settings.secure,
+        secure=deps.settings.secure,
         httponly=True,
         samesite="lax",  # the provider leads back here from its own site
     )
@@ -68,8 +68,8 @@ async def callback(visit: Visit) -> Response:
     cookie = request.cookies.get(name)
     visit.next_path = logins.next_path(cookie)
     actor, next_path = await while_connected(request, logins.finish(cookie, dict(pairs)))
-    here = services(request)
-    login = await run_sync(partial(here.sessions.open_for, actor, request.cookies.get(here.cookie_name)))
+    deps = dependencies(request)
+    login = await run_sync(partial(deps.sessions.open_for, actor, request.cookies.get(deps.cookie_name)))
     response = RedirectResponse(check_next(next_path), 303, headers={"Cache-Control": "no-store"})
     set_session(request, response, login)
     _forget(request, response, name)
@@ -77,7 +77,7 @@ async def callback(visit: Visit) -> Response:
 
 
 def _logins(request: Request) -> OidcLogins:
-    logins = services(request).oidc
+    logins = dependencies(request).oidc
     if logins is None:
         raise NotFoundError("no login provider is configured")
     return logins
@@ -86,11 +86,11 @@ def _logins(request: Request) -> OidcLogins:
 def _cookie_name(request: Request, state: str | None = None) -> str:
     """A login's own cookie, by a hash of its state; without one, how all of them begin."""
     digest = "" if state is None else hashlib.sha256(state.encode()).hexdigest()[:16]
-    return f"{services(request).cookie_name}_login_{digest}"
+    return f"{dependencies(request).cookie_name}_login_{digest}"
 
 
 def _forget(request: Request, response: Response, name: str) -> None:
-    response.delete_cookie(name, path="/", secure=services(request).settings.secure, httponly=True)
+    response.delete_cookie(name, path="/", secure=dependencies(request).settings.secure, httponly=True)
 
 
 routes = [

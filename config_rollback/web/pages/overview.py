@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from config_rollback.evidence.inbox import unheard
 from config_rollback.storage.models import Activation, Alert, Version
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.pages.session import require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
-from config_rollback.web.services import services
 
 MAX_ALERTS = 200
 
@@ -53,7 +53,7 @@ class Row:
 async def show(visit: Visit) -> Response:
     """The page."""
     await require_login(visit)
-    deps = services(visit.request)
+    deps = dependencies(visit.request)
     now = deps.clock()
 
     def read() -> list[Row]:

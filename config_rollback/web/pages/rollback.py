@@ -22,14 +22,14 @@ from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MA
 from config_rollback.storage.models import Activation, Alert, AuditRow, Version
 from config_rollback.storage.store import Transaction
 from config_rollback.visible import without_hidden
-from config_rollback.web import operations
+from config_rollback.web import acts
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import persona_of, plain_text, request_id
 from config_rollback.web.pages.evidence import collect
 from config_rollback.web.pages.render import rollback_path
 from config_rollback.web.pages.session import require_form, require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.query import Number, Query, Text, number_of, query_of
-from config_rollback.web.services import services
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,7 @@ async def show(visit: Visit) -> Response:
         # A page that reloads by itself can be told not to (WCAG 2.2.1).
         return await _show_result(visit, persona, query.result, watched=query.reload != "off")
     situation = await run_sync(lambda: _situation(request, persona, query))
-    deps = services(request)
+    deps = dependencies(request)
     evidence = None
     if situation.target is not None and not situation.stale:
         versions = tuple(dict.fromkeys((situation.expected_version, situation.target.number)))
@@ -135,7 +135,7 @@ async def act(visit: Visit) -> Response:
     # A browser sends each line break as two characters and counts it as one.
     reason = form.get("reason", "").replace("\r\n", "\n").strip()
     visit.reason = without_hidden(reason)
-    wish = Rollback(
+    rollback = Rollback(
         persona=persona,
         expected_version=number_of(form.get("expected_version", ""), "expected_version"),
         to_version=number_of(form.get("to_version", ""), "to_version"),
@@ -144,7 +144,7 @@ async def act(visit: Visit) -> Response:
         alert=without_hidden(form.get("alert", ""))[:MAX_ALERT_LENGTH] or None,
     )
     key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
-    result = await operations.roll_back(request, wish, Call(login.actor, request_id(request), key))
+    result = await acts.roll_back(request, rollback, Call(login.actor, request_id(request), key))
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
 
 
@@ -158,7 +158,7 @@ async def _compare(situation: Situation) -> list[tuple[diff.Change, list[diff.Pi
 
 
 async def _show_result(visit: Visit, persona: str, audit_id: int, watched: bool) -> Response:
-    deps = services(visit.request)
+    deps = dependencies(visit.request)
 
     def read() -> Outcome:
         serving = deps.clients.serving(persona)
@@ -197,8 +197,8 @@ def _reload_seconds(waiting: bool) -> int:
 
 
 def _situation(request: Request, persona: str, query: RollbackQuery) -> Situation:
-    serving = services(request).clients.serving(persona)
-    with services(request).store.read() as transaction:
+    serving = dependencies(request).clients.serving(persona)
+    with dependencies(request).store.read() as transaction:
         active = transaction.active(persona)
         if active is None:
             raise NotFoundError("no such persona")

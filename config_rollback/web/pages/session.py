@@ -13,9 +13,9 @@ from config_rollback.auth.csrf import check_form_token, check_origin
 from config_rollback.auth.sessions import LIFETIME, Login
 from config_rollback.errors import UnauthenticatedError
 from config_rollback.web import access
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_form
 from config_rollback.web.pages.visit import Visit
-from config_rollback.web.services import services
 
 
 async def find_login(request: Request) -> Login:
@@ -23,23 +23,23 @@ async def find_login(request: Request) -> Login:
 
     Raises `UnauthenticatedError` without a cookie, `SessionRevokedError` where the session is over.
     """
-    here = services(request)
-    cookie = request.cookies.get(here.cookie_name)
+    deps = dependencies(request)
+    cookie = request.cookies.get(deps.cookie_name)
     if cookie is None:
         raise UnauthenticatedError("log in to see this page")
-    here.sessions.check_cookie(cookie)  # without the database: anybody can send one
-    return await run_sync(partial(here.sessions.find, cookie))
+    deps.sessions.check_cookie(cookie)  # without the database: anybody can send one
+    return await run_sync(partial(deps.sessions.find, cookie))
 
 
 def set_session(request: Request, response: Response, login: Login) -> None:
     """Gives the browser the session's cookie."""
-    here = services(request)
+    deps = dependencies(request)
     response.set_cookie(
-        here.cookie_name,
+        deps.cookie_name,
         login.cookie,
         max_age=int(LIFETIME.total_seconds()),
         path="/",
-        secure=here.settings.secure,
+        secure=deps.settings.secure,
         httponly=True,
         samesite="lax",  # strict would drop the cookie when an alert's link is followed from a mail
     )
@@ -55,7 +55,7 @@ async def require_login(visit: Visit, action: str = "read", persona: str | None 
 async def read_own_form(request: Request) -> Mapping[str, str]:
     """A form that this service's own page sent; raises a `RequestError` or `CsrfRejectedError`."""
     form = await read_form(request)
-    check_origin(request.headers, services(request).settings.external_url)
+    check_origin(request.headers, dependencies(request).settings.external_url)
     return form
 
 

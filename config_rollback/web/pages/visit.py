@@ -16,9 +16,9 @@ from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
 from config_rollback.errors import ConfigRollbackError, InvalidRedirectError, UnauthenticatedError
 from config_rollback.web import error_responses
+from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import request_id
 from config_rollback.web.pages import render
-from config_rollback.web.services import services
 
 
 @dataclass
@@ -53,7 +53,7 @@ def page_route(path: str, handler: Handler, method: str = "GET") -> Route:
 
 def page(visit: Visit, template: str, *, status: int = 200, **context: Any) -> Response:
     """A page of the service for whoever is logged in."""
-    deps = services(visit.request)
+    deps = dependencies(visit.request)
     text = render.html(
         template,
         login=visit.login,

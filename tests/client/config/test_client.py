@@ -196,7 +196,7 @@ def lagging(service: Service) -> Service:
     async def refresh() -> None:
         raise StorageUnavailableError("the database failed")
 
-    service.app.state.services.delivery.refresh = refresh
+    service.app.state.dependencies.delivery.refresh = refresh
     return service
 
 
@@ -220,7 +220,7 @@ def test_a_restart_at_a_replica_that_lags_does_not_bring_the_old_version_back(
     seen: list[int] = []
     again = follow(behind.url, on_change=lambda active: seen.append(active.version))
     wait_until(lambda: metric(behind, 'config_clients{config_version="1",persona="concierge"} 1.0'))
-    del behind.app.state.services.delivery.refresh
+    del behind.app.state.dependencies.delivery.refresh
     service.publish(temperature=0.5)
     wait_until(lambda: again.current is not None and again.current.version == 3)
     assert seen == [1, 3]
@@ -462,7 +462,7 @@ def test_the_asynchronous_one_does_not_go_back_with_a_replica_that_lags_either(
         ) as configs:
             reported = 'config_clients{config_version="1",persona="concierge"} 1.0'
             await asyncio.to_thread(wait_until, lambda: metric(behind, reported))
-            del behind.app.state.services.delivery.refresh
+            del behind.app.state.dependencies.delivery.refresh
             await asyncio.to_thread(service.publish, temperature=0.5)
             await asyncio.to_thread(
                 wait_until, lambda: configs.current is not None and configs.current.version == 3

@@ -62,7 +62,7 @@ def test_an_export_in_parts_is_the_whole(history: Service) -> None:
 
 
 def test_a_part_of_an_export_is_bounded_by_its_contents_too(history: Service) -> None:
-    with history.app.state.services.store.read() as transaction:
+    with history.app.state.dependencies.store.read() as transaction:
         small, large = (transaction.entries_after(0, 100, size) for size in (1, 1_000_000))
     assert [len(small), len(large)] == [1, 7]
 

@@ -12,7 +12,7 @@ def test_each_process_counts_with_its_newest_report(store: Store, clock: Clock) 
     for persona, name, version in (("p", "a", 1), ("p", "b", 1), ("q", "a", 1), ("p", "a", 2)):
         clients.report(persona, name, version)
     assert clients.serving("p") == {1: 1, 2: 1}
-    assert clients.by_version() == clients.here() == {("p", 1): 1, ("p", 2): 1, ("q", 1): 1}
+    assert clients.by_version() == clients.on_this_replica() == {("p", 1): 1, ("p", 2): 1, ("q", 1): 1}
 
 
 def test_who_reported_more_than_a_minute_ago_does_not_count(store: Store, clock: Clock) -> None:

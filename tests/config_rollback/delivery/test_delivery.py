@@ -151,7 +151,7 @@ def test_a_defect_does_not_end_the_watch(
     service: Service, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = start()
-    delivery = other.app.state.services.delivery
+    delivery = other.app.state.dependencies.delivery
     failed = threading.Event()
 
     def broken(known: object) -> None:
@@ -215,7 +215,7 @@ def test_the_quick_way_answers_as_the_long_way_does(service: Service) -> None:
 
 def test_the_usual_fetch_goes_the_quick_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.publish()
-    monkeypatch.setattr(service.app.state.services.delivery, "wait_for_change", None)
+    monkeypatch.setattr(service.app.state.dependencies.delivery, "wait_for_change", None)
     assert service.config("concierge", "?wait=20&client=a&serving=1").status_code == 200
     assert (
         service.config("concierge", "?wait=0&client=a&serving=1", **{"If-None-Match": TAG}).status_code == 304

@@ -155,7 +155,7 @@ def test_one_message_may_tell_of_an_alert_twice_and_of_old_and_new_ones(service:
 
 
 def test_what_a_message_costs_the_database_does_not_grow_with_its_alerts(service: Service) -> None:
-    engine = service.app.state.services.store.engine
+    engine = service.app.state.dependencies.store.engine
     statements: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:

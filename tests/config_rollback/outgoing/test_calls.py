@@ -219,7 +219,7 @@ class Slow(Collector):
 def slow(service: Service) -> Iterator[Slow]:
     """In the exposition of that service."""
     slow = Slow()
-    service.app.state.services.metrics.registry.register(slow)
+    service.app.state.dependencies.metrics.registry.register(slow)
     yield slow
     slow.go_on.set()
 
@@ -250,7 +250,7 @@ def test_62_scrapes_that_nobody_waits_for_take_no_request_of_anybody(
     service = start(max_connections=8)
     service.publish()
     slow = Slow()
-    service.app.state.services.metrics.registry.register(slow)
+    service.app.state.dependencies.metrics.registry.register(slow)
     try:
         for path in ("/metrics", "/metrics", "/-/ready") * 8:
             with socket.create_connection(("127.0.0.1", service.port), 30) as client:
@@ -265,7 +265,7 @@ def test_62_scrapes_that_nobody_waits_for_take_no_request_of_anybody(
 
 
 def test_62_a_refusal_takes_no_thread(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, go_on, waiting = service.app.state.services.store, threading.Event(), []
+    store, go_on, waiting = service.app.state.dependencies.store, threading.Event(), []
     read = store.read
 
     def hang() -> object:

@@ -33,7 +33,7 @@ def ask(service: Service, times: int, subject: str = "bob", persona: str = "conc
 
 
 def settle(service: Service) -> None:
-    service.app.state.services.upkeep.once()
+    service.app.state.dependencies.upkeep.once()
 
 
 def test_a_flood_of_refused_attempts_is_two_rows_with_every_attempt(service: Service) -> None:
@@ -96,7 +96,7 @@ def test_a_row_that_the_database_did_not_take_is_not_lost(service: Service) -> N
 
 
 def test_a_first_row_that_fails_keeps_what_was_counted_meanwhile(service: Service) -> None:
-    counts = service.app.state.services.refusals
+    counts = service.app.state.dependencies.refusals
     call = Call(Actor("bob", "support", "driftback"), "r")
     first = counts.admit(call, "read", None, "forbidden")
     assert first is not None
@@ -118,7 +118,7 @@ def test_a_stop_writes_what_was_counted(database: Database, start_on: Callable[.
 
 def test_a_counted_attempt_waits_for_no_writer(service: Service) -> None:
     ask(service, 1)
-    with service.app.state.services.store.write() as transaction:
+    with service.app.state.dependencies.store.write() as transaction:
         transaction.lock_audit_head()
         ask(service, 2)
     settle(service)
@@ -142,7 +142,7 @@ def test_while_the_database_is_away_the_kinds_are_bounded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "MAX_KINDS", 3)
-    here = service.app.state.services
+    here = service.app.state.dependencies
     away = Away(here.store, here.clock, here.metrics)
     counts = refusals.Refusals(away)
     people = itertools.count()

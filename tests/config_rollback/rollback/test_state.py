@@ -74,7 +74,7 @@ def test_33_a_second_request_while_the_first_runs_is_told_so(
     drifted: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, go_on = threading.Event(), threading.Event()
-    store = drifted.app.state.services.store
+    store = drifted.app.state.dependencies.store
     original = store.write
 
     def slow() -> object:

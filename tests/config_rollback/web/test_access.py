@@ -76,7 +76,7 @@ def test_25_every_ops_call_is_for_ops_only(service: Service) -> None:
     actions = {"publish", "rollback", "accept_baseline", "shut_out", "let_in", "read"}
     assert {row["action"] for row in refused} == actions
     assert [row["actor"] for row in refused] == ["bob"] * 6, "of each kind the first; the others are counted"
-    service.app.state.services.refusals.settle()
+    service.app.state.dependencies.refusals.settle()
     assert sum(row["attempts"] for row in service.audit()[1:]) == len(ops_routes(service))
     assert service.active_version() == 1
 

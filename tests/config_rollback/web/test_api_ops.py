@@ -336,7 +336,7 @@ def test_an_unexpected_error_is_an_answer_too(service: Service, monkeypatch: pyt
     def broken() -> None:
         raise ZeroDivisionError("a secret detail")
 
-    monkeypatch.setattr(service.app.state.services.store, "read", broken)
+    monkeypatch.setattr(service.app.state.dependencies.store, "read", broken)
     answer = service.request("GET", "/v1/ops/personas")
     assert error(answer) == (500, "internal_error")
     assert "secret detail" not in answer.text

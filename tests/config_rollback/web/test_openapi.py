@@ -66,7 +66,7 @@ def run(service: Service, folder: Path, examples: int, phases: str) -> str:
             parameter["schema"]["maximum"] = 0  # a long poll is not what this is about
     schema = folder / "openapi.json"
     schema.write_text(json.dumps(content))
-    token = service.app.state.services.settings.service_tokens[0].get_secret_value()
+    token = service.app.state.dependencies.settings.service_tokens[0].get_secret_value()
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", str(schema), "--url", service.url,
         "--header", f"Authorization: Bearer {token}", "--checks", CHECKS, "--phases", phases,

@@ -32,7 +32,7 @@ from config_rollback.web.shared import Shared
 
 
 @dataclass(frozen=True)
-class Services:
+class Dependencies:
     """Everything a request may need."""
 
     settings: Settings
@@ -55,7 +55,7 @@ class Services:
     readiness: Shared[None]
 
 
-def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
+def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Dependencies:
     """Wires the objects; opens no connection yet.
 
     Raises `SettingsError` for a file that is no schema, and for a folder that cannot be made.
@@ -78,7 +78,7 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
     refusals = Refusals(attempts)
     schema = settings.config_schema_file
     validate_config = ConfigSchema(schema).validate if schema else persona_config.validate_config
-    return Services(
+    return Dependencies(
         settings=settings,
         clock=clock,
         store=store,
@@ -100,7 +100,7 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Services:
     )
 
 
-def services(connection: HTTPConnection) -> Services:
+def dependencies(connection: HTTPConnection) -> Dependencies:
     """The objects of the application that this request came to."""
-    found: Services = connection.app.state.services
+    found: Dependencies = connection.app.state.dependencies
     return found
