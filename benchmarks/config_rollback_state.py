@@ -16,7 +16,7 @@ from config_rollback.auth.tokens import mint_access_token
 from config_rollback.clock import utc_now
 from config_rollback.personas import persona_config
 from config_rollback.storage import database
-from config_rollback.storage.models import Activation, Version
+from config_rollback.storage.models import Version
 from config_rollback.storage.store import Store
 
 PERSONA = "concierge"
@@ -59,13 +59,7 @@ def _publish(file: Path, versions: int) -> None:
                     config_json=config, created_at=attempt.at, created_by="bench", note="",
                 )
             )  # fmt: skip
-            head = transaction.append_audit(attempt)
-            transaction.add_activation(
-                Activation(
-                    persona=PERSONA, version=number, from_version=leaves, action="publish",
-                    activated_at=attempt.at, activated_by="bench", audit_id=head.audit_id,
-                )
-            )  # fmt: skip
+            transaction.activate(attempt, transaction.append_audit(attempt).audit_id)
     store.close()
 
 

@@ -132,17 +132,6 @@ class ForbiddenError(ConfigRollbackError):
     next_step = "leave"
 
 
-class ShutOutError(ForbiddenError):
-    """A known caller of whom an operator decided that they may do nothing (`driftback access`)."""
-
-    code = "shut_out"
-    title = "You are shut out"
-    advice = "Nothing was changed."
-
-    def __init__(self) -> None:
-        super().__init__("an operator decided that you may do nothing here")
-
-
 class CsrfRejectedError(ConfigRollbackError):
     """A form that did not provably come from this service's own page in this session."""
 
@@ -353,6 +342,17 @@ class TooManyShutOutError(RefusalError):
     """As many people are shut out as may be."""
 
     code = "too_many_shut_out"
+
+
+class ShutOutError(ForbiddenError, RefusalError):
+    """A known caller of whom an operator decided that they may do nothing (`driftback access`)."""
+
+    code = "shut_out"
+    title = "You are shut out"
+    advice = "Nothing was changed."
+
+    def __init__(self) -> None:
+        super().__init__("an operator decided that you may do nothing here")
 
 
 class UnavailableError(ConfigRollbackError):

@@ -6,13 +6,12 @@ in again. Whoever holds this service's own signing key can name themselves as th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from config_rollback.audit.chain import LET_IN, SHUT_OUT
 from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
-from config_rollback.rollback.attempts import Attempts, Call
-from config_rollback.storage.models import ShutOutPerson
+from config_rollback.rollback.attempts import Attempts, Call, Decision
 from config_rollback.storage.store import Store, Transaction
 
 MAX_PEOPLE = 1000
@@ -67,29 +66,26 @@ class ShutOut:
         return self._decide(person, call, LET_IN)
 
     def _decide(self, person: Person, call: Call, action: str) -> Decided:
+        identity = (person.issuer, person.subject)
         why = f": {person.reason}" if person.reason else ""
-        attempt = replace(
-            self._attempts.begin(call, action, None), reason=f"{person.subject} of {person.issuer}{why}"
-        )
+        attempt = self._attempts.begin(call, action, reason=f"{person.subject} of {person.issuer}{why}")
 
-        def decide(transaction: Transaction) -> Decided:
-            if call.actor.identity == (person.issuer, person.subject):
+        def decide(transaction: Transaction) -> Decision[Decided]:
+            if call.actor.identity == identity:
                 raise OwnAccessError("nobody decides about their own access: ask somebody else")
-            known = transaction.shut_out_person(person.issuer, person.subject)
-            if action == SHUT_OUT:
-                if known is None:
-                    if len(transaction.shut_out_people()) >= MAX_PEOPLE:
-                        raise TooManyShutOutError(f"{MAX_PEOPLE} people are shut out: let some in first")
-                    row = ShutOutPerson(issuer=person.issuer, subject=person.subject, since=attempt.at)
-                    transaction.shut_out(row)
-                transaction.end_sessions(person.issuer, person.subject, attempt.at)
-            elif known is None:
+            known = transaction.shut_out_person(*identity)
+            if action == LET_IN and known is None:
                 raise NotFoundError("this person is not shut out")
-            else:
-                transaction.let_in(known)
-            head = transaction.append_audit(attempt)
-            return Decided(
-                person.issuer, person.subject, action == SHUT_OUT, head.audit_id, isoformat(attempt.at)
-            )
+            if action == SHUT_OUT and known is None and len(transaction.shut_out_people()) >= MAX_PEOPLE:
+                raise TooManyShutOutError(f"{MAX_PEOPLE} people are shut out: let some in first")
 
-        return self._attempts.perform(call, attempt, decide, asdict(person), Decided)
+            def carry_out(audit_id: int) -> Decided:
+                if action == SHUT_OUT:
+                    transaction.shut_out(*identity, attempt.at)
+                else:
+                    transaction.let_in(*identity)
+                return Decided(*identity, action == SHUT_OUT, audit_id, isoformat(attempt.at))
+
+            return Decision(attempt, carry_out)
+
+        return self._attempts.perform(call, attempt, person, decide, Decided)

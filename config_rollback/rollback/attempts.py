@@ -1,6 +1,7 @@
-"""An attempt is one transaction: the act or the refusal, its audit row, and the answer that retries get.
+"""The one writer of the audit: each attempt is one transaction.
 
-What cannot be audited is not done. Knows no HTTP, and not what is attempted.
+It holds the decision, the audit row, what the row tells of, and the answer that retries get. What cannot be
+audited is not done. This module knows no HTTP, and not what is attempted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -56,6 +57,7 @@ _REPLAYABLE: dict[str, type[RefusalError]] = {
     )
 }
 
+Outcome = TypeVar("Outcome", covariant=True)
 Result = TypeVar("Result", bound="DataclassInstance")
 
 
@@ -86,6 +88,15 @@ class Call:
     idempotency_key: str | None = None
 
 
+@dataclass(frozen=True)
+class Decision(Generic[Outcome]):
+    """What is to be done: an audit row, and then what the row tells of."""
+
+    row: Attempt
+    carry_out: Callable[[int], Outcome]
+    """Writes what the row of this `audit_id` tells of; returns the answer to the caller."""
+
+
 class Observer(Protocol):
     """Is told of every attempt once it is over; a replayed answer is no attempt."""
 
@@ -106,8 +117,8 @@ class Attempts:
         self._in_flight: set[tuple[tuple[str, str], str]] = set()
         self._in_flight_lock = threading.Lock()
 
-    def begin(self, call: Call, action: str, persona: str | None) -> Attempt:
-        """An attempt by the caller, now."""
+    def begin(self, call: Call, action: str, persona: str | None = None, **told: Any) -> Attempt:
+        """An attempt by the caller, now; `told` are further columns of its row."""
         return Attempt(
             at=self._clock(),
             request_id=call.request_id,
@@ -116,42 +127,43 @@ class Attempts:
             action=action,
             persona=persona,
             issuer=call.actor.issuer,
+            **told,
         )
 
     def perform(
         self,
         call: Call,
         attempt: Attempt,
-        decide: Callable[[Transaction], Result],
-        wish: dict[str, Any],
+        request: DataclassInstance,
+        decide: Callable[[Transaction], Decision[Result]],
         result_type: type[Result],
     ) -> Result:
-        """Runs `decide`, which does the act and appends its audit row, or raises a `RefusalError`.
+        """Decides about an attempt, adds its audit row, and carries it out, all or nothing.
 
-        A refusal is audited and raised, and so is `ShutOutError`. `wish` is what makes two requests the same.
-        Raises also `RequestInProgressError`, `StorageBusyError` and `AuditUnavailableError`; then nothing was
-        done. After `OutcomeUnknownError` it may have been.
+        `decide` only reads; it raises a `RefusalError`, which is audited and raised. `request` is what makes
+        two attempts the same. Raises also `RequestInProgressError`, `StorageBusyError` and
+        `AuditUnavailableError`; then nothing was done. After `OutcomeUnknownError` it may have been.
         """
-        fingerprint = hashlib.sha256(json.dumps([attempt.action, wish], sort_keys=True).encode()).hexdigest()
+        identity, key = call.actor.identity, call.idempotency_key
+        content = json.dumps([attempt.action, asdict(request)], sort_keys=True)
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        decision: Decision[Result] | Decision[RefusalError]
         with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
-            transaction.lock_audit_head()
-            key = call.idempotency_key
-            earlier = transaction.idempotent(call.actor.identity, key) if key else None
+            earlier = transaction.idempotent(identity, key) if key else None
             if earlier and earlier[0] == fingerprint:
                 return _replayed(earlier[1], result_type)
-            outcome: Result | RefusalError | ShutOutError
             try:
                 # Asked again: the body of a request may have come long after its head.
-                if transaction.shut_out_person(*call.actor.identity) is not None:
+                if transaction.shut_out_person(*identity) is not None:
                     raise ShutOutError
                 if earlier:
                     raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request")
-                outcome = decide(transaction)
-            except (RefusalError, ShutOutError) as refusal:  # not a database error: the transaction is intact
-                outcome = refusal
-                attempt = replace(attempt, status="failed", error_code=refusal.code)
-                transaction.append_audit(attempt)
-            if key and not earlier and not isinstance(outcome, ShutOutError):
+                decision = decide(transaction)
+            except RefusalError as refusal:  # not a database error: the transaction is intact
+                decision = _refused(attempt, refusal)
+            head = transaction.append_audit(decision.row)
+            outcome = decision.carry_out(head.audit_id)
+            if key and (not isinstance(outcome, RefusalError) or outcome.code in _REPLAYABLE):
                 record = IdempotencyRecord(
                     issuer=call.actor.issuer,
                     actor=call.actor.subject,
@@ -161,9 +173,8 @@ class Attempts:
                     created_at=attempt.at,
                 )
                 transaction.remember(record)
-            head = transaction.lock_audit_head()
-        self._announce(head, attempt)
-        if isinstance(outcome, (RefusalError, ShutOutError)):
+        self._announce(head, decision.row)
+        if isinstance(outcome, RefusalError):
             raise outcome
         return outcome
 
@@ -233,6 +244,10 @@ class Attempts:
             error_code=attempt.error_code,
             attempts=attempt.attempts,
         )
+
+
+def _refused(attempt: Attempt, refusal: RefusalError) -> Decision[RefusalError]:
+    return Decision(replace(attempt, status="failed", error_code=refusal.code), lambda _: refusal)
 
 
 def _kept(outcome: DataclassInstance | RefusalError) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Decides what a publication or a rollback does. Knows no HTTP; `attempts.py` makes it a transaction."""
+"""Decides about publications, rollbacks and acceptances. Knows no HTTP; `attempts.py` carries them out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from config_rollback.audit import record
-from config_rollback.audit.chain import ACCEPT_BASELINE, Attempt
+from config_rollback.audit.chain import ACCEPT_BASELINE
 from config_rollback.clock import isoformat
 from config_rollback.errors import (
     ConfigChangedError,
@@ -17,7 +17,7 @@ from config_rollback.errors import (
     VersionDamagedError,
 )
 from config_rollback.personas import persona_config
-from config_rollback.rollback.attempts import Attempts, Call
+from config_rollback.rollback.attempts import Attempts, Call, Decision
 from config_rollback.storage.models import Activation, Version
 from config_rollback.storage.store import Transaction
 
@@ -27,7 +27,7 @@ ValidateConfig = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Publication:
-    """A wish to make `config` the next version; `expected_version` is what must be active (0: nothing)."""
+    """A request to make `config` the next version; `expected_version` is what must be active (0: nothing)."""
 
     persona: str
     config: dict[str, Any]
@@ -37,7 +37,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Rollback:
-    """A wish to leave `expected_version`, for `to_version` or else the last known good one."""
+    """A request to leave `expected_version`, for `to_version` or else the last known good one."""
 
     persona: str
     expected_version: int
@@ -73,7 +73,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A wish to take what a persona does now, with `expected_version`, for normal from now on."""
+    """A request to take what a persona does now, with `expected_version`, for normal from now on."""
 
     persona: str
     expected_version: int
@@ -82,7 +82,7 @@ class Acceptance:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The baseline of the drift alerts starts anew at `accepted_at`."""
+    """The baseline of the drift alerts starts again at `accepted_at`."""
 
     persona: str
     version: int
@@ -99,96 +99,104 @@ class Changes:
         self._attempts = attempts
         self._validate_config = validate_config
 
-    def publish(self, wish: Publication, call: Call) -> Published:
+    def publish(self, request: Publication, call: Call) -> Published:
         """Adds a version and activates it.
 
         Raises `InvalidRequestError`, `ConfigChangedError`, and what `Attempts.perform` raises.
         """
-        config_json = persona_config.canonical_json(self._validate_config(wish.config))
-        attempt = self._attempts.begin(call, "publish", wish.persona)
-        attempt = replace(attempt, from_version=wish.expected_version or None, reason=wish.note or None)
+        persona = request.persona
+        config_json = persona_config.canonical_json(self._validate_config(request.config))
+        content_hash = persona_config.content_hash(config_json)
+        attempt = self._attempts.begin(
+            call,
+            "publish",
+            persona,
+            from_version=request.expected_version or None,
+            reason=request.note or None,
+        )
 
-        def decide(transaction: Transaction) -> Published:
-            active = transaction.active(wish.persona)
+        def decide(transaction: Transaction) -> Decision[Published]:
+            active = transaction.active(persona)
             leaves = active.version if active else None
             if active is None:
-                persona_config.check_new_persona(wish.persona)
-            if wish.expected_version is not None and wish.expected_version != (leaves or 0):
-                raise _changed(wish.expected_version, leaves)
-            version = Version(
-                persona=wish.persona,
-                number=transaction.newest_version_number(wish.persona) + 1,
-                content_hash=persona_config.content_hash(config_json),
-                config_json=config_json,
-                created_at=attempt.at,
-                created_by=attempt.actor,
-                note=wish.note,
-            )
-            transaction.add_version(version)
-            activation = _activate(transaction, attempt, leaves, version)
-            return Published(
-                persona=wish.persona,
-                version=version.number,
-                from_version=leaves,
-                content_hash=version.content_hash,
-                activation_id=activation.activation_id,
-                audit_id=activation.audit_id,
-                activated_at=isoformat(activation.activated_at),
-            )
+                persona_config.check_new_persona(persona)
+            if request.expected_version not in (None, leaves or 0):
+                raise _changed(request.expected_version, leaves)
+            number = transaction.newest_version_number(persona) + 1
+            row = replace(attempt, from_version=leaves, to_version=number, content_hash=content_hash)
 
-        return self._attempts.perform(call, attempt, decide, asdict(wish), Published)
+            def carry_out(audit_id: int) -> Published:
+                transaction.add_version(
+                    Version(
+                        persona=persona,
+                        number=number,
+                        content_hash=content_hash,
+                        config_json=config_json,
+                        created_at=row.at,
+                        created_by=row.actor,
+                        note=request.note,
+                    )
+                )
+                activation_id = transaction.activate(row, audit_id)
+                return Published(
+                    persona, number, leaves, content_hash, activation_id, audit_id, isoformat(row.at)
+                )
 
-    def roll_back(self, wish: Rollback, call: Call) -> RolledBack:
+            return Decision(row, carry_out)
+
+        return self._attempts.perform(call, attempt, request, decide, Published)
+
+    def roll_back(self, request: Rollback, call: Call) -> RolledBack:
         """Activates an older version.
 
         Raises `NotFoundError`, `ConfigChangedError`, `TargetNotFoundError`, `NothingToRollBackError`,
         `VersionDamagedError`, and what `Attempts.perform` raises.
         """
-        attempt = replace(
-            self._attempts.begin(call, "rollback", wish.persona),
-            from_version=wish.expected_version,
-            to_version=wish.to_version,
-            reason=wish.reason,
-            alert=wish.alert,
+        persona, leaves = request.persona, request.expected_version
+        attempt = self._attempts.begin(
+            call,
+            "rollback",
+            persona,
+            from_version=leaves,
+            to_version=request.to_version,
+            reason=request.reason,
+            alert=request.alert,
         )
 
-        def decide(transaction: Transaction) -> RolledBack:
-            active = _expected(transaction, wish.persona, wish.expected_version)
-            target = _target(transaction, active, wish.to_version)
-            activation = _activate(transaction, attempt, active.version, target)
-            return RolledBack(
-                persona=wish.persona,
-                from_version=active.version,
-                to_version=target.number,
-                activation_id=activation.activation_id,
-                audit_id=activation.audit_id,
-                activated_at=isoformat(activation.activated_at),
-            )
+        def decide(transaction: Transaction) -> Decision[RolledBack]:
+            active = _expected(transaction.active(persona), leaves)
+            target = _target(transaction, active, request.to_version)
+            row = replace(attempt, to_version=target.number, content_hash=target.content_hash)
 
-        return self._attempts.perform(call, attempt, decide, asdict(wish), RolledBack)
+            def carry_out(audit_id: int) -> RolledBack:
+                activation_id = transaction.activate(row, audit_id)
+                return RolledBack(persona, leaves, target.number, activation_id, audit_id, isoformat(row.at))
 
-    def accept_baseline(self, wish: Acceptance, call: Call) -> Accepted:
+            return Decision(row, carry_out)
+
+        return self._attempts.perform(call, attempt, request, decide, RolledBack)
+
+    def accept_baseline(self, request: Acceptance, call: Call) -> Accepted:
         """Records that a change was meant; no configuration changes. The audit row is all there is of it.
 
         Raises `NotFoundError`, `ConfigChangedError`, and what `Attempts.perform` raises.
         """
-        attempt = replace(
-            self._attempts.begin(call, ACCEPT_BASELINE, wish.persona),
-            from_version=wish.expected_version,
-            reason=wish.reason,
+        persona, version = request.persona, request.expected_version
+        attempt = self._attempts.begin(
+            call, ACCEPT_BASELINE, persona, from_version=version, reason=request.reason
         )
 
-        def decide(transaction: Transaction) -> Accepted:
-            active = _expected(transaction, wish.persona, wish.expected_version)
-            head = transaction.append_audit(attempt)
-            return Accepted(wish.persona, active.version, head.audit_id, isoformat(attempt.at))
+        def decide(transaction: Transaction) -> Decision[Accepted]:
+            _expected(transaction.active(persona), version)
+            return Decision(
+                attempt, lambda audit_id: Accepted(persona, version, audit_id, isoformat(attempt.at))
+            )
 
-        return self._attempts.perform(call, attempt, decide, asdict(wish), Accepted)
+        return self._attempts.perform(call, attempt, request, decide, Accepted)
 
 
-def _expected(transaction: Transaction, persona: str, version: int) -> Activation:
+def _expected(active: Activation | None, version: int) -> Activation:
     """What is active, if it is what the caller has seen."""
-    active = transaction.active(persona)
     if active is None:
         raise NotFoundError("no such persona")
     if active.version != version:
@@ -208,28 +216,12 @@ def _target(transaction: Transaction, active: Activation, wanted: int | None) ->
     publications = transaction.publications(active.persona, number)
     if len(publications) != 1 or record.objection(publications[0]) is not None:
         raise VersionDamagedError(
-            f"version {number} is not as it was published; name another with to_version, or publish it anew"
+            f"version {number} is not as it was published; name another with to_version, or publish it again"
         )
     return target
 
 
-def _activate(transaction: Transaction, attempt: Attempt, leaves: int | None, target: Version) -> Activation:
-    done = replace(attempt, from_version=leaves, to_version=target.number, content_hash=target.content_hash)
-    head = transaction.append_audit(done)
-    activation = Activation(
-        persona=target.persona,
-        version=target.number,
-        from_version=leaves,
-        action=attempt.action,
-        activated_at=attempt.at,
-        activated_by=attempt.actor,
-        audit_id=head.audit_id,
-    )
-    transaction.add_activation(activation)
-    return activation
-
-
-def _changed(expected: int, active: int | None) -> ConfigChangedError:
+def _changed(expected: int | None, active: int | None) -> ConfigChangedError:
     return ConfigChangedError(
         f"version {expected} is not active any more; nothing was changed",
         expected_version=expected,

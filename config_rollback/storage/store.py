@@ -331,12 +331,25 @@ class Transaction:
         query = select(func.max(Version.number)).where(Version.persona == persona)
         return self._session.scalar(query) or 0
 
-    def add_activation(self, activation: Activation) -> None:
-        """Appends to the log and gives the activation its id; other replicas hear of it with the commit."""
+    def activate(self, row: audit.Attempt, audit_id: int) -> int:
+        """Adds the activation that an audit row tells of; other replicas hear of it with the commit.
+
+        Returns its id.
+        """
+        activation = Activation(
+            persona=row.persona,
+            version=row.to_version,
+            from_version=row.from_version,
+            action=row.action,
+            activated_at=row.at,
+            activated_by=row.actor,
+            audit_id=audit_id,
+        )
         self._session.add(activation)
         self._session.flush()
         if self._session.get_bind().dialect.name == "postgresql":
             self._session.execute(select(func.pg_notify(ACTIVATIONS_CHANNEL, "")))
+        return activation.activation_id
 
     # Audit
 
@@ -480,15 +493,6 @@ class Transaction:
         query = update(BrowserSession).where(BrowserSession.cookie_hash == cookie_hash)
         self._session.execute(query.where(BrowserSession.revoked_at.is_(None)).values(revoked_at=now))
 
-    def end_sessions(self, issuer: str, subject: str, now: datetime) -> None:
-        """Ends every login of a person."""
-        query = update(BrowserSession).where(
-            BrowserSession.issuer == issuer,
-            BrowserSession.subject == subject,
-            BrowserSession.revoked_at.is_(None),
-        )
-        self._session.execute(query.values(revoked_at=now))
-
     # People who are shut out
 
     def shut_out_person(self, issuer: str, subject: str) -> ShutOutPerson | None:
@@ -499,15 +503,22 @@ class Transaction:
         """All of them, the newest first."""
         return self._session.scalars(select(ShutOutPerson).order_by(ShutOutPerson.since.desc())).all()
 
-    def shut_out(self, person: ShutOutPerson) -> None:
-        """Adds a person."""
-        self._session.add(person)
-        self._session.flush()
+    def shut_out(self, issuer: str, subject: str, now: datetime) -> None:
+        """Adds a person, unless they are there, and ends every login that they have."""
+        if self.shut_out_person(issuer, subject) is None:
+            self._session.add(ShutOutPerson(issuer=issuer, subject=subject, since=now))
+            self._session.flush()
+        logins = update(BrowserSession).where(
+            BrowserSession.issuer == issuer,
+            BrowserSession.subject == subject,
+            BrowserSession.revoked_at.is_(None),
+        )
+        self._session.execute(logins.values(revoked_at=now))
 
-    def let_in(self, person: ShutOutPerson) -> None:
+    def let_in(self, issuer: str, subject: str) -> None:
         """Removes a person."""
-        self._session.delete(person)
-        self._session.flush()
+        person = (ShutOutPerson.issuer == issuer, ShutOutPerson.subject == subject)
+        self._session.execute(delete(ShutOutPerson).where(*person))
 
     # Alerts
 

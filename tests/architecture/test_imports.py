@@ -143,6 +143,11 @@ def test_one_module_makes_http_sessions() -> None:
     assert found == ["config_rollback.outgoing.sessions", "examples.traffic"]
 
 
+def test_one_module_writes_audit_rows() -> None:
+    calls = {name for name, path in MODULES.items() if ".append_audit(" in path.read_text(encoding="utf-8")}
+    assert calls == {"config_rollback.rollback.attempts"}
+
+
 def test_the_client_imports_the_standard_library_alone() -> None:
     foreign = {
         f"{module} imports {target}"
