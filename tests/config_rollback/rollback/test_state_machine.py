@@ -222,8 +222,9 @@ class Machine(RuleBasedStateMachine):
                 assert (active.version if active else None) == known.active
                 if active is not None:
                     assert transaction.default_target(active) == known.last_known_good
-                stored = transaction.versions(self.name(name))
-                assert [row.config["temperature"] for row in stored[::-1]] == known.versions
+                numbers = [row.number for row in transaction.versions(self.name(name))[::-1]]
+                stored = [transaction.version(self.name(name), number) for number in numbers]
+                assert [row and row.config["temperature"] for row in stored] == known.versions
 
     def teardown(self) -> None:
         """The chain holds, whatever was called."""
