@@ -1,4 +1,4 @@
-"""The audit chain: what is hashed, and how a chain is checked. Reading and writing rows is `store.py`'s.
+"""The audit chain: what is hashed, and how a chain is checked. Rows are read and written by `storage`.
 
 Each row's hash covers its content and the hash of the row before, so an edit, a reorder, a removal or an
 insertion breaks the chain at a row that can be named. Rows cut off the end leave a whole chain: those are

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from config_rollback.rollback.limits import MAX_ALERT_LENGTH
+from config_rollback.rollback.lengths import MAX_ALERT_LENGTH
 from config_rollback.storage.models import Alert
 
 MAX_ALERTS = 2_000

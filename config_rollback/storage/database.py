@@ -1,4 +1,4 @@
-"""Engine, transactions' begin mode, and schema upgrades. The queries are in `store.py`."""
+"""Engine, transactions' begin mode, and schema upgrades. No queries."""
 
 from __future__ import annotations
 

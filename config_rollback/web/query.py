@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from config_rollback.errors import IdempotencyKeyMissingError, InvalidRequestError
 from config_rollback.personas.persona_config import describe
-from config_rollback.rollback.limits import MAX_KEY_LENGTH
+from config_rollback.rollback.lengths import MAX_KEY_LENGTH
 
 
 class Query(BaseModel):

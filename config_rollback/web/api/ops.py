@@ -31,7 +31,7 @@ from config_rollback.rollback.changes import (
     Rollback,
     RolledBack,
 )
-from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
+from config_rollback.rollback.lengths import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
 from config_rollback.web import access, acts
 from config_rollback.web.api import shapes

@@ -18,7 +18,7 @@ from config_rollback.errors import NotFoundError, TargetNotFoundError
 from config_rollback.personas import diff
 from config_rollback.rollback.attempts import Call
 from config_rollback.rollback.changes import Rollback
-from config_rollback.rollback.limits import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
+from config_rollback.rollback.lengths import MAX_ALERT_LENGTH, MAX_KEY_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Activation, Alert, AuditRow, Version
 from config_rollback.storage.store import Transaction
 from config_rollback.visible import without_hidden
