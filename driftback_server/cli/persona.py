@@ -134,17 +134,16 @@ def print_changes(changes: list[diff.Change]) -> None:
     """The differences, marked as in `git diff --word-diff`."""
     if not changes:
         connection.say("The configurations are the same.")
-    effort = diff.Effort()
     for change in changes:
         # Without wrapping: a wrapped line would look like a line break of the prompt.
         connection.out.print(Text(visible(change.field), style="bold"), soft_wrap=True)
-        connection.out.print(Text("  ").append_text(_rendered(change, effort)), soft_wrap=True)
+        connection.out.print(Text("  ").append_text(_rendered(change)), soft_wrap=True)
 
 
-def _rendered(change: diff.Change, effort: diff.Effort) -> Text:
+def _rendered(change: diff.Change) -> Text:
     lists = isinstance(change.before, list) and isinstance(change.after, list)
     separator = "" if change.prose else ", " if lists else " -> "
-    return Text(separator).join(_marked(piece) for piece in change.pieces(effort))
+    return Text(separator).join(_marked(piece) for piece in change.pieces())
 
 
 def _marked(piece: diff.Piece) -> Text:

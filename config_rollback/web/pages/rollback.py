@@ -84,9 +84,8 @@ class Situation:
         """What a rollback changes. It can take a while: not in the event loop."""
         if self.leaving is None or self.target is None or self.stale:
             return []
-        effort = diff.Effort()
         found = diff.changes(self.leaving.config, self.target.config)
-        return [(change, change.pieces(effort)) for change in found]
+        return [(change, change.pieces()) for change in found]
 
 
 @dataclass(frozen=True)

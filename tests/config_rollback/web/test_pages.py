@@ -74,13 +74,13 @@ def test_versions_are_compared_outside_of_the_event_loop(
     where: list[bool] = []
     compare = diff.words
 
-    def words(before: str, after: str, effort: diff.Effort) -> list[diff.Piece]:
+    def words(before: str, after: str) -> list[diff.Piece]:
         with suppress(RuntimeError):
             asyncio.get_running_loop()
             where.append(True)
             return []
         where.append(False)
-        return compare(before, after, effort)
+        return compare(before, after)
 
     monkeypatch.setattr(diff, "words", words)
     assert "<del>" in browser.get("/rollback/concierge?from=2").text
