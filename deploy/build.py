@@ -18,7 +18,7 @@ RULE_FILES = ("recording", "drift", "alerts")
 # Jobs of prometheus.yml that are ours; the operator watches its own Prometheus and Alertmanager.
 JOBS = ("exporter", "config_rollback")
 # What the operator adds to a target. The rules aggregate `job` and `instance` away and nothing else, so that
-# another pod's name would start every window anew.
+# another pod's name would start every window again.
 OPERATOR_LABELS = "namespace|service|pod|container|endpoint"
 LABELS = {"app.kubernetes.io/part-of": "driftback"}
 

@@ -24,9 +24,9 @@ LIMIT_MINUTES = 15
 def rows(promtool: Path, folder: Path, volumes: tuple[int, ...] = VOLUMES) -> Iterator[Row]:
     """The slowest of several personas at each volume, whether or not processes say what they serve."""
     for volume in volumes:
-        for told in (True, False):
-            path = folder / f"end-{volume}-{told}.yml"
-            series = [line for run in range(PERSONAS) for line in _persona(run, volume, told)]
+        for reported in (True, False):
+            path = folder / f"end-{volume}-{reported}.yml"
+            series = [line for run in range(PERSONAS) for line in _persona(run, volume, reported)]
             if not _holds(
                 promtool, path, series, f"count by (alertname, severity) ({FIRING}) == {PERSONAS}", 0, 4
             ):
@@ -35,11 +35,11 @@ def rows(promtool: Path, folder: Path, volumes: tuple[int, ...] = VOLUMES) -> It
                 (m for m in range(1, LIMIT_MINUTES) if _holds(promtool, path, series, FIRING, m, 0)),
                 LIMIT_MINUTES,
             )
-            how = "processes tell" if told else "seen from messages alone"
+            how = "processes report their version" if reported else "seen from messages alone"
             yield Row(f"end after the version stops, {volume} msg/h, {how}", minute, "min", "most", 5)
 
 
-def _persona(run: int, volume: int, told: bool) -> Iterator[dict[str, str]]:
+def _persona(run: int, volume: int, reported: bool) -> Iterator[dict[str, str]]:
     rng = np.random.default_rng((run, volume))
     minutes = STOPPED + LIMIT_MINUTES
     sent = traffic.messages(rng, minutes, 1, volume)[:, 0]
@@ -59,7 +59,7 @@ def _persona(run: int, volume: int, told: bool) -> Iterator[dict[str, str]]:
             values = [str(start + total) for total in np.cumsum(count)]
             yield _series(name, labels, absent + values[len(absent) :])
         yield _series("conversation_created_timestamp_seconds", labels, [*absent, f"{created}x{minutes}"])
-        if told:
+        if reported:
             served = f'persona="p{run}",config_version="{version}"'
             yield _series("config_clients", served, ["1" if serving else "0" for serving in serves])
     pair = f'persona="p{run}",config_version="2",predecessor="1"'

@@ -34,11 +34,11 @@ def start(
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + READY_SECONDS
-    while "ready to receive web requests" not in (told := log.read_text(encoding="utf-8")):
+    while "ready to receive web requests" not in (log_text := log.read_text(encoding="utf-8")):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"Prometheus did not start: {told[-2000:]}")
+            raise RuntimeError(f"Prometheus did not start: {log_text[-2000:]}")
         time.sleep(0.05)
-    address = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', told)
+    address = re.search(r'msg="Listening on" (?:component=\S+ )?address=(\S+)', log_text)
     if address is None:
-        raise RuntimeError(f"Prometheus does not say where it listens: {told[-2000:]}")
+        raise RuntimeError(f"Prometheus does not say where it listens: {log_text[-2000:]}")
     return address[1]

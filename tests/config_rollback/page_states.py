@@ -26,9 +26,9 @@ PROMPT = (
 )
 SUMMARY = "The out-of-scope rate of persona concierge has drifted (chat, version 2)"
 DESCRIPTION = (
-    "In the last hour 53 of 184 messages of version 2 in chat were out of scope. At the rate of the "
-    "persona's own past (3.8%) it would have been 7.0. The rate has been higher since about 2026-03-05 08:11 "
-    "UTC. In simulations a persona that did not drift had such an alert up to once in two weeks."
+    "In the last hour, 53 of 184 messages of version 2 in chat were out of scope. At the persona's usual "
+    "rate (3.8%) we would expect 7.0. The rate has been higher since about 2026-03-05 08:11 "
+    "UTC. In simulations, a persona without drift had such an alert up to once in two weeks."
 )
 _NAMES = (
     "messages",

@@ -227,7 +227,7 @@ def _process(folder: Path, config: Path, port: int) -> Iterator[str]:
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
-        # What it told before it had found Alertmanager is told a second later, and not a minute.
+        # Alerts from before it had found Alertmanager are sent a second later, and not a minute.
         "--rules.alert.resend-delay=1s",
     ]
     log = folder / "prometheus.log"
