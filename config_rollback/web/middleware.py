@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
 from config_rollback.web.dependencies import Dependencies
 from config_rollback.web.http import error_json, new_request_id
+from config_rollback.web.operation import operation_of
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
-QUIET = "driftback.quiet"
-"""Set in the scope of a request that is not worth a log line unless it fails: a fleet polls without end."""
-
 RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-_QUIET = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 
 
 class RequestContext:
@@ -80,7 +77,8 @@ class RequestContext:
             await response(scope, receive, send_with_headers)
         finally:
             self._running -= 1
-            if scope["path"] not in _QUIET and not (scope.get(QUIET) and status < 400):
+            operation = operation_of(scope.get("endpoint"))
+            if status >= 400 or operation is None or not operation.is_quiet:
                 log.info(
                     "request",
                     method=scope["method"],

@@ -10,9 +10,9 @@ from starlette.routing import Route
 from config_rollback.evidence.inbox import WebhookMessage
 from config_rollback.web import access
 from config_rollback.web.api import shapes
-from config_rollback.web.api.operation import operation
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_json, success
+from config_rollback.web.operation import operation
 
 BATCH = 500
 """Alerts per transaction: a rollback waits for no more than these. Half a message kept does no harm, for

@@ -19,10 +19,10 @@ from config_rollback.clock import isoformat
 from config_rollback.errors import InvalidRequestError
 from config_rollback.storage.models import AuditRow
 from config_rollback.web import access
-from config_rollback.web.api.operation import operation
 from config_rollback.web.audit_filter import AuditFilter
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import success
+from config_rollback.web.operation import operation
 from config_rollback.web.query import Number, Query, Text, Whole, query_of
 
 EXPORTED_AT_ONCE = 100

@@ -16,10 +16,9 @@ from config_rollback.delivery.delivery import ActiveConfig
 from config_rollback.errors import ConfigWithheldError, NotFoundError, TooManyPollsError
 from config_rollback.web import access
 from config_rollback.web.api import shapes
-from config_rollback.web.api.operation import operation
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import persona_of, plain_text, request_id, while_connected
-from config_rollback.web.middleware import QUIET
+from config_rollback.web.operation import operation
 from config_rollback.web.query import Number, Query, Whole, parse
 
 MAX_WAIT_SECONDS = 60
@@ -49,13 +48,13 @@ class ConfigQuery(Query):
     headers={"If-None-Match": {"type": "string"}},
     errors=(NotFoundError, TooManyPollsError, ConfigWithheldError),
     other={304: "Nothing newer than If-None-Match"},
+    is_quiet=True,
 )
 async def get_config(request: Request) -> Response:
     """The active configuration, as soon as it differs from `If-None-Match`.
 
     Nothing new within `wait` is 304, or 404 for a persona that nobody published.
     """
-    request.scope[QUIET] = True
     access.require_service(request)
     persona = persona_of(request)
     query = read_query(request.scope["query_string"])

@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute, Route
 from config_rollback import errors
 from config_rollback.errors import ConfigRollbackError
 from config_rollback.personas.persona_config import MAX_PERSONA_LENGTH
-from config_rollback.web.api.operation import Operation
 from config_rollback.web.http import json_response
+from config_rollback.web.operation import Operation, operation_of
 from config_rollback.web.query import KEY, NUMBER
 
 REF = "#/components/schemas/{model}"
@@ -81,9 +81,8 @@ def describe(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {"Error": ERROR}
     for entry in routes:
-        declared = getattr(entry, "endpoint", None)
-        operation = getattr(declared, "operation", None)
-        if isinstance(entry, Route) and isinstance(operation, Operation):
+        operation = operation_of(getattr(entry, "endpoint", None))
+        if isinstance(entry, Route) and operation is not None:
             for method in sorted((entry.methods or set()) - {"HEAD"}):
                 described = _operation(entry, operation, schemas)
                 paths.setdefault(entry.path, {})[method.lower()] = described

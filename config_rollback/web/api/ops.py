@@ -35,7 +35,6 @@ from config_rollback.rollback.lengths import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
 from config_rollback.web import access, acts
 from config_rollback.web.api import shapes
-from config_rollback.web.api.operation import operation
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import (
     new_persona_of,
@@ -44,6 +43,7 @@ from config_rollback.web.http import (
     read_json,
     success,
 )
+from config_rollback.web.operation import operation
 from config_rollback.web.query import Number, Query, Text, number_of, query_of
 
 Reason = Annotated[str, AfterValidator(lambda value: plain_text(value, "reason", MAX_REASON_LENGTH))]

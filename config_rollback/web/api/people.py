@@ -18,10 +18,10 @@ from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
 from config_rollback.web import access, acts
 from config_rollback.web.api import shapes
-from config_rollback.web.api.operation import operation
 from config_rollback.web.api.ops import Reason
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_json, success
+from config_rollback.web.operation import operation
 from config_rollback.web.query import Query, query_of
 
 

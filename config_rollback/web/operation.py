@@ -1,4 +1,4 @@
-"""What a route of the API takes and gives, declared at its handler: `openapi.py` reads it from there."""
+"""What a route of the API takes and gives, declared at its handler; `/openapi.json` is made from it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Operation:
     errors: tuple[type[ConfigRollbackError], ...] = ()
     other: Mapping[int, str] = field(default_factory=dict)
     """Further answers without a body, by status."""
+    is_quiet: bool = False
+    """A request is not worth a line of the log unless it fails, for it comes without end."""
 
 
 def operation(caller: Caller, data: Any, **declared: Any) -> Callable[[Handler], Handler]:
@@ -48,3 +50,9 @@ def operation(caller: Caller, data: Any, **declared: Any) -> Callable[[Handler],
         return handler
 
     return attach
+
+
+def operation_of(endpoint: object) -> Operation | None:
+    """What the handler of a route declares; None for a page."""
+    found = getattr(endpoint, "operation", None)
+    return found if isinstance(found, Operation) else None
