@@ -7,9 +7,21 @@ a secret or an echo of unvalidated input.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 NextStep = Literal["log in", "open again", "open the form again", "leave"]
+
+
+class Declared(TypedDict, total=False):
+    """What a class of errors says in its head, see `ConfigRollbackError`."""
+
+    code: str
+    status: int
+    title: str
+    advice: str
+    next_step: NextStep
+    headers: Mapping[str, str]
 
 
 class ConfigRollbackError(Exception):
@@ -23,16 +35,17 @@ class ConfigRollbackError(Exception):
     """What the page says below the message; a format of `details`."""
     next_step: ClassVar[NextStep] = "open the form again"
     """The first button of the page."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Of the HTTP response."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Of the HTTP response."""
-        return {}
+    def __init_subclass__(cls, **declared: Unpack[Declared]) -> None:
+        for name, value in declared.items():
+            setattr(cls, name, value)
 
 
 def with_codes(base: type[ConfigRollbackError] = ConfigRollbackError) -> Iterator[type[ConfigRollbackError]]:
@@ -47,301 +60,210 @@ class SettingsError(ConfigRollbackError):
     """The settings are unusable; the message names each variable. Never reaches HTTP."""
 
 
-class AuthenticationError(ConfigRollbackError):
+class AuthenticationError(
+    ConfigRollbackError,
+    status=401,
+    headers={"WWW-Authenticate": "Bearer"},
+    advice="",
+    next_step="log in",
+):
     """The caller did not prove who they are."""
-
-    status = 401
-    advice = ""
-    next_step = "log in"
 
     reason: str | None = None
     """What is wrong with the credentials, for the log alone."""
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """RFC 9110, section 15.5.2."""
-        return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
-
-class UnauthenticatedError(AuthenticationError):
+class UnauthenticatedError(AuthenticationError, code="unauthenticated", title="Log in first"):
     """No credentials at all."""
 
-    code = "unauthenticated"
-    title = "Log in first"
 
-
-class TokenInvalidError(AuthenticationError):
+class TokenInvalidError(AuthenticationError, code="token_invalid", title="This login link is not valid"):
     """A token that this service did not sign for this purpose, or that breaks a rule."""
 
-    code = "token_invalid"
-    title = "This login link is not valid"
 
-
-class TokenExpiredError(AuthenticationError):
+class TokenExpiredError(AuthenticationError, code="token_expired", title="This login link is expired"):
     """A genuine token past its `exp`."""
 
-    code = "token_expired"
-    title = "This login link is expired"
 
-
-class TokenScopeMismatchError(AuthenticationError):
+class TokenScopeMismatchError(
+    AuthenticationError, code="token_scope_mismatch", title="This login link is not valid"
+):
     """A genuine token made for something else: a login token on the API, or the reverse."""
 
-    code = "token_scope_mismatch"
-    title = "This login link is not valid"
 
-
-class SessionRevokedError(AuthenticationError):
+class SessionRevokedError(
+    AuthenticationError, code="session_revoked", title="Your session is over", advice="Nothing was changed."
+):
     """The session cookie was valid once: logged out, or over."""
 
-    code = "session_revoked"
-    title = "Your session is over"
-    advice = "Nothing was changed."
 
-
-class TokenAlreadyUsedError(AuthenticationError):
+class TokenAlreadyUsedError(
+    AuthenticationError, code="token_already_used", status=409, title="This login link was used before"
+):
     """A one-time login token, a second time."""
 
-    code = "token_already_used"
-    status = 409
-    title = "This login link was used before"
 
-
-class OidcStateMismatchError(AuthenticationError):
+class OidcStateMismatchError(
+    AuthenticationError, code="oidc_state_mismatch", status=400, title="This login was not begun here"
+):
     """The answer of the OpenID provider belongs to no login that this browser began, or to an old one."""
 
-    code = "oidc_state_mismatch"
-    status = 400
-    title = "This login was not begun here"
 
-
-class LoginFailedError(AuthenticationError):
+class LoginFailedError(AuthenticationError, code="login_failed", title="The login did not work"):
     """The OpenID provider refused the login, or what it sent does not hold."""
 
-    code = "login_failed"
-    title = "The login did not work"
 
-
-class ForbiddenError(ConfigRollbackError):
+class ForbiddenError(
+    ConfigRollbackError,
+    code="forbidden",
+    status=403,
+    title="You may not do this",
+    advice="Nothing was changed. Log in as somebody who has the role. This attempt is in the audit.",
+    next_step="leave",
+):
     """A known caller without the role `ops`."""
 
-    code = "forbidden"
-    status = 403
-    title = "You may not do this"
-    advice = "Nothing was changed. Log in as somebody who has the role. This attempt is in the audit."
-    next_step = "leave"
 
-
-class CsrfRejectedError(ConfigRollbackError):
+class CsrfRejectedError(ConfigRollbackError, code="csrf_rejected", status=403, title="This form was refused"):
     """A form that did not provably come from this service's own page in this session."""
-
-    code = "csrf_rejected"
-    status = 403
-    title = "This form was refused"
 
 
 class RequestError(ConfigRollbackError):
     """The request itself is wrong; repeating it as it is cannot help."""
 
 
-class InvalidJsonError(RequestError):
+class InvalidJsonError(RequestError, code="invalid_json", status=400):
     """The body is not JSON (RFC 8259), nests too deeply, or gives a key twice in an object."""
 
-    code = "invalid_json"
-    status = 400
 
-
-class InvalidRequestError(RequestError):
+class InvalidRequestError(RequestError, code="invalid_request", status=422, title="This was not accepted"):
     """Well-formed, but a field is missing, unknown, or out of range."""
 
-    code = "invalid_request"
-    status = 422
-    title = "This was not accepted"
 
-
-class InvalidRedirectError(RequestError):
+class InvalidRedirectError(RequestError, code="invalid_redirect", status=400):
     """`next` does not name a page of this service."""
 
-    code = "invalid_redirect"
-    status = 400
 
-
-class BodyTooLargeError(RequestError):
+class BodyTooLargeError(RequestError, code="body_too_large", status=413, headers={"Connection": "close"}):
     """The body is over the limit."""
 
-    code = "body_too_large"
-    status = 413
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The rest of the body is not waited for."""
-        return {"Connection": "close"}
-
-
-class RequestTimeoutError(RequestError):
+class RequestTimeoutError(RequestError, code="request_timeout", status=408, headers={"Connection": "close"}):
     """The body did not arrive in time."""
 
-    code = "request_timeout"
-    status = 408
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The rest of the body is not waited for."""
-        return {"Connection": "close"}
-
-
-class UnsupportedMediaTypeError(RequestError):
+class UnsupportedMediaTypeError(RequestError, code="unsupported_media_type", status=415):
     """The Content-Type is not the one this route reads."""
 
-    code = "unsupported_media_type"
-    status = 415
 
-
-class UnsupportedEncodingError(RequestError):
+class UnsupportedEncodingError(RequestError, code="unsupported_encoding", status=415):
     """The body carries a Content-Encoding."""
 
-    code = "unsupported_encoding"
-    status = 415
 
-
-class MethodNotAllowedError(RequestError):
+class MethodNotAllowedError(RequestError, code="method_not_allowed", status=405):
     """The route exists, this method on it does not."""
 
-    code = "method_not_allowed"
-    status = 405
 
-
-class IdempotencyKeyMissingError(RequestError):
+class IdempotencyKeyMissingError(RequestError, code="idempotency_key_missing", status=400):
     """A publication, rollback or acceptance without the header `Idempotency-Key`."""
 
-    code = "idempotency_key_missing"
-    status = 400
 
-
-class RequestInProgressError(RequestError):
+class RequestInProgressError(
+    RequestError,
+    code="request_in_progress",
+    status=409,
+    title="This is being done already",
+    advice="Open the page again in a moment: it says what came of it.",
+):
     """A request with the same actor and `Idempotency-Key` has not ended yet."""
 
-    code = "request_in_progress"
-    status = 409
-    title = "This is being done already"
-    advice = "Open the page again in a moment: it says what came of it."
 
-
-class RateLimitedError(RequestError):
+class RateLimitedError(
+    RequestError,
+    code="rate_limited",
+    status=429,
+    title="Too many requests",
+    advice="Nothing was changed. Try again in {retry_after} seconds.",
+    next_step="open again",
+):
     """Too many calls; `details` holds the seconds to wait as `retry_after`."""
 
-    code = "rate_limited"
-    status = 429
-    title = "Too many requests"
-    advice = "Nothing was changed. Try again in {retry_after} seconds."
-    next_step = "open again"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """When to call again."""
-        return {"Retry-After": str(self.details["retry_after"])}
+    def __init__(self, message: str, *, limit: str, retry_after: int) -> None:
+        super().__init__(message, limit=limit, retry_after=retry_after)
+        self.headers = {"Retry-After": str(retry_after)}
 
 
-class OverloadedError(ConfigRollbackError):
+class OverloadedError(ConfigRollbackError, status=429, next_step="open again", headers={"Retry-After": "1"}):
     """A bound of the server is reached; repeating the request later can help."""
 
-    status = 429
-    next_step = "open again"
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """When to call again."""
-        return {"Retry-After": "1"}
-
-
-class TooManyConnectionsError(OverloadedError):
+class TooManyConnectionsError(OverloadedError, code="too_many_connections"):
     """As many connections are open as may be (`CONFIG_ROLLBACK_MAX_CONNECTIONS`), all being answered."""
 
-    code = "too_many_connections"
 
-
-class TooManyPipelinedError(OverloadedError):
+class TooManyPipelinedError(OverloadedError, code="too_many_pipelined"):
     """A connection sent more requests at once than may wait for their turn on it."""
 
-    code = "too_many_pipelined"
 
-
-class TooManyRequestsError(OverloadedError):
+class TooManyRequestsError(OverloadedError, code="too_many_requests"):
     """As many requests are being answered as connections may be open."""
 
-    code = "too_many_requests"
 
-
-class TooManyPollsError(OverloadedError):
+class TooManyPollsError(OverloadedError, code="too_many_polls"):
     """Three quarters of the connections that may be open wait for a change already."""
 
-    code = "too_many_polls"
 
-
-class RefusalError(ConfigRollbackError):
+class RefusalError(ConfigRollbackError, status=409):
     """A decision against the act, made inside the transaction and audited there."""
 
-    status = 409
 
-
-class NotFoundError(RefusalError):
+class NotFoundError(
+    RefusalError, code="not_found", status=404, title="There is nothing here", next_step="leave"
+):
     """No such route, persona or version."""
 
-    code = "not_found"
-    status = 404
-    title = "There is nothing here"
-    next_step = "leave"
 
-
-class TargetNotFoundError(RefusalError):
+class TargetNotFoundError(
+    RefusalError, code="target_not_found", status=404, title="That version does not exist"
+):
     """`to_version` was never published."""
 
-    code = "target_not_found"
-    status = 404
-    title = "That version does not exist"
 
-
-class NothingToRollBackError(RefusalError):
+class NothingToRollBackError(RefusalError, code="nothing_to_rollback", title="There is nothing to roll back"):
     """The target is what is active, or no earlier good version exists."""
 
-    code = "nothing_to_rollback"
-    title = "There is nothing to roll back"
 
-
-class VersionDamagedError(RefusalError):
+class VersionDamagedError(
+    RefusalError, code="version_damaged", title="That version was changed since it was published"
+):
     """The target's content is not the one that was published."""
 
-    code = "version_damaged"
-    title = "That version was changed since it was published"
 
-
-class ConfigChangedError(RefusalError):
+class ConfigChangedError(
+    RefusalError,
+    code="config_changed_since_alert",
+    title="Somebody was faster: nothing was changed",
+    advice="Version {active_version} serves now.",
+):
     """`expected_version` is not active any more: somebody was faster, or the link is stale."""
 
-    code = "config_changed_since_alert"
-    title = "Somebody was faster: nothing was changed"
-    advice = "Version {active_version} serves now."
 
-
-class IdempotencyKeyReusedError(RefusalError):
+class IdempotencyKeyReusedError(
+    RefusalError,
+    code="idempotency_key_reused",
+    status=422,
+    title="This form was sent before with other contents",
+    advice="Nothing was changed this time. Open the page again: it says what came of the first time.",
+):
     """The key was used by the same actor for another request."""
 
-    code = "idempotency_key_reused"
-    status = 422
-    title = "This form was sent before with other contents"
-    advice = "Nothing was changed this time. Open the page again: it says what came of the first time."
 
-
-class OwnAccessError(RefusalError):
+class OwnAccessError(RefusalError, code="own_access"):
     """Whoever asks decides about their own access (`driftback access`)."""
 
-    code = "own_access"
 
-
-class TooManyShutOutError(RefusalError):
+class TooManyShutOutError(RefusalError, code="too_many_shut_out"):
     """As many people are shut out as may be."""
-
-    code = "too_many_shut_out"
 
 
 class ShutOutError(ForbiddenError, RefusalError):
@@ -355,57 +277,49 @@ class ShutOutError(ForbiddenError, RefusalError):
         super().__init__("an operator decided that you may do nothing here")
 
 
-class UnavailableError(ConfigRollbackError):
+class UnavailableError(
+    ConfigRollbackError,
+    status=503,
+    advice="Nothing was changed. Look at the service's log, then try again.",
+    next_step="open again",
+):
     """A dependency does not answer; repeating the request later can help."""
 
-    status = 503
-    advice = "Nothing was changed. Look at the service's log, then try again."
-    next_step = "open again"
 
-
-class AuditUnavailableError(UnavailableError):
+class AuditUnavailableError(
+    UnavailableError, code="audit_unavailable", title="Refused: the audit record cannot be written"
+):
     """The audit row could not be written, so the act was not done."""
 
-    code = "audit_unavailable"
-    title = "Refused: the audit record cannot be written"
 
-
-class StorageBusyError(UnavailableError):
+class StorageBusyError(UnavailableError, code="storage_busy", title="The database is busy"):
     """Another writer held the database for longer than the busy timeout."""
 
-    code = "storage_busy"
-    title = "The database is busy"
 
-
-class StorageUnavailableError(UnavailableError):
+class StorageUnavailableError(
+    UnavailableError, code="storage_unavailable", title="The database does not answer"
+):
     """The database failed for another reason."""
 
-    code = "storage_unavailable"
-    title = "The database does not answer"
 
-
-class OutcomeUnknownError(UnavailableError):
+class OutcomeUnknownError(
+    UnavailableError,
+    code="outcome_unknown",
+    title="It is not certain whether this was done",
+    advice="Open the persona again: the page says which version serves, and its history who did what.",
+):
     """The connection broke or fell silent at the commit: a retry with the same `Idempotency-Key` tells."""
 
-    code = "outcome_unknown"
-    title = "It is not certain whether this was done"
-    advice = "Open the persona again: the page says which version serves, and its history who did what."
 
-
-class ConfigWithheldError(UnavailableError):
+class ConfigWithheldError(UnavailableError, code="config_withheld"):
     """The audit does not vouch for what is active, so it is not delivered."""
 
-    code = "config_withheld"
 
-
-class MonitoringUnavailableError(UnavailableError):
+class MonitoringUnavailableError(UnavailableError, code="monitoring_unavailable"):
     """Prometheus does not answer, or not in time."""
 
-    code = "monitoring_unavailable"
 
-
-class LoginUnavailableError(UnavailableError):
+class LoginUnavailableError(
+    UnavailableError, code="login_unavailable", title="The login provider does not answer"
+):
     """The OpenID provider does not answer."""
-
-    code = "login_unavailable"
-    title = "The login provider does not answer"
