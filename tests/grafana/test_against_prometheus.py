@@ -21,16 +21,35 @@ def test_expression_has_a_result(prometheus: live.Prometheus, where: str, expr: 
     assert prometheus.wait_for(model.interpolate(expr, ALL | {"window": window}), 1)
 
 
-@cases
-@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
-def test_expression_finds_exactly_the_chosen_persona(
-    prometheus: live.Prometheus, where: str, expr: str, persona: str
-) -> None:
+def finds_exactly(prometheus: live.Prometheus, where: str, expr: str, persona: str) -> None:
     samples = prometheus.wait_for(model.interpolate(expr, ALL | {"persona": persona}), 1)
     # The list of personas to choose from does not depend on the chosen one; some alerts have no persona.
     if "variable persona" not in where:
         found = {sample["metric"].get("persona") for sample in samples}
         assert found - {None} <= {persona}
+
+
+@cases
+def test_expression_finds_exactly_the_chosen_persona(
+    prometheus: live.Prometheus, where: str, expr: str
+) -> None:
+    finds_exactly(prometheus, where, expr, model.ODD_PERSONAS[0])
+
+
+SELECTORS = {
+    selector: (where, expr)
+    for where, expr in EXPRESSIONS
+    for selector in re.findall(r"\w+[=!~]+.\$\{persona[^`]*`", expr)
+}
+"""Each way in which an expression selects the persona, with one expression that does."""
+
+
+@pytest.mark.parametrize("persona", model.ODD_PERSONAS)
+def test_an_odd_name_is_found_as_it_is(prometheus: live.Prometheus, persona: str) -> None:
+    ways = ("persona=~`${persona:regex}`", "persona=~`${persona:regex}|`")
+    assert sorted(SELECTORS) == sorted(ways)
+    for where, expr in SELECTORS.values():
+        finds_exactly(prometheus, where, expr, persona)
 
 
 def test_kpi_and_state_of_one_persona(prometheus: live.Prometheus) -> None:
