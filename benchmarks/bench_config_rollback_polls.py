@@ -15,6 +15,7 @@ import requests
 
 from benchmarks import servers
 from benchmarks.config_rollback_state import PERSONA, Operator, percentile, served
+from benchmarks.processes import resident
 from benchmarks.row import Row, absolute
 from config_rollback.auth.sessions import cookie_name
 from config_rollback.auth.tokens import mint_login_link
@@ -123,7 +124,7 @@ def _waiting() -> Iterator[Row]:
         page = f"{operator.url}/rollback/{PERSONA}?from=2"
         for _ in range(10):
             browser.get(page, timeout=30).raise_for_status()
-        before = _resident(server.pid)
+        before = resident(server.pid)
         for number in range(POLLS):
             stack.enter_context(_long_poll(server.port, number))
         deadline = time.monotonic() + 30
@@ -135,7 +136,7 @@ def _waiting() -> Iterator[Row]:
             started = time.perf_counter()
             browser.get(page, timeout=30).raise_for_status()
             took.append((time.perf_counter() - started) * 1000)
-        grown = (_resident(server.pid) - before) / MIB
+        grown = (resident(server.pid) - before) / MIB
         browser.close()
         operator.close()
     yield absolute(
@@ -177,12 +178,6 @@ def _browser(port: int) -> requests.Session:
     if cookie_name(url) not in answer.cookies:
         raise RuntimeError(f"no session: {answer.status_code} {answer.text[:200]}")
     return session
-
-
-def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def _allow_files() -> None:

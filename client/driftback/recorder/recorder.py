@@ -107,8 +107,10 @@ class Recorder:
         try:
             cell = self._local.cells[journey, persona, config_version, outcome, reason]
             # Everything that can fail comes before the first change: a message counts whole or not at all.
-            seconds = float(latency_ms / 1000.0)  # of numpy's too: JSON cannot write them
-            if not 0 <= seconds <= MAX_SECONDS:
+            seconds = latency_ms / 1000.0
+            if seconds.__class__ is not float:
+                seconds = float(seconds)  # numpy's, say: JSON cannot write them
+            if not 0.0 <= seconds <= MAX_SECONDS:
                 raise ValueError(f"latency_ms must be from 0 to {MAX_SECONDS * 1000:g}, and not {latency_ms}")
             bucket = bisect_left(LATENCY_BOUNDS, seconds)
             if ttft_ms is not None or input_tokens is not None or output_tokens is not None:
