@@ -16,7 +16,8 @@ what was counted asks for. What did not change is compared and not copied.
 import threading
 import weakref
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import compress
+from operator import ne
 from typing import Any, Final, Literal
 
 from driftback.contract import (
@@ -204,19 +205,20 @@ def _take_thread(thread: _ThreadCells) -> Iterator[tuple[CellKey, Delta]]:
             continue
         now = cell[:]
         thread.taken[key] = now
-        yield (
-            key,
-            {
-                position: count - taken
-                for position, (count, taken) in enumerate(zip_longest(now, before, fillvalue=0))
-                if count != taken
-            },
-        )
+        if len(before) < len(now):
+            before = before + EMPTY_TTFT
+        changed = compress(range(len(now)), map(ne, now, before))
+        yield key, {position: now[position] - before[position] for position in changed}
 
 
 def _add_to_item(item: SeriesDelta, outcome: str, reason: str, delta: Delta) -> None:
-    latency = {position: count for position, count in delta.items() if position < BUCKETS}
-    ttft = {position - TTFT: count for position, count in delta.items() if position >= TTFT}
+    latency: dict[int, int] = {}
+    ttft: dict[int, int] = {}
+    for position, count in delta.items():
+        if position < BUCKETS:
+            latency[position] = count
+        elif position >= TTFT:
+            ttft[position - TTFT] = count
     messages = sum(latency.values())
     item["messages"] = item.get("messages", 0) + messages
     if outcome == "out_of_scope":
