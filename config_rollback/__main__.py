@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import sys
-from functools import partial
 from socket import socket
 
-import uvicorn
+import structlog
+from starlette.applications import Starlette
 
 from config_rollback import logs
 from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
-from config_rollback.server import Protocol
-from config_rollback.settings import PREFIX, Settings, load
+from config_rollback.server import AsgiServer
+from config_rollback.settings import PREFIX, load
 from config_rollback.web.dependencies import Dependencies
 from driftback import __version__
-from exporter.listener import ListenError, listen
+from exporter.http.listener import ListenError, listen
+from exporter.http.server import Server
+
+log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 5
 """How long a stop waits for answers in progress."""
 
 
-class Server(uvicorn.Server):
-    """Lets waiting long polls answer before a stop waits for them."""
+async def serve(app: Starlette, listener: socket) -> bool:
+    """Answer until a signal. False where the service could not start; the log says why."""
+    deps: Dependencies = app.state.dependencies
+    server = Server(AsgiServer(app, deps.metrics), deps.settings.max_connections)
 
-    def __init__(self, config: uvicorn.Config, deps: Dependencies) -> None:
-        super().__init__(config)
-        self._deps = deps
+    def stop() -> None:
+        deps.delivery.close()  # lets waiting long polls answer before the stop waits for them
+        server.stop()
 
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Called once, when the server was told to stop."""
-        self._deps.delivery.close()
-        await super().shutdown(sockets)
-
-
-def create_server(settings: Settings) -> Server:
-    """The server, not yet started."""
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        http=partial(Protocol, app.state.dependencies),  # type: ignore[arg-type]  # a class for all it does
-        ws="none",
-        log_config=None,
-        access_log=False,  # `RequestContext` logs requests, without their queries
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    return Server(config, app.state.dependencies)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    started = False
+    try:
+        async with app.router.lifespan_context(app):
+            started = True
+            await server.serve(listener, STOP_SECONDS)
+    except Exception:
+        log.exception("stopped_by_an_error" if started else "cannot_start")
+    return started
 
 
 def main() -> int:
@@ -67,15 +64,11 @@ def main() -> int:
         settings = load()
         logs.configure()
         listener = listen(settings.host, settings.port, settings.max_connections, PREFIX)
-        server = create_server(settings)
+        app = create_app(settings)
     except (SettingsError, ListenError) as error:
         sys.stderr.write(f"config_rollback: {error}\n")
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn handles the signal, stops, and then raises it once more for whoever was there before.
-        signal.signal(number, lambda *_: None)
-    server.run(sockets=[listener])
-    return 0 if server.started else 3
+    return 0 if asyncio.run(serve(app, listener)) else 3
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import structlog
 
 
 def configure() -> None:
-    """Sends structlog's and the standard library's records (uvicorn, alembic) the same way."""
+    """Sends structlog's and the standard library's records (asyncio, alembic) the same way."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,50 +1,135 @@
-"""The exporter's strict HTTP protocol, with refusals in this service's shape."""
+"""ASGI on the connections of `exporter.http`, and what they refuse in the shape of this service."""
 
 from __future__ import annotations
 
-import json
-import uuid
-from http import HTTPStatus
-from typing import Any
+import asyncio
+from math import inf
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+from starlette.types import ASGIApp, Message, Scope
 
 from config_rollback import errors
-from config_rollback.web.dependencies import Dependencies
-from exporter.errors import ExporterError, TooManyConnectionsError, TooManyPipelinedError
-from exporter.protocol import StrictHttpProtocol
+from config_rollback.metrics import Metrics
+from config_rollback.web.http import MAX_DISCARDED_BYTES, new_request_id
+from exporter.errors import BodyTooLargeError, ExporterError, TooManyConnectionsError, TooManyPipelinedError
+from exporter.http.exchange import Exchange, Reply
 
-_OURS: dict[type[ExporterError], type[errors.ConfigRollbackError]] = {
-    TooManyConnectionsError: errors.TooManyConnectionsError,
-    TooManyPipelinedError: errors.TooManyPipelinedError,
+_OURS: dict[type[ExporterError], tuple[int, type[errors.ConfigRollbackError]]] = {
+    BodyTooLargeError: (413, errors.BodyTooLargeError),
+    TooManyConnectionsError: (429, errors.TooManyConnectionsError),
+    TooManyPipelinedError: (429, errors.TooManyPipelinedError),
 }
 
+log = structlog.get_logger(__name__)
 
-class Protocol(StrictHttpProtocol):
-    """One connection."""
 
-    def __init__(self, deps: Dependencies, **uvicorns_own: Any) -> None:
-        super().__init__(deps.settings.max_connections, **uvicorns_own)
-        self._metrics = deps.metrics
+class AsgiServer:
+    """Answers requests by an ASGI application (`exporter.http.connection.Application`)."""
 
-    def count_evicted(self) -> None:
-        """Count a connection that was closed to make room for this one."""
+    max_body_bytes = MAX_DISCARDED_BYTES
+    body_seconds = inf  # `web.http` bounds what it reads, and nothing else is read
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Let the application answer a request."""
+        try:
+            call = _Call(exchange)
+        except ExporterError as error:
+            exchange.answer(self.refuse(exchange, error))
+            return
+        task = asyncio.create_task(call.run(self._app))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def refuse(self, exchange: Exchange | None, error: ExporterError) -> Reply:  # noqa: ARG002
+        """What is not HTTP (a double Content-Length, a bare line break, no Host), or over a bound."""
+        status, kind = _OURS.get(type(error), (400, errors.InvalidRequestError))
+        ours = kind(error.message)
+        self._metrics.refused(ours)
+        request_id = new_request_id(None)
+        content = {"code": ours.code, "message": ours.message, "details": {}}
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        if status == 429:
+            headers.append((b"retry-after", b"1"))
+        return Reply(status, headers, msgspec.json.encode({"error": content, "request_id": request_id}))
+
+    def evicted(self) -> None:
+        """A connection was ended to make room for another."""
         self._metrics.connections_evicted.inc()
 
-    def send_refusal(self, error: ExporterError) -> None:
-        """What is not HTTP (a double Content-Length, a bare line break, no Host), or one too many."""
-        ours = _OURS.get(type(error), errors.InvalidRequestError)(error.message)
-        self._metrics.refused(ours)
-        malformed = isinstance(ours, errors.InvalidRequestError)
-        status = HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.TOO_MANY_REQUESTS
-        request_id = uuid.uuid4().hex
-        content = {"code": ours.code, "message": ours.message, "details": {}}
-        body = json.dumps({"error": content, "request_id": request_id})
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            f"x-request-id: {request_id}",
-            *([] if malformed else ["retry-after: 1"]),
-            "connection: close",
-        )
-        self.transport.write("\r\n".join((*head, "", body)).encode())
-        self.transport.close()
+
+class _Call:
+    """One call of the application."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._body: bytes | None = None
+        self._asked = self._told = False
+        self._scope = _scope(exchange)
+        self._changed = asyncio.Event()
+        exchange.on_end = self._changed.set
+
+    async def run(self, app: ASGIApp) -> None:
+        """Call it. Where it does not answer, the connection ends."""
+        try:
+            await app(self._scope, self._receive, self._send)
+        except Exception:
+            log.exception("request_failed")
+        finally:
+            if not self._exchange.over:
+                self._exchange.abort()
+
+    async def _receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            self._exchange.read(self._arrived)
+        while not self._exchange.over:
+            if self._body is not None and not self._told:
+                self._told = True
+                return {"type": "http.request", "body": self._body, "more_body": False}
+            self._changed.clear()
+            await self._changed.wait()
+        return {"type": "http.disconnect"}
+
+    def _arrived(self, body: bytes) -> None:
+        self._body = body
+        self._changed.set()
+
+    async def _send(self, message: Message) -> None:
+        exchange = self._exchange
+        if exchange.over:
+            return
+        if message["type"] == "http.response.start":
+            exchange.start(message["status"], message.get("headers", ()))
+            return
+        exchange.write(message.get("body", b""))
+        if message.get("more_body", False):
+            await exchange.drain()
+        else:
+            exchange.finish()
+            self._changed.set()
+
+
+def _scope(exchange: Exchange) -> Scope:
+    """What ASGI knows of a request. Raises InvalidHttpError."""
+    raw_path = exchange.path
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": exchange.version,
+        "method": exchange.method.decode("ascii"),
+        "scheme": "http",
+        "path": unquote(raw_path.decode("latin-1")),
+        "raw_path": raw_path,
+        "query_string": exchange.query,
+        "root_path": "",
+        "headers": exchange.headers,
+        "server": None,
+        "client": None,
+    }

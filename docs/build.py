@@ -22,15 +22,14 @@ from config_rollback.storage import database
 from config_rollback.web.api import openapi
 from driftback import contract
 from driftback_server import cli
-from exporter import app as exporter_app
-from exporter import catalogue
+from exporter import answers, catalogue
 from exporter.strict import read_yaml
 from rules.generated import Generated
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("recording", "drift", "alerts")
 
-# The exporter's routes are closed over by its application; a test compares these with them.
+# A test compares these with the exporter's routes.
 EXPORTER_CALLS = (
     ("POST /v1/push", "ingest token", "A client library's deltas, counted once per (client, epoch, seq)."),
     ("POST /v1/observations", "ingest token", "Finished messages, counted once per `Idempotency-Key`."),
@@ -206,11 +205,9 @@ def _endpoints(routes: list[Route]) -> Iterator[str]:
 
 def _codes() -> Iterator[str]:
     found: dict[str, tuple[set[int], dict[str, str]]] = {
-        "not_found": ({404}, {"exporter": "No such route."}),
-        "method_not_allowed": ({405}, {"exporter": "The route exists, this method on it does not."}),
         "internal_error": ({500}, {"both": "A fault of ours: the log has the request's `request_id`."}),
     }
-    for kind, (status, code) in exporter_app.STATUS_AND_CODE.items():
+    for kind, (status, code) in answers.STATUS_AND_CODE.items():
         _add_code(found, code, status, "exporter", kind)
     for error in with_codes():
         _add_code(found, error.code, error.status, "config_rollback", error)

@@ -10,36 +10,21 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
 
 import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from structlog.tracebacks import ExceptionDictTransformer
 
 from driftback import __version__
-from exporter.app import Application, create_app
-from exporter.connection import Connection
+from exporter.app import Application
 from exporter.errors import SettingsError, StartError
-from exporter.listener import ListenError, listen
+from exporter.http.listener import ListenError, listen
+from exporter.http.server import Server
 from exporter.settings import PREFIX, Settings, load_settings
 
 GRACE_SECONDS = 10
 
 _log = structlog.get_logger("exporter")
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, application: Application) -> None:
-        super().__init__(config)
-        self._application = application
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._application.reload)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            _log.info("exporter_listening", host=host, port=port)
 
 
 def main() -> int:
@@ -54,8 +39,7 @@ def main() -> int:
     parser.parse_args()
     _configure_logs()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
-    # While the journal is read; and uvicorn raises the signal again after a graceful stop.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # while the journal is read
         signal.signal(number, lambda *_: sys.exit(0))
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -63,24 +47,24 @@ def main() -> int:
     try:
         settings = load_settings()
         listener = _listen(settings)
-        app = create_app(settings, registry, time.time)
+        application = Application(settings, registry, time.time)
     except StartError as error:
         _log.error("exporter_cannot_start", reason=error.message)
         return 1
-    server = _Server(
-        uvicorn.Config(
-            app.asgi,
-            http=partial(Connection, app.posts),  # type: ignore[arg-type]  # a class for all it does
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        ),
-        app,
-    )
-    server.run(sockets=[listener])
+    asyncio.run(_serve(application, listener, settings.max_connections))
     return 0
+
+
+async def _serve(application: Application, listener: socket.socket, max_connections: int) -> None:
+    server = Server(application, max_connections)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, application.reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    async with application.running():
+        host, port = listener.getsockname()[:2]
+        _log.info("exporter_listening", host=host, port=port)
+        await server.serve(listener, GRACE_SECONDS)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -117,7 +101,6 @@ def _configure_logs() -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -76,19 +76,22 @@ class GroupCommit:
         journal: Journal,
         clock: JournalClock,
         snapshot: Callable[[], tuple[str, Record]],
-        on_failure: Callable[[], None],
         compact_bytes: int,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._snapshot = snapshot
-        self._on_failure = on_failure
+        self._on_failure: Callable[[], None] = lambda: None
         self._compact_bytes = compact_bytes
         self._compact_at = compact_bytes
         self._collecting = self._writing = _Group()
         self._stopping = False
         self.healthy = True
         """False from a write that failed to the next one that succeeded."""
+
+    def on_failure(self, call: Callable[[], None]) -> None:
+        """Have this called whenever something is not written, before its callers hear of it."""
+        self._on_failure = call
 
     def start(self) -> None:
         """Begin to write. Call in the event loop."""

@@ -1,4 +1,4 @@
-"""The exceptions of the exporter. `app.py` holds the table that maps them to HTTP status and error code."""
+"""The exceptions of the exporter. `answers.py` maps them to HTTP status and error code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +43,18 @@ class RequestRefusedError(ExporterError):
 
 class InvalidHttpError(RequestRefusedError):
     """What came is not HTTP/1.1, or not safely so."""
+
+
+class NotFoundError(RequestRefusedError):
+    """No such route."""
+
+
+class MethodNotAllowedError(RequestRefusedError):
+    """The route exists, this method on it does not."""
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__("Method Not Allowed")
+        self.allowed = ", ".join(allowed)
 
 
 class TooManyConnectionsError(RequestRefusedError):

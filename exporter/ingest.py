@@ -43,22 +43,13 @@ class Outcome(NamedTuple):
 class Ingest:
     """The way into the state. Knows what is on its way to the disk, and so recognises a retry of that too."""
 
-    def __init__(self, state: State, limits: Limits) -> None:
+    def __init__(self, state: State, limits: Limits, commit: GroupCommit) -> None:
         self._state = state
         self._limits = limits
-        self._commit: GroupCommit
+        self._commit = commit
         self._pushes: dict[tuple[str, int], int] = {}
         self._keys: dict[str, str] = {}
-
-    def connect(self, commit: GroupCommit) -> None:
-        """Say where batches are committed."""
-        self._commit = commit
-
-    def forget_pending(self) -> None:
-        """What was on its way to the disk did not get there."""
-        self._pushes.clear()
-        self._keys.clear()
-        self._limits.reset(self._state.table.keys())
+        commit.on_failure(self._forget_pending)
 
     def push(self, body: bytes) -> "asyncio.Future[Outcome]":
         """Count a push. The future is done when it is on disk and counted, or raises StorageError.
@@ -108,6 +99,12 @@ class Ingest:
         expiry = Expiry(before=now.running - EXPIRY_SECONDS)
         record = Record(EXPIRY, msgspec.json.encode(expiry))
         await self._commit.commit(record, lambda _: self._expire(expiry))
+
+    def _forget_pending(self) -> None:
+        """What was on its way to the disk did not get there."""
+        self._pushes.clear()
+        self._keys.clear()
+        self._limits.reset(self._state.table.keys())
 
     def _count_push(self, push: Push, now: Moment) -> Outcome:
         self._state.apply_push(push, now)

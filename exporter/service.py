@@ -46,11 +46,8 @@ class Service:
         except BaseException:
             journal.close()
             raise
-        self.ingest = Ingest(self._state, self._limits)
-        self._commit = GroupCommit(
-            journal, self._clock, self._snapshot, self.ingest.forget_pending, settings.compact_bytes
-        )
-        self.ingest.connect(self._commit)
+        self._commit = GroupCommit(journal, self._clock, self._snapshot, settings.compact_bytes)
+        self.ingest = Ingest(self._state, self._limits, self._commit)
         monitoring.watch(self._state.table)
         monitoring.limit(policy.max_series)
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
 import requests
-import uvicorn
 from pydantic import SecretStr
 
 from config_rollback.app import create_app
 from config_rollback.auth.sessions import cookie_name
 from config_rollback.auth.tokens import mint_access_token, mint_login_link
-from config_rollback.server import Protocol
+from config_rollback.server import AsgiServer
 from config_rollback.settings import Settings
+from exporter.http.server import Server
 from tests.config_rollback.databases import Database
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -66,6 +65,7 @@ class Service:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
+        self._socket.listen()
         self.port = int(self._socket.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         given: dict[str, Any] = {
@@ -78,34 +78,36 @@ class Service:
             **{f"rate_limit_{name}": "100000/minute" for name in ("user", "role", "global")},
         }
         self.app = create_app(Settings(**(given | settings)), clock, clock.monotonic)
-        protocol: Any = partial(Protocol, self.app.state.dependencies)
-        config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        metrics = self.app.state.dependencies.metrics
+        self._application = AsgiServer(self.app, metrics)
+        self._max_connections = self.app.state.dependencies.settings.max_connections
+        self._serving = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self.cookie_name = cookie_name(self.url)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = Server(self._application, self._max_connections)
+        async with self.app.router.lifespan_context(self.app):
+            self._serving.set()
+            await self._server.serve(self._socket, 20)
 
     def start(self) -> Service:
         """Returns when requests are answered."""
-        started = threading.Event()
-        original = self._server.startup
-
-        async def startup(sockets: list[socket.socket] | None = None) -> None:
-            await original(sockets)
-            started.set()
-
-        self._server.startup = startup  # type: ignore[method-assign]
         self._thread.start()
-        assert started.wait(20), "the service did not start"
+        assert self._serving.wait(20), "the service did not start"
         return self
 
     def stop(self) -> None:
         """Stops, with long polls let go as `__main__` does."""
-        loop_side: Callable[[], None] = self.app.state.dependencies.delivery.close
         if not self._thread.is_alive():
             return
-        # In this order: told to exit first, it may have closed its loop by then.
-        self._server.servers[0].get_loop().call_soon_threadsafe(loop_side)
-        self._server.should_exit = True
+
+        def stop() -> None:
+            self.app.state.dependencies.delivery.close()
+            self._server.stop()
+
+        self._loop.call_soon_threadsafe(stop)
         self._thread.join(20)
         assert not self._thread.is_alive(), "the service did not stop"
         self._socket.close()

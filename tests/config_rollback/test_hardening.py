@@ -16,7 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from config_rollback.web import http
 from config_rollback.web.middleware import RequestContext
-from exporter import protocol
+from exporter.http import connection as http_connection
+from exporter.http.reader import MAX_PIPELINED
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
 from tests.exporter.test_connection import ends
@@ -76,7 +77,7 @@ def authorised(service: Service) -> bytes:
 def test_57_slow_clients_keep_nobody_waiting(
     service: Service, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", NEVER)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", NEVER)
     monkeypatch.setattr(http, "BODY_SECONDS", NEVER)
     if beginning == b"BODY":
         beginning = authorised(service) + b"Content-Length: 1000\r\n\r\n{"
@@ -96,7 +97,7 @@ def test_57_a_head_that_does_not_come_ends_the_connection(
     with connect(service) as client:
         client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(10_000).startswith(b"HTTP/1.1 200")
-        monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+        monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
         client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost:")
         read_to_end(client)
     for beginning in (b"", b"GET / HTTP/1.1\r\nHost:"):
@@ -212,9 +213,9 @@ def refused(service: Service, code: str) -> float:
 
 def test_61_a_connection_with_too_many_pipelined_requests_ends(service: Service) -> None:
     with connect(service) as client:
-        client.sendall(HEALTHY * (protocol.MAX_PIPELINED + 100))
+        client.sendall(HEALTHY * (MAX_PIPELINED + 100))
         answers = read_to_end(client).split(b"HTTP/1.1 ")[1:]
-    assert len(answers) == protocol.MAX_PIPELINED + 2
+    assert len(answers) == MAX_PIPELINED + 2
     assert answers[-1].startswith(b"429 ")
     assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_pipelined"
     assert refused(service, "too_many_pipelined") == 1

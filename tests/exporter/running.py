@@ -1,25 +1,29 @@
 """Exporters for tests: in a thread, with the test's clock, or as a process that can be killed."""
 
+import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import requests
-import uvicorn
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from exporter.app import create_app
-from exporter.connection import Connection
-from exporter.settings import Settings
+from exporter.app import Application
+from exporter.http.connection import Connection
+from exporter.http.listener import listen
+from exporter.http.server import Server
+from exporter.settings import PREFIX, Settings
 
 TOKEN = "an-ingest-token-for-tests"
 
@@ -96,27 +100,34 @@ def sample(exposition: str, name: str, **labels: str) -> float | None:
 
 
 class Running(Client):
-    """An exporter in a thread of the test."""
+    """An exporter in a thread of the test; with `tls`, as behind a proxy that ends it."""
 
-    def __init__(self, settings: Settings, clock: Clock, **of_the_server: Any) -> None:
+    def __init__(self, settings: Settings, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
         self.registry = CollectorRegistry()
-        app = create_app(settings, self.registry, clock, clock.monotonic)
-        config = uvicorn.Config(
-            app.asgi,
-            host=settings.host,
-            port=settings.port,
-            http=partial(Connection, app.posts),  # type: ignore[arg-type]
-            ws="none",
-            log_config=None,
-            access_log=False,
-            **of_the_server,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._application = Application(settings, self.registry, clock, clock.monotonic)
+        self._max_connections = settings.max_connections
+        self._listener = listen(settings.host, settings.port, settings.max_connections, PREFIX)
+        self._tls = tls
+        self._serving = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        wait_for(lambda: self._server.started)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        super().__init__(f"http://127.0.0.1:{port}")
+        assert self._serving.wait(20)
+        super().__init__(f"http://127.0.0.1:{self._listener.getsockname()[1]}")
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = Server(self._application, self._max_connections)
+        async with self._application.running():
+            if self._tls is None:
+                self._serving.set()
+                await self._server.serve(self._listener, 10)
+                return
+            factory = partial(Connection, self._server)
+            behind_tls = await self._loop.create_server(factory, sock=self._listener, ssl=self._tls)
+            self._serving.set()
+            with listen("127.0.0.1", 0, 1, PREFIX) as unused:
+                await self._server.serve(unused, 10)
+            behind_tls.close()
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until so many requests have arrived with their bodies, and are being handled."""
@@ -125,23 +136,27 @@ class Running(Client):
             requests.get(self.url + "/-/healthy", timeout=10)
 
     def being_answered(self) -> int:
-        """How many requests have arrived with their bodies, and are being handled."""
-        connections = list(self._server.server_state.connections)
-        cycles = [getattr(connection, "cycle", None) for connection in connections]
-        return sum(c is not None and not (c.more_body or c.response_complete) for c in cycles)
+        """How many connections have sent a request that is being handled."""
+        return sum(not connection.is_waited_for for connection in list(self._server.connections))
+
+    def unread(self) -> int:
+        """How many connections wait for their peers to read."""
+        return sum(connection.waiting_since < inf for connection in list(self._server.connections))
 
     def connections(self) -> int:
         """How many connections it holds."""
-        return len(self._server.server_state.connections)
+        return len(self._server.connections)
 
-    def keep_alive(self, seconds: float) -> None:
-        """How long connections made from now on may be idle."""
-        self._server.config.timeout_keep_alive = seconds  # type: ignore[assignment]
+    def close_connections(self) -> None:
+        """Close every connection, as if all were idle too long."""
+        for connection in list(self._server.connections):
+            self._loop.call_soon_threadsafe(connection.close)
 
     def stop(self) -> None:
         """Stop gracefully."""
-        self._server.should_exit = True
-        self._thread.join()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._server.stop)
+            self._thread.join()
 
 
 class Process(Client):

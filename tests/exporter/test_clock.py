@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from exporter.app import create_app
+from exporter.app import Application
 from exporter.clock import EARLIEST, JournalClock, Moment
 from exporter.errors import ClockError
 from tests.exporter.running import Clock, Running, series, settings_for
@@ -70,7 +70,7 @@ def test_a_jump_is_counted(start: Callable[..., Running], clock: Clock, days: in
 
 def test_a_clock_that_was_never_set_is_refused_at_the_start(state_dir: Path) -> None:
     with pytest.raises(ClockError, match="set it"):
-        create_app(settings_for(state_dir), CollectorRegistry(), lambda: 30.0)
+        Application(settings_for(state_dir), CollectorRegistry(), lambda: 30.0)
 
 
 def test_a_clock_that_falls_back_gives_no_birth_before_the_newest_known_time(

@@ -1,6 +1,7 @@
 """The Recorder as services run it: over TLS, and in the workers of gunicorn."""
 
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -27,12 +28,9 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def behind_tls(certificate: Path, tmp_path: Path) -> Iterator[Running]:
-    exporter = Running(
-        settings_for(tmp_path / "state"),
-        Clock(),
-        ssl_certfile=str(certificate),
-        ssl_keyfile=str(certificate.with_name("key.pem")),
-    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    exporter = Running(settings_for(tmp_path / "state"), Clock(), tls)
     exporter.url = exporter.url.replace("http://127.0.0.1", "https://localhost")
     yield exporter
     exporter.stop()

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from exporter import catalogue
-from exporter.app import STATUS_AND_CODE
+from exporter.answers import STATUS_AND_CODE
 from exporter.journal import Fault
 from exporter.limits import Policy, load_policy
 from exporter.settings import PREFIX, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exporter.md").read_text()
-CODES = [code for _, code in STATUS_AND_CODE.values()] + ["not_found", "method_not_allowed", "internal_error"]
+CODES = [code for _, code in STATUS_AND_CODE.values()] + ["internal_error"]
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,9 @@ class Memory:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
+    def on_failure(self, call: Callable[[], None]) -> None:
+        """Nothing fails here."""
+
     def commit(self, record: Record, apply: Callable[[Moment], Outcome]) -> "asyncio.Future[Outcome]":
         self.records.append(record)
         counted: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -187,8 +190,7 @@ def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> bo
     state = State()
     state.table.journal = "j"
     memory = Memory()
-    ingest = Ingest(state, Limits(Policy(), lambda _: None))
-    ingest.connect(memory)  # type: ignore[arg-type]
+    ingest = Ingest(state, Limits(Policy(), lambda _: None), memory)  # type: ignore[arg-type]
 
     async def run() -> Outcome:
         return await call(ingest, body)

@@ -23,7 +23,8 @@ def limited(soft: int, hard: int, code: str) -> subprocess.CompletedProcess[str]
 
 
 PROVIDE = (
-    "import resource; from exporter.listener import listen; listen('127.0.0.1', 0, 500, 'EXPORTER_').close();"
+    "import resource; from exporter.http.listener import listen;"
+    "listen('127.0.0.1', 0, 500, 'EXPORTER_').close();"
     "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
 )
 

@@ -837,9 +837,8 @@ def test_a_connection_that_the_exporter_has_closed_is_made_anew_without_a_word(
 ) -> None:
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
-    for protocol in list(exporter._server.server_state.connections):
-        exporter._server.servers[0].get_loop().call_soon_threadsafe(protocol.transport.close)
-    wait_for(lambda: not exporter._server.server_state.connections)
+    exporter.close_connections()
+    wait_for(lambda: exporter.connections() == 0)
     recorder.record(**LABELS, latency_ms=5)
     assert recorder.flush()
     assert exporter.value("conversation_messages_total") == 2
