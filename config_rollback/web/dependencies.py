@@ -28,7 +28,7 @@ from config_rollback.settings import Settings
 from config_rollback.storage import database
 from config_rollback.storage.store import Store
 from config_rollback.upkeep import Upkeep
-from config_rollback.web.shared import Shared
+from config_rollback.web.single_flight import SingleFlight
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Dependencies:
     kpis: Kpis
     rate_limits: RateLimits
     cookie_name: str
-    exposition: Shared[bytes]
-    readiness: Shared[None]
+    exposition: SingleFlight[bytes]
+    readiness: SingleFlight[None]
 
 
 def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Dependencies:
@@ -95,8 +95,8 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Dependencie
         kpis=Kpis(settings.prometheus_url, clock),
         rate_limits=rate_limits,
         cookie_name=cookie_name(settings.external_url),
-        exposition=Shared(metrics.render),
-        readiness=Shared(store.check_writable),
+        exposition=SingleFlight(metrics.render),
+        readiness=SingleFlight(store.check_writable),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from config_rollback.web.api import shapes
+from config_rollback.web.api import response_models
 from driftback import contract
 from exporter import wire
 
@@ -16,4 +16,4 @@ def test_the_exporter_takes_the_fields_that_clients_send_and_no_others(name: str
 
 
 def test_a_configuration_has_the_fields_that_clients_read() -> None:
-    assert get_type_hints(shapes.ActiveConfig) == get_type_hints(contract.ActiveConfig)
+    assert get_type_hints(response_models.ActiveConfig) == get_type_hints(contract.ActiveConfig)

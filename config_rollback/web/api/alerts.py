@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from config_rollback.evidence.inbox import WebhookMessage
 from config_rollback.web import access
-from config_rollback.web.api import shapes
+from config_rollback.web.api import response_models
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_json, success
 from config_rollback.web.operation import operation
@@ -19,7 +19,7 @@ BATCH = 500
 Alertmanager sends it again."""
 
 
-@operation("alertmanager", shapes.Received, body=WebhookMessage)
+@operation("alertmanager", response_models.Received, body=WebhookMessage)
 async def receive(request: Request) -> Response:
     """Keeps the alerts as evidence. Repeating a message changes nothing but `updated_at`."""
     access.require_alertmanager(request)

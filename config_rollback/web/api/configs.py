@@ -15,7 +15,7 @@ from starlette.routing import Route
 from config_rollback.delivery.delivery import ActiveConfig
 from config_rollback.errors import ConfigWithheldError, NotFoundError, TooManyPollsError
 from config_rollback.web import access
-from config_rollback.web.api import shapes
+from config_rollback.web.api import response_models
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import persona_of, plain_text, request_id, while_connected
 from config_rollback.web.operation import operation
@@ -43,7 +43,7 @@ class ConfigQuery(Query):
 
 @operation(
     "service",
-    shapes.ActiveConfig,
+    response_models.ActiveConfig,
     query=ConfigQuery,
     headers={"If-None-Match": {"type": "string"}},
     errors=(NotFoundError, TooManyPollsError, ConfigWithheldError),

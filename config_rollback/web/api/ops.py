@@ -34,7 +34,7 @@ from config_rollback.rollback.changes import (
 from config_rollback.rollback.lengths import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
 from config_rollback.web import access, acts
-from config_rollback.web.api import shapes
+from config_rollback.web.api import response_models
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import (
     new_persona_of,
@@ -96,7 +96,7 @@ class RollbackBody(BaseModel):
     alert: AlertName | None = None
 
 
-@operation("ops", list[shapes.Persona])
+@operation("ops", list[response_models.Persona])
 async def list_personas(request: Request) -> Response:
     """Every persona, what it serves, and what a rollback would restore by default."""
     await access.require_ops(request, "read")
@@ -121,7 +121,7 @@ async def list_personas(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
-@operation("ops", list[shapes.Version], errors=(NotFoundError,))
+@operation("ops", list[response_models.Version], errors=(NotFoundError,))
 async def list_versions(request: Request) -> Response:
     """A persona's versions, newest first."""
     persona = persona_of(request)
@@ -138,7 +138,7 @@ async def list_versions(request: Request) -> Response:
     return success(request, await run_sync(read))
 
 
-@operation("ops", shapes.VersionWithConfig, errors=(NotFoundError,))
+@operation("ops", response_models.VersionWithConfig, errors=(NotFoundError,))
 async def get_version(request: Request) -> Response:
     """One version with its configuration."""
     persona = persona_of(request)
@@ -158,7 +158,7 @@ async def get_version(request: Request) -> Response:
 
 @operation(
     "ops",
-    shapes.Diff,
+    response_models.Diff,
     query=TwoVersions,
     errors=(NotFoundError,),
 )
@@ -244,7 +244,7 @@ async def accept_baseline(request: Request) -> Response:
 
 @operation(
     "ops",
-    shapes.Kpis,
+    response_models.Kpis,
     query=KpiQuery,
     errors=(MonitoringUnavailableError,),
 )

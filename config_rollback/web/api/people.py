@@ -17,7 +17,7 @@ from config_rollback.auth.shut_out import Decided, Person
 from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
 from config_rollback.web import access, acts
-from config_rollback.web.api import shapes
+from config_rollback.web.api import response_models
 from config_rollback.web.api.ops import Reason
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import read_json, success
@@ -44,7 +44,7 @@ class PersonBody(BaseModel):
     reason: Reason | None = None
 
 
-@operation("ops", list[shapes.ShutOut])
+@operation("ops", list[response_models.ShutOut])
 async def list_people(request: Request) -> Response:
     """Who is shut out, the newest first."""
     await access.require_ops(request, "read")

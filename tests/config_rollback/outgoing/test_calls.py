@@ -21,7 +21,7 @@ from config_rollback.auth import oidc
 from config_rollback.evidence import kpis
 from config_rollback.outgoing import calls
 from config_rollback.outgoing import sessions as outgoing
-from config_rollback.web.shared import MAX_WAITING
+from config_rollback.web.single_flight import MAX_WAITING
 from tests.config_rollback.auth.test_issuers import AUDIENCE, ISSUER, JWKS
 from tests.config_rollback.auth.test_issuers import token as issued
 from tests.config_rollback.auth.test_oidc import CLIENT, Provider, begin

@@ -1,4 +1,4 @@
-"""Shapes of the answers, as the contract names them."""
+"""Response models of the API, as the contract names them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MAX_WAITING = 32
 Result = TypeVar("Result")
 
 
-class Shared(Generic[Result]):
+class SingleFlight(Generic[Result]):
     """Runs `work` in one of the threads that a rollback needs, and never takes a second one."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
