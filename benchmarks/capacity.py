@@ -7,24 +7,29 @@ the cost of a label set is the slope from the smallest size to the largest.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from benchmarks.servers import free_port
 from driftback import Recorder
 from driftback_server.stack import components
-from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
 SIZES = (5, 25, 100)
 """Chat personas with one version each."""
 MESSAGES = 200_000
 SECONDS = 120
 """Over which they are spread: 24 scrapes and 8 evaluations."""
+PORT_OFFSET = 12_000
+"""Keeps the stack away from one that runs at the usual ports."""
 CLOCK = ("--scrape-interval", "5s", "--evaluation-interval", "15s")
 QUERIES = {
     "series of the exporter": 'count({job="exporter",journal!=""})',
@@ -43,8 +48,36 @@ def _value(prometheus: str, query: str) -> float | None:
     return float(result[0]["value"][1]) if result else None
 
 
-def _count(running: RunningStack, personas: int) -> None:
-    recorder = Recorder(running.url("exporter"), token=running.info["ingest_token"])
+@contextmanager
+def _stack(state_dir: Path) -> Iterator[dict[str, Any]]:
+    """What `driftback up --json` says of a stack that is ready; the stack ends with the block."""
+    command: list[str | Path] = [Path(sys.executable).with_name("driftback"), "up", "--json", "--no-grafana"]
+    command += ["--state-dir", state_dir, "--port-offset", str(PORT_OFFSET), *CLOCK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _wait_for(what: str, seconds: float, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no {what} within {seconds:.0f} s")
+        time.sleep(0.5)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/-/ready", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def _count(running: dict[str, Any], personas: int) -> None:
+    recorder = Recorder(running["urls"]["exporter"], token=running["ingest_token"])
     begun = time.monotonic()
     for index in range(MESSAGES):
         recorder.record(
@@ -74,7 +107,7 @@ def _stored(data: Path) -> dict[str, float]:
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_for("Prometheus", 60, lambda: answers(f"{url}/-/ready"))
+        _wait_for("Prometheus", 60, lambda: _is_ready(url))
         requests.post(f"{url}/api/v1/admin/tsdb/snapshot", timeout=60).raise_for_status()
     finally:
         process.terminate()
@@ -92,13 +125,13 @@ def _stored(data: Path) -> dict[str, float]:
 def measure(personas: int) -> dict[str, float]:
     """The figures with that many label sets."""
     with tempfile.TemporaryDirectory() as folder:
-        with stack(Path(folder) / "state", *CLOCK) as running:
-            prometheus = running.url("prometheus")
+        with _stack(Path(folder) / "state") as running:
+            prometheus = running["urls"]["prometheus"]
             _count(running, personas)
             total = 'kpi:messages_total{scope="total",window="7d"}'
-            wait_for("all messages", 120, lambda: _value(prometheus, total) == MESSAGES)
+            _wait_for("all messages", 120, lambda: _value(prometheus, total) == MESSAGES)
             found = {name: _value(prometheus, query) or 0.0 for name, query in QUERIES.items()}
-            state = Path(running.info["state_dir"])
+            state = Path(running["state_dir"])
             size = sum(path.stat().st_size for path in state.rglob("exporter/*") if path.is_file())
             found["exporter's disk, MB a million messages"] = size / MESSAGES
         (wal,) = state.rglob("prometheus/wal")

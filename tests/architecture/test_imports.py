@@ -135,6 +135,11 @@ def test_no_folder_of_code_has_more_than_a_dozen_modules_at_its_root() -> None:
     assert crowded.keys() <= {"exporter"}
 
 
+def test_no_benchmark_needs_the_tests() -> None:
+    benchmarks = (ROOT / "benchmarks").rglob("*.py")
+    assert [path for path in benchmarks if any(_own(target, ("tests",)) for target in _imports(path))] == []
+
+
 def test_one_module_makes_http_sessions() -> None:
     """What the environment may change in a call is decided there."""
     makes = re.compile(r"\brequests\.(get|post|put|request|Session)\(|\burlopen\(")
