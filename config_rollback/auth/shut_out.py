@@ -6,9 +6,10 @@ in again. Whoever holds this service's own signing key can name themselves as th
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from config_rollback.audit.chain import LET_IN, SHUT_OUT
+from config_rollback.audit.chain import LET_IN, READ, SHUT_OUT
 from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
 from config_rollback.rollback.attempts import Attempts, Call, Decision
@@ -46,13 +47,11 @@ class ShutOut:
         self._attempts = attempts
 
     def holds(self, call: Call, action: str, persona: str | None) -> bool:
-        """Whether the caller is shut out. Raises what `Attempts.ask` raises."""
-
-        def question() -> bool:
-            with self._store.read() as transaction:
-                return transaction.shut_out_person(*call.actor.identity) is not None
-
-        return self._attempts.ask(call, action, persona, question)
+        """Whether the caller is shut out. An act fails as `Attempts.perform` does."""
+        attempt = self._attempts.begin(call, action, persona)
+        as_the_act = nullcontext() if action == READ else self._attempts.auditable(attempt)
+        with as_the_act, self._store.read() as transaction:
+            return transaction.shut_out_person(*call.actor.identity) is not None
 
     def add(self, person: Person, call: Call) -> Decided:
         """Shuts a person out and ends their sessions.

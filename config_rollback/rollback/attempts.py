@@ -16,25 +16,18 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from config_rollback.audit.chain import READ, Attempt, Head
+from config_rollback.audit.chain import Attempt, Head
 from config_rollback.clock import Clock
 from config_rollback.errors import (
     AuditUnavailableError,
-    ConfigChangedError,
     IdempotencyKeyReusedError,
-    NotFoundError,
-    NothingToRollBackError,
     OutcomeUnknownError,
-    OwnAccessError,
     RefusalError,
     RequestInProgressError,
     ShutOutError,
     StorageBusyError,
     StorageUnavailableError,
-    TargetNotFoundError,
-    TooManyShutOutError,
     UnavailableError,
-    VersionDamagedError,
 )
 from config_rollback.storage.models import IdempotencyRecord
 from config_rollback.storage.store import Store, Transaction
@@ -44,18 +37,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_REPLAYABLE: dict[str, type[RefusalError]] = {
-    refusal.code: refusal
-    for refusal in (
-        ConfigChangedError,
-        NotFoundError,
-        NothingToRollBackError,
-        OwnAccessError,
-        TargetNotFoundError,
-        TooManyShutOutError,
-        VersionDamagedError,
-    )
+_REPLAYABLE = {
+    kind.code: kind
+    for kind in RefusalError.__subclasses__()
+    if kind not in (IdempotencyKeyReusedError, ShutOutError)
 }
+"""Refusals that a retry gets again; the others are about this request, whatever the first one got."""
 
 Outcome = TypeVar("Outcome", covariant=True)
 Result = TypeVar("Result", bound="DataclassInstance")
@@ -148,7 +135,7 @@ class Attempts:
         content = json.dumps([attempt.action, asdict(request)], sort_keys=True)
         fingerprint = hashlib.sha256(content.encode()).hexdigest()
         decision: Decision[Result] | Decision[RefusalError]
-        with self._alone(call), self._auditable(attempt), self._store.write() as transaction:
+        with self._alone(call), self.auditable(attempt), self._store.write() as transaction:
             earlier = transaction.idempotent(identity, key) if key else None
             if earlier and earlier[0] == fingerprint:
                 return _replayed(earlier[1], result_type)
@@ -182,20 +169,10 @@ class Attempts:
         """Audits attempts that were refused before any decision, all or none. Raises as `perform` does."""
         if not attempts:
             return
-        with self._auditable(attempts[0]), self._store.write() as transaction:
+        with self.auditable(attempts[0]), self._store.write() as transaction:
             heads = [transaction.append_audit(attempt) for attempt in attempts]
         for head, attempt in zip(heads, attempts, strict=True):
             self._announce(head, attempt)
-
-    def ask(self, call: Call, action: str, persona: str | None, question: Callable[[], bool]) -> bool:
-        """The answer of the database to what must be known before an act; it fails as the act would.
-
-        Raises as `perform`. A `read` is no act, and fails as the question does.
-        """
-        if action == READ:
-            return question()
-        with self._auditable(self.begin(call, action, persona)):
-            return question()
 
     @contextmanager
     def _alone(self, call: Call) -> Iterator[None]:
@@ -218,7 +195,8 @@ class Attempts:
                 self._in_flight.discard(key)
 
     @contextmanager
-    def _auditable(self, attempt: Attempt) -> Iterator[None]:
+    def auditable(self, attempt: Attempt) -> Iterator[None]:
+        """Tells the observer where the database fails: the attempt then has no row, and is not done."""
         try:
             yield
         except (StorageBusyError, OutcomeUnknownError) as error:
