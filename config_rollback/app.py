@@ -73,9 +73,9 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     """Starlette's own errors, raised by the router: no route knows whether a page was wanted."""
     refused: errors.ConfigRollbackError
     if isinstance(error, HTTPException) and error.status_code == 405:
-        refused = errors.MethodNotAllowedError("this method does not work here")
+        refused = errors.MethodNotAllowedError("this method is not allowed here")
     elif isinstance(error, HTTPException) and error.status_code == 404:
-        refused = errors.NotFoundError("no page has this address")
+        refused = errors.NotFoundError("there is no page at this address")
     else:
         raise error
     response = (

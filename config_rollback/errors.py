@@ -1,7 +1,7 @@
-"""What can go wrong, as one tree: each error with its public code, HTTP status, meaning and page.
+"""All errors, as one tree: each with its public code, HTTP status, meaning and page text.
 
-docs/reference.md and `/openapi.json` are made from it. `details` goes to the caller as it is: it never holds
-a secret or an echo of unvalidated input.
+docs/reference.md and `/openapi.json` are made from it. `details` goes to the caller unchanged: it never
+contains a secret or unvalidated input.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class ConfigRollbackError(Exception):
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "This did not work"
-    """Heading of the page about it."""
+    title: ClassVar[str] = "This failed"
+    """Heading of its page."""
     advice: ClassVar[str] = "Nothing was changed."
-    """What the page says below the message; a format of `details`."""
+    """Text of the page below the message; a format string for `details`."""
     next_step: ClassVar[NextStep] = "open the form again"
     """The first button of the page."""
     headers: Mapping[str, str] = MappingProxyType({})
@@ -49,7 +49,7 @@ class ConfigRollbackError(Exception):
 
 
 def with_codes(base: type[ConfigRollbackError] = ConfigRollbackError) -> Iterator[type[ConfigRollbackError]]:
-    """Every error that a caller can be told, below `base`."""
+    """Every error below `base` that a caller can get."""
     for kind in base.__subclasses__():
         if "code" in vars(kind):
             yield kind
@@ -67,10 +67,10 @@ class AuthenticationError(
     advice="",
     next_step="log in",
 ):
-    """The caller did not prove who they are."""
+    """The caller is not authenticated."""
 
     reason: str | None = None
-    """What is wrong with the credentials, for the log alone."""
+    """What is wrong with the credentials. Only the log shows it."""
 
 
 class UnauthenticatedError(AuthenticationError, code="unauthenticated", title="Log in first"):
@@ -81,7 +81,7 @@ class TokenInvalidError(AuthenticationError, code="token_invalid", title="This l
     """A token that this service did not sign for this purpose, or that breaks a rule."""
 
 
-class TokenExpiredError(AuthenticationError, code="token_expired", title="This login link is expired"):
+class TokenExpiredError(AuthenticationError, code="token_expired", title="This login link has expired"):
     """A genuine token past its `exp`."""
 
 
@@ -92,25 +92,28 @@ class TokenScopeMismatchError(
 
 
 class SessionRevokedError(
-    AuthenticationError, code="session_revoked", title="Your session is over", advice="Nothing was changed."
+    AuthenticationError, code="session_revoked", title="Your session has ended", advice="Nothing was changed."
 ):
-    """The session cookie was valid once: logged out, or over."""
+    """The session was valid once, and has ended."""
 
 
 class TokenAlreadyUsedError(
     AuthenticationError, code="token_already_used", status=409, title="This login link was used before"
 ):
-    """A one-time login token, a second time."""
+    """A one-time login token was used a second time."""
 
 
 class OidcStateMismatchError(
-    AuthenticationError, code="oidc_state_mismatch", status=400, title="This login was not begun here"
+    AuthenticationError,
+    code="oidc_state_mismatch",
+    status=400,
+    title="This login was started in another browser",
 ):
-    """The answer of the OpenID provider belongs to no login that this browser began, or to an old one."""
+    """The response of the OpenID provider belongs to a login of another browser, or to an old one."""
 
 
-class LoginFailedError(AuthenticationError, code="login_failed", title="The login did not work"):
-    """The OpenID provider refused the login, or what it sent does not hold."""
+class LoginFailedError(AuthenticationError, code="login_failed", title="The login failed"):
+    """The OpenID provider refused the login, or its response is not valid."""
 
 
 class ForbiddenError(
@@ -118,14 +121,14 @@ class ForbiddenError(
     code="forbidden",
     status=403,
     title="You may not do this",
-    advice="Nothing was changed. Log in as somebody who has the role. This attempt is in the audit.",
+    advice="Nothing was changed. Ask somebody who has the role. This attempt is in the audit log.",
     next_step="leave",
 ):
     """A known caller without the role `ops`."""
 
 
 class CsrfRejectedError(ConfigRollbackError, code="csrf_rejected", status=403, title="This form was refused"):
-    """A form that did not provably come from this service's own page in this session."""
+    """A form that does not come from this service's own page in this session."""
 
 
 class RequestError(ConfigRollbackError):
@@ -133,7 +136,7 @@ class RequestError(ConfigRollbackError):
 
 
 class InvalidJsonError(RequestError, code="invalid_json", status=400):
-    """The body is not JSON (RFC 8259), nests too deeply, or gives a key twice in an object."""
+    """The body is not JSON (RFC 8259), is nested too deeply, or has a key twice in an object."""
 
 
 class InvalidRequestError(RequestError, code="invalid_request", status=422, title="This was not accepted"):
@@ -157,11 +160,11 @@ class UnsupportedMediaTypeError(RequestError, code="unsupported_media_type", sta
 
 
 class UnsupportedEncodingError(RequestError, code="unsupported_encoding", status=415):
-    """The body carries a Content-Encoding."""
+    """The body has a Content-Encoding."""
 
 
 class MethodNotAllowedError(RequestError, code="method_not_allowed", status=405):
-    """The route exists, this method on it does not."""
+    """The route exists, but does not allow this method."""
 
 
 class IdempotencyKeyMissingError(RequestError, code="idempotency_key_missing", status=400):
@@ -172,10 +175,10 @@ class RequestInProgressError(
     RequestError,
     code="request_in_progress",
     status=409,
-    title="This is being done already",
-    advice="Open the page again in a moment: it says what came of it.",
+    title="This is already in progress",
+    advice="Open the page again in a moment: it shows the result.",
 ):
-    """A request with the same actor and `Idempotency-Key` has not ended yet."""
+    """A request with the same actor and `Idempotency-Key` is still running."""
 
 
 class RateLimitedError(
@@ -198,27 +201,27 @@ class OverloadedError(ConfigRollbackError, status=429, next_step="open again", h
 
 
 class TooManyConnectionsError(OverloadedError, code="too_many_connections"):
-    """As many connections are open as may be (`CONFIG_ROLLBACK_MAX_CONNECTIONS`), all being answered."""
+    """As many connections are open as may be (`CONFIG_ROLLBACK_MAX_CONNECTIONS`), and all are in use."""
 
 
 class TooManyPipelinedError(OverloadedError, code="too_many_pipelined"):
-    """A connection sent more requests at once than may wait for their turn on it."""
+    """A connection sent more requests ahead of the responses than may wait on it."""
 
 
 class TooManyRequestsError(OverloadedError, code="too_many_requests"):
-    """As many requests are being answered as connections may be open."""
+    """The service is answering as many requests as it may."""
 
 
 class TooManyPollsError(OverloadedError, code="too_many_polls"):
-    """Three quarters of the connections that may be open wait for a change already."""
+    """Three quarters of the allowed connections already wait for a change."""
 
 
 class RefusalError(ConfigRollbackError, status=409):
-    """A decision against the act, made inside the transaction and audited there."""
+    """The act was refused by a decision inside the transaction, which is audited there."""
 
 
 class NotFoundError(
-    RefusalError, code="not_found", status=404, title="There is nothing here", next_step="leave"
+    RefusalError, code="not_found", status=404, title="This was not found", next_step="leave"
 ):
     """No such route, persona or version."""
 
@@ -230,20 +233,20 @@ class TargetNotFoundError(
 
 
 class NothingToRollBackError(RefusalError, code="nothing_to_rollback", title="There is nothing to roll back"):
-    """The target is what is active, or no earlier good version exists."""
+    """The target is active already, or there is no earlier good version."""
 
 
 class VersionDamagedError(
-    RefusalError, code="version_damaged", title="That version was changed since it was published"
+    RefusalError, code="version_damaged", title="That version was changed after it was published"
 ):
-    """The target's content is not the one that was published."""
+    """The target's content was changed after it was published."""
 
 
 class ConfigChangedError(
     RefusalError,
     code="config_changed_since_alert",
-    title="Somebody was faster: nothing was changed",
-    advice="Version {active_version} serves now.",
+    title="Somebody else was faster: nothing was changed",
+    advice="Version {active_version} is active now.",
 ):
     """`expected_version` is not active any more: somebody was faster, or the link is stale."""
 
@@ -252,29 +255,29 @@ class IdempotencyKeyReusedError(
     RefusalError,
     code="idempotency_key_reused",
     status=422,
-    title="This form was sent before with other contents",
-    advice="Nothing was changed this time. Open the page again: it says what came of the first time.",
+    title="This form was sent before with other content",
+    advice="Nothing was changed this time. Open the page again: it shows the result of the first time.",
 ):
     """The key was used by the same actor for another request."""
 
 
 class OwnAccessError(RefusalError, code="own_access"):
-    """Whoever asks decides about their own access (`driftback access`)."""
+    """The caller tried to decide about their own access (`driftback access`)."""
 
 
 class TooManyShutOutError(RefusalError, code="too_many_shut_out"):
-    """As many people are shut out as may be."""
+    """As many people are blocked as may be."""
 
 
 class ShutOutError(ForbiddenError, RefusalError):
-    """A known caller of whom an operator decided that they may do nothing (`driftback access`)."""
+    """A known caller whom an operator has blocked (`driftback access`)."""
 
     code = "shut_out"
-    title = "You are shut out"
+    title = "You are blocked"
     advice = "Nothing was changed."
 
     def __init__(self) -> None:
-        super().__init__("an operator decided that you may do nothing here")
+        super().__init__("an operator has blocked you")
 
 
 class UnavailableError(
@@ -283,11 +286,11 @@ class UnavailableError(
     advice="Nothing was changed. Look at the service's log, then try again.",
     next_step="open again",
 ):
-    """A dependency does not answer; repeating the request later can help."""
+    """A dependency cannot be reached; repeating the request later can help."""
 
 
 class AuditUnavailableError(
-    UnavailableError, code="audit_unavailable", title="Refused: the audit record cannot be written"
+    UnavailableError, code="audit_unavailable", title="Refused: the audit row cannot be written"
 ):
     """The audit row could not be written, so the act was not done."""
 
@@ -297,7 +300,7 @@ class StorageBusyError(UnavailableError, code="storage_busy", title="The databas
 
 
 class StorageUnavailableError(
-    UnavailableError, code="storage_unavailable", title="The database does not answer"
+    UnavailableError, code="storage_unavailable", title="The database cannot be reached"
 ):
     """The database failed for another reason."""
 
@@ -305,21 +308,21 @@ class StorageUnavailableError(
 class OutcomeUnknownError(
     UnavailableError,
     code="outcome_unknown",
-    title="It is not certain whether this was done",
-    advice="Open the persona again: the page says which version serves, and its history who did what.",
+    title="The outcome is unknown",
+    advice="Open the persona again: the page shows which version is active, and who did what.",
 ):
-    """The connection broke or fell silent at the commit: a retry with the same `Idempotency-Key` tells."""
+    """The connection failed at the commit. A retry with the same `Idempotency-Key` gets the result."""
 
 
 class ConfigWithheldError(UnavailableError, code="config_withheld"):
-    """The audit does not vouch for what is active, so it is not delivered."""
+    """The audit log does not confirm the active version, so it is not delivered."""
 
 
 class MonitoringUnavailableError(UnavailableError, code="monitoring_unavailable"):
-    """Prometheus does not answer, or not in time."""
+    """Prometheus cannot be reached, or did not answer in time."""
 
 
 class LoginUnavailableError(
-    UnavailableError, code="login_unavailable", title="The login provider does not answer"
+    UnavailableError, code="login_unavailable", title="The login provider cannot be reached"
 ):
-    """The OpenID provider does not answer."""
+    """The OpenID provider cannot be reached."""

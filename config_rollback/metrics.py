@@ -51,19 +51,19 @@ class Metrics:
         self.registry = CollectorRegistry()
         Gauge(
             "config_rollback_info",
-            "1; where browsers reach this service, for links from dashboards.",
+            "1; the label is the address at which browsers reach this service, for links from dashboards.",
             ["external_url"],
             registry=self.registry,
         ).labels(external_url).set(1)
         self.activations = Counter(
             "config_activations",
-            "Versions activated, by how.",
+            "Versions activated, by action.",
             ["persona", "action"],
             registry=self.registry,
         )
         self.rollbacks = Counter(
             "config_rollbacks",
-            "Rollbacks asked for: done, refused by a rule, or failed.",
+            "Requested rollbacks: done, refused by a rule, or failed.",
             ["status"],
             registry=self.registry,
         )
@@ -80,13 +80,13 @@ class Metrics:
         )
         self.authentication_failures = Counter(
             "config_authentication_failures",
-            "Requests refused for want of valid credentials, by error code.",
+            "Requests refused because of missing or invalid credentials, by error code.",
             ["code"],
             registry=self.registry,
         )
         self.forbidden = Counter(
             "config_forbidden",
-            "Attempts refused for want of the role ops; audit rows may tell of several.",
+            "Attempts refused because the role ops was missing; one audit row may stand for several.",
             registry=self.registry,
         )
         self.rows_deleted = Counter(
@@ -122,7 +122,7 @@ class Metrics:
         ).set_function(lambda: delivery.waiting)
         Gauge(
             "config_rate_limit_store_up",
-            "1 while calls are counted in the store of the settings, 0 while each replica counts for itself.",
+            "1 while calls are counted in the configured store, 0 while each replica counts for itself.",
             registry=self.registry,
         ).set_function(lambda: rate_limits.store_up)
         for status in ("succeeded", "refused", "failed"):
@@ -171,11 +171,11 @@ class _Versions(Collector):
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: saves the registry a query when it registers this collector."""
+        """Returns nothing, which saves the registry a query when it registers this collector."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """One family per gauge. A database that fails is told, and hides nothing that is known without it."""
+        """One family per gauge. If the database fails, they say so, and those that do not need it stay."""
         active = GaugeMetricFamily(
             "config_active_version", "The active version's number.", labels=["persona"]
         )
@@ -184,14 +184,14 @@ class _Versions(Collector):
         yield active
         withheld = GaugeMetricFamily(
             "config_withheld",
-            "1 where what is active is not delivered, as the audit does not vouch for it.",
+            "1 if the active version is not delivered because the audit log does not confirm it.",
             labels=["persona"],
         )
         for persona in self._delivery.active.keys() | self._delivery.withheld:
             withheld.add_metric([persona], persona in self._delivery.withheld)
         yield withheld
         up = GaugeMetricFamily(
-            "config_database_up", "1 where the database could be read for this scrape and takes writes."
+            "config_database_up", "1 if the database could be read for this scrape and is not read-only."
         )
         try:
             yield from self._stored()
@@ -219,7 +219,7 @@ class _Versions(Collector):
         )
         accepted = GaugeMetricFamily(
             "config_baseline_accepted_timestamp_seconds",
-            "When somebody last accepted what the persona does as normal.",
+            "When an operator last accepted the persona's behaviour as the baseline.",
             labels=["persona"],
         )
         with self._store.read() as transaction:

@@ -43,7 +43,7 @@ NameList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything the service can be told. Build with `load`, or by keyword in tests."""
+    """All settings of the service. Build with `load`, or by keyword in tests."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -58,13 +58,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """Address to listen on; `::` is every one, IPv4's too."""
     port: int = Field(default=9811, ge=0, le=65535)
-    """TCP port to listen on; 0 takes a free one."""
+    """TCP port to listen on; 0 means any free port."""
     max_connections: int = Field(default=2048, ge=4, le=1_000_000)
     """Connections that may be open at once; three quarters of them may be polls that wait for a change."""
     state_dir: Path | None = None
     """Folder of the default SQLite database."""
     database_url: SecretStr = SecretStr("")
-    """SQLAlchemy URL, percent-encoded, a secret as it may hold a password; by default the SQLite file
+    """SQLAlchemy URL, percent-encoded; secret, because it may contain a password. By default the SQLite file
     `config_rollback.db` in the state folder."""
     database_url_file: Path | None = None
     jwt_secret: SecretStr = SecretStr("")
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     config_schema_file: Path | None = None
     """JSON Schema that configurations are checked against, instead of the default shape."""
     prometheus_url: str | None = None
-    """Prometheus' API, for KPI and evidence; a rollback works without."""
+    """Prometheus' API, for KPIs and evidence; a rollback works without it."""
     external_url: str = "http://127.0.0.1:9811"
     """Where browsers reach this service: decides cookie flags and the origin that forms must come from."""
     alertmanager_url: str | None = None
@@ -90,25 +90,25 @@ class Settings(BaseSettings):
     rate_limit_user: str = "300/minute"
     """How often one person may call the API and the pages."""
     rate_limit_role: str = "1200/minute"
-    """How often all of a role may."""
+    """How often all people with one role together may call the API and the pages."""
     rate_limit_global: str = "2400/minute"
-    """How often all people may."""
+    """How often all people together may call the API and the pages."""
     rate_limit_store: SecretStr = SecretStr("memory://")
-    """Where calls are counted, a secret as it may hold a password: `redis://…` shares it between replicas.
-    While it is away each replica counts for itself."""
+    """The store that counts calls, secret because it may contain a password. Replicas share `redis://…`.
+    While it cannot be reached, each replica counts for itself."""
     rate_limit_store_file: Path | None = None
 
     keep_sessions_days: int = Field(default=30, ge=1, le=36_500)
-    """How long logins that are over stay in the database."""
+    """How long ended logins stay in the database."""
     keep_idempotency_keys_days: int = Field(default=7, ge=1, le=36_500)
     """How long a retry with the same `Idempotency-Key` gets the first answer."""
     keep_alerts_days: int = Field(default=90, ge=1, le=36_500)
-    """How long alerts stay in the inbox after Alertmanager last told of them."""
+    """How long alerts stay in the inbox after Alertmanager last sent them."""
 
     jwks_file: Path | None = None
-    """Public keys (RFC 7517) of an issuer of access tokens; read anew while the service runs."""
+    """Public keys (RFC 7517) of an issuer of access tokens; read again while the service runs."""
     jwks_url: str | None = None
-    """The same, fetched."""
+    """URL of the same key set, which the service fetches."""
     jwt_issuer: str | None = None
     """`iss` of its tokens."""
     jwt_audience: str | None = None
@@ -116,14 +116,14 @@ class Settings(BaseSettings):
     jwt_role_claim: str = "role"
     """The claim of its tokens that holds the role, a text or a list, or a path: `realm_access.roles`."""
     jwt_ops_roles: NameList = ("ops",)
-    """What gives the role `ops` there, such as `sre-oncall,/ops`; one a line where a name holds a comma."""
+    """The roles that count as `ops`, such as `sre-oncall,/ops`; one a line if a name contains a comma."""
     jwt_max_lifetime_seconds: int = Field(default=24 * 3600, ge=60, le=366 * 24 * 3600)
-    """How long its tokens may be good for, from `iat` to `exp`."""
+    """Longest lifetime of its tokens in seconds, from `iat` to `exp`."""
 
     oidc_issuer: str | None = None
     """OpenID provider for logins in a browser, exactly as its discovery document spells it."""
     oidc_client_id: str | None = None
-    """What this service is called there."""
+    """The client ID of this service at the provider."""
     oidc_client_secret: SecretStr | None = None
     """Left out for a public client: PKCE is used either way."""
     oidc_client_secret_file: Path | None = None
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     oidc_role_claim: str = "role"
     """The claim of the ID token that holds the role, a text or a list, or a path: `realm_access.roles`."""
     oidc_ops_roles: NameList = ("ops",)
-    """What gives the role `ops` there, such as `sre-oncall,/ops`; one a line where a name holds a comma."""
+    """The roles that count as `ops`, such as `sre-oncall,/ops`; one a line if a name contains a comma."""
     oidc_subject_claim: str = "sub"
     """The claim that names a person in audit rows."""
 
@@ -168,14 +168,14 @@ class Settings(BaseSettings):
             names = value.splitlines() if "\n" in value else value.split(",")
             value = tuple(name.strip() for name in names if name.strip())
         if not value:
-            raise ValueError("names at least one role")
+            raise ValueError("must name at least one role")
         return value
 
     @field_validator("jwt_secret")
     @classmethod
     def _check_secret(cls, secret: SecretStr) -> SecretStr:
         if len(secret.get_secret_value().encode()) < MINIMUM_SECRET_BYTES:
-            raise ValueError(f"needs at least {MINIMUM_SECRET_BYTES} bytes")
+            raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
         return secret
 
     @field_validator("database_url")
@@ -215,17 +215,17 @@ class Settings(BaseSettings):
         keys = self.jwks_file or self.jwks_url
         if self.jwt_issuer == OWN_ISSUER:
             raise ValueError(
-                f"{_variable('jwt_issuer')} must not be {OWN_ISSUER}: so this service's own is called"
+                f"{_variable('jwt_issuer')} must not be {OWN_ISSUER}, which is this service's own issuer"
             )
         for name in ("jwt_issuer", "jwt_audience"):
             if bool(getattr(self, name)) != bool(keys):
                 needed = f"{_variable('jwks_file')} or {_variable('jwks_url')}"
-                raise ValueError(f"{_variable(name)} goes with {needed}")
+                raise ValueError(f"set {_variable(name)} together with {needed}")
         if bool(self.oidc_issuer) != bool(self.oidc_client_id):
             names = f"{_variable('oidc_issuer')} and {_variable('oidc_client_id')}"
-            raise ValueError(f"{names} go together")
+            raise ValueError(f"set both {names}, or neither")
         if self.oidc_client_secret and not self.oidc_issuer:
-            raise ValueError(f"{_variable('oidc_client_secret')} goes with {_variable('oidc_issuer')}")
+            raise ValueError(f"{_variable('oidc_client_secret')} needs {_variable('oidc_issuer')}")
         if self.oidc_client_id and self.oidc_client_id == self.jwt_audience:
             # Every ID token of a browser's login would then pass as an access token.
             raise ValueError(f"{_variable('jwt_audience')} must differ from {_variable('oidc_client_id')}")
@@ -267,7 +267,7 @@ def sqlite_url(file: Path) -> str:
 
 
 def check_database_url(url: str) -> None:
-    """Raises ValueError, which does not hold the URL, where it is none or of another kind of database."""
+    """Raises ValueError, without the URL, if it is not a URL or is for another kind of database."""
     try:
         backend = make_url(url).get_backend_name()
     except (ArgumentError, ValueError):

@@ -1,4 +1,4 @@
-"""What is done from time to time: refused attempts become rows, and what nobody needs any more is deleted."""
+"""Periodic work: writes the rows of counted refusals, and deletes old rows."""
 
 from __future__ import annotations
 

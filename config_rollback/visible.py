@@ -1,4 +1,4 @@
-"""Characters that nobody sees, or that change how others are drawn: one decides by text, so they are shown.
+"""Shows invisible characters, and those that change how others are drawn, because people decide by the text.
 
 Two versions of a prompt may differ by nothing else, and a model reads them all. Configurations may hold them,
 for scripts and emoji need joiners; names and reasons are refused with them.

@@ -1,6 +1,6 @@
 """Customers of the example services: a seeded stream of messages with topics, or the arrivals of a trace.
 
-Messages arrive by a Poisson process. Topics are drawn from a fixed mix in which about 3% belong to nobody's
+Messages arrive by a Poisson process. Topics are drawn from a fixed mix in which about 3% are on no persona's
 list. Natural answer lengths are lognormal, or the trace's GeneratedTokens.
 """
 
@@ -67,7 +67,7 @@ def traced(journey: str, path: Path, seed: int) -> Iterator[Message]:
 
 
 async def send(url: str, messages: Iterator[Message], parallel: int = 64) -> None:
-    """Sends each message at its time; a service that is away for a moment loses nobody's patience."""
+    """Sends each message at its time; a service that fails for a moment does not stop the traffic."""
     loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(parallel)
     pending: set[asyncio.Future[None]] = set()

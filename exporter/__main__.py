@@ -1,6 +1,6 @@
 """`python -m exporter`: serve with the settings of the environment until SIGTERM or SIGINT.
 
-SIGHUP reads the label policy and the file of tokens anew.
+SIGHUP reads the label policy and the file of tokens again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=__version__)
     parser.parse_args()
     _configure_logs()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     for number in (signal.SIGTERM, signal.SIGINT):  # while the journal is read
         signal.signal(number, lambda *_: sys.exit(0))
     registry = CollectorRegistry()

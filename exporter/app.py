@@ -99,7 +99,9 @@ class Application:
             elif path == "/metrics":
                 self._scrapes.begin(exchange, head, request_id, partial(self._refuse, exchange, request_id))
             elif path == "/-/ready" and not self._service.ready:
-                raise errors.StorageFailedError("The last write to the journal failed")
+                raise errors.StorageFailedError(
+                    "The last write to the journal failed: nothing is counted until a write succeeds"
+                )
             elif path == "/-/ready":
                 data = {"status": "ready", "journal": self._service.journal}
                 exchange.answer(success(request_id, data))

@@ -17,7 +17,7 @@ EARLIEST: Final = 1_577_836_800.0
 JUMP_SECONDS: Final = 60.0
 """Deviation between two readings that is called a jump. Corrections of a clock in use are far smaller."""
 LONG_STOP_SECONDS: Final = 8 * 86_400.0
-"""After a longer stop than this, nobody can tell the stop from a clock that is ahead."""
+"""A longer stop than this cannot be distinguished from a clock that is ahead."""
 
 _log = structlog.get_logger("exporter.clock")
 
@@ -32,7 +32,7 @@ class Moment(NamedTuple):
 
 
 class JournalClock:
-    """Goes on where the journal ended. `unix` and `monotonic` give seconds; not thread-safe.
+    """Continues from the end of the journal. `unix` and `monotonic` give seconds; not thread-safe.
 
     A jump is logged, and `on_jump` is called with its direction. Raises ClockError if the system's clock was
     never set.

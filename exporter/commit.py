@@ -33,7 +33,7 @@ _log = structlog.get_logger("exporter.commit")
 
 
 class _Group:
-    """Records that are written together, and what is to happen when they are on disk."""
+    """Records that are written together, and the callbacks for when they are on disk."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -69,7 +69,7 @@ class _Group:
 
 
 class GroupCommit:
-    """The one writer of a journal. Lives in an event loop; the file is touched in a thread of its own."""
+    """The only writer of a journal. It runs in an event loop, and a separate thread writes the file."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class GroupCommit:
         if self._stopping:
             raise StorageBusyError("The exporter is stopping")
         if self._collecting.size > MAX_WAITING_BYTES:
-            raise StorageBusyError("Too much is waiting to be written")
+            raise StorageBusyError("Too many pushes wait to be written: retry later")
         self._collecting.add(record)
         if self._idle.is_set():
             self._idle.clear()
@@ -155,7 +155,7 @@ class GroupCommit:
             if self.healthy:
                 _log.error("journal_write_failed", error=str(error))
             self.healthy = False
-        except Exception:  # noqa: BLE001 (whatever it was, nobody must wait for ever)
+        except Exception:  # noqa: BLE001 (whatever the error is, no caller may wait for ever)
             self._break_off(group)
         else:
             group.settle(results)
@@ -179,8 +179,8 @@ class GroupCommit:
         behind.refuse(refusal)
 
     def _break_off(self, group: _Group) -> None:
-        """Take nothing more: what is on disk and what is shown may differ now. A restart reads the disk."""
-        self._refuse(group, StorageFailedError("The exporter must be restarted"))
+        """Accept nothing more: the disk and the shown counts may differ now. A restart reads the disk."""
+        self._refuse(group, StorageFailedError("The exporter must be restarted: it cannot write its journal"))
         self._stopping = True
         self.healthy = False
         _log.critical("journal_writer_failed", exc_info=True)

@@ -26,7 +26,7 @@ class PolicyError(StartError):
 
 
 class ClockError(StartError):
-    """The system's clock was never set."""
+    """The system clock was never set."""
 
 
 class StateLockedError(StartError):
@@ -42,7 +42,7 @@ class RequestRefusedError(ExporterError):
 
 
 class InvalidHttpError(RequestRefusedError):
-    """What came is not HTTP/1.1, or not safely so."""
+    """The request is not valid HTTP/1.1, or is not safe."""
 
 
 class NotFoundError(RequestRefusedError):
@@ -62,7 +62,7 @@ class TooManyConnectionsError(RequestRefusedError):
 
 
 class TooManyPipelinedError(RequestRefusedError):
-    """A connection sent more requests at once than may wait for their turn on it."""
+    """A connection sent more requests ahead of the responses than may wait on it."""
 
 
 class TooManyScrapesError(RequestRefusedError):
@@ -74,19 +74,19 @@ class UnauthenticatedError(RequestRefusedError):
 
 
 class TokenInvalidError(RequestRefusedError):
-    """The bearer token is none of the ingest tokens."""
+    """The bearer token is not one of the ingest tokens."""
 
 
 class InvalidJsonError(RequestRefusedError):
-    """The body is not JSON (RFC 8259), nests too deeply, or gives a key twice in an object."""
+    """The body is not JSON (RFC 8259), is nested too deeply, or has a key twice in an object."""
 
 
 class InvalidRequestError(RequestRefusedError):
-    """The body is JSON, but not what the call takes."""
+    """The body is JSON, but not of the required shape."""
 
 
 class LabelNotAllowedError(RequestRefusedError):
-    """A journey or a reason that the label policy does not know."""
+    """A journey or a reason that is not in the label policy."""
 
 
 class BodyTooLargeError(RequestRefusedError):
@@ -114,11 +114,11 @@ class IdempotencyKeyReusedError(RequestRefusedError):
 
 
 class StorageError(ExporterError):
-    """The journal did not take a record: nothing was counted, and the client should retry."""
+    """A record could not be written to the journal: nothing was counted, and the client should retry."""
 
 
 class StorageBusyError(StorageError):
-    """More is waiting to be written than the exporter is willing to hold."""
+    """Too many records wait to be written."""
 
 
 class StorageFullError(StorageError):

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
-    """What became of a batch that was not refused."""
+    """The result of a batch that was not refused."""
 
     duplicate: bool
     dropped: int = 0
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 class Ingest:
-    """The way into the state. Knows what is on its way to the disk, and so recognises a retry of that too."""
+    """Applies pushes to the state. Knows those that are being written, so it recognises their retries."""
 
     def __init__(self, state: State, limits: Limits, commit: GroupCommit) -> None:
         self._state = state
@@ -143,7 +143,7 @@ class Ingest:
             )
         failed = sum(delta.llm_errors.values())
         if delta.out_of_scope + failed > delta.messages:
-            raise InvalidRequestError("More messages out of scope or in error than messages")
+            raise InvalidRequestError("There are more out-of-scope messages or errors than messages")
 
     def _check_observations(self, observations: Iterable[Observation]) -> None:
         """Check the labels of every message, once for all that have the same."""
@@ -189,7 +189,9 @@ def _done(outcome: Outcome) -> "asyncio.Future[Outcome]":
 
 def _check_text(persona: str, config_version: str) -> None:
     if "\0" in persona or "\0" in config_version:
-        raise InvalidRequestError("A label value holds a NUL character, which the text format cannot carry")
+        raise InvalidRequestError(
+            "A label value contains a NUL character, which the text format cannot represent"
+        )
 
 
 def _refusals(items: Iterable[T], check: Callable[[T], None]) -> list[tuple[int, RequestRefusedError]]:

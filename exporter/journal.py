@@ -8,7 +8,7 @@ before the next one is written. The first frame names the format, the journal id
 generation, which is random; the second is a snapshot. `rewrite` makes a new such file, of another generation,
 and puts it in place with one rename.
 
-A frame cut short by the end of the file is the trace of a crash during a write that nobody was told had
+A frame cut short by the end of the file is the trace of a crash during a write that was not acknowledged as
 succeeded: it is cut off, and the journal goes on. Any other damage means that acknowledged records are gone.
 So does a file whose inode is not the one it was written with: it is a copy, perhaps an old one. So does a
 file that lacks what the mark in `lock` says was written to it: an older copy was put back into it, or its end
@@ -18,7 +18,7 @@ The mark (generation, length and checksum of the journal after its last frame) i
 and not synced: a crash of the machine may leave an older one, which the journal then still contains, or which
 is of a generation that it replaced. Format 1 had no generations: there an inode stands for one.
 
-The files are looked for before every write: whoever removes or replaces them while they are in use is told.
+The files are checked before every write, so a removed or replaced file is noticed while it is in use.
 """
 
 import contextlib
@@ -242,7 +242,7 @@ class Journal:
         os.close(self._lock)
 
     def _check_in_place(self, fd: int) -> None:
-        """Raise OSError if the paths lead elsewhere than to the open files: what is written would be lost.
+        """Raise OSError if the paths no longer lead to the open files, because writes would be lost.
 
         Without its lock the journal may be another exporter's by now. One that is too short lacks records.
         """
@@ -255,7 +255,7 @@ class Journal:
                 raise OSError(errno.ESTALE, "Replaced while in use", str(path))
 
     def _repair(self) -> None:
-        """Make good what a failure left: a tail that nobody was told about, a rename not yet on disk."""
+        """Repair what a failure left: an unacknowledged tail, or a rename that is not on disk yet."""
         if self._tail_is_dirty and self._fd is not None:
             os.ftruncate(self._fd, self._end)
             os.fdatasync(self._fd)
@@ -324,7 +324,7 @@ def _frame(records: Sequence[Record], now: Moment, previous: int) -> tuple[bytes
 
 
 def _parse(content: bytes) -> tuple[list[_Frame], Fault | None]:
-    """All sound frames, and what is wrong with the rest."""
+    """All intact frames, and the fault of the rest."""
     frames: list[_Frame] = []
     offset = checksum = 0
     while offset < len(content):

@@ -62,11 +62,11 @@ def load_policy(path: Path | None) -> Policy:
             f"EXPORTER_POLICY_FILE: {path}: journeys and reasons are text without NUL and surrogates"
         )
     if not policy.journeys:
-        raise PolicyError(f"EXPORTER_POLICY_FILE: {path} allows no journey")
+        raise PolicyError(f"EXPORTER_POLICY_FILE: {path} lists no journey: add at least one")
     if contract.OTHER not in policy.reasons:
         raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: reasons must contain '{contract.OTHER}'")
     if len(set(policy.reasons)) < len(policy.reasons):
-        raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: a reason is given twice")
+        raise PolicyError(f"EXPORTER_POLICY_FILE: {path}: a reason occurs twice")
     return policy
 
 

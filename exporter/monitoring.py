@@ -54,7 +54,7 @@ class SelfMonitoring:
         self._limit.set(label_sets)
 
     def policy_reloaded(self, successful: bool) -> None:
-        """Say whether the label policy could be read anew."""
+        """Say whether the last reload of the label policy succeeded."""
         self._policy_reloaded.set(successful)
 
     def recovered(self, fault: Fault) -> None:
@@ -66,7 +66,7 @@ class SelfMonitoring:
         self._clock_jumps.labels(direction).inc()
 
     def tokens_reloaded(self, successful: bool) -> None:
-        """Say whether the file of tokens could be read anew."""
+        """Say whether the last reload of the tokens succeeded."""
         self._tokens_reloaded.set(successful)
 
     def pushed(self, result: str) -> None:

@@ -12,7 +12,7 @@ def read_secret(path: Path) -> str:
     """The one line of a file, without the white space around it."""
     secret = _read(path).strip()
     if len(secret.splitlines()) > 1:
-        raise ValueError(f"{path} holds more than one line: write the secret on one, and nothing else")
+        raise ValueError(f"{path} has more than one line: write only the secret, on one line")
     return secret
 
 
@@ -29,12 +29,12 @@ def split_tokens(text: str) -> tuple[str, ...]:
     """Tokens, one a line or separated by commas, in their order."""
     tokens = tuple(token.strip() for token in text.replace(",", "\n").splitlines() if token.strip())
     if not tokens:
-        raise ValueError("holds no token: write at least one")
+        raise ValueError("contains no token: write at least one")
     for token in tokens:
         if not (token.isascii() and token.isprintable()) or " " in token:
-            raise ValueError("a token is visible ASCII without a space in it: write one a line")
+            raise ValueError("a token must be visible ASCII without spaces: write one token a line")
         if len(token) < MIN_TOKEN_LENGTH:
-            raise ValueError(f"a token has at least {MIN_TOKEN_LENGTH} characters, all of it on one line")
+            raise ValueError(f"a token must have at least {MIN_TOKEN_LENGTH} characters on one line")
     return tokens
 
 
@@ -44,4 +44,4 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"cannot read {path}: it is not UTF-8; save it as that") from None
+        raise ValueError(f"cannot read {path}: it is not UTF-8; save it as UTF-8") from None

@@ -19,7 +19,7 @@ ERRORS = slice(TTFT.stop, None)
 """Where each metric is in `LabelSet.counts`. Errors come last, one per reason: reasons can be added."""
 
 _LARGEST = 2**63 - 1
-"""What the journal can hold. A larger count is nonsense, but must not keep the journal from being written."""
+"""The largest count that the journal can store. A larger count is nonsense, but must not stop the journal."""
 
 Key = tuple[str, str, str]
 """(journey, persona, config_version)"""

@@ -69,7 +69,7 @@ class Service:
         return View(label_sets, self._state.table.reasons, scoped)
 
     def reload_policy(self) -> None:
-        """Read the label policy anew; keep the one in force if the new one is invalid.
+        """Read the label policy again; keep the present one if the new one is invalid.
 
         Batches on their way to the disk were judged by the old policy and are counted as it said. Label sets
         that are known stay, whatever the new bounds are, until nobody touches them for 8 days. Call in the

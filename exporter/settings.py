@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     state_dir: Path = Field(description="Folder of the durable journal; one exporter at a time.")
     ingest_tokens: SecretStr | None = Field(None, description="Bearer tokens that may push.")
     ingest_tokens_file: Path | None = Field(
-        None, description="File with those tokens, instead; read anew on SIGHUP."
+        None, description="File with those tokens, instead; SIGHUP reads it again."
     )
     policy_file: Path | None = Field(None, description="Label policy (YAML).")
     max_connections: int = Field(

@@ -55,7 +55,7 @@ class _Snapshot(msgspec.Struct):
 
 
 class State:
-    """Counts and the names of counted batches. Changes are deterministic: a replay ends where the run was."""
+    """Counts and the names of counted batches. Changes are deterministic: a replay gives the same state."""
 
     def __init__(self, reasons: Iterable[str] = contract.REASONS) -> None:
         self.table = SeriesTable(reasons)
@@ -88,7 +88,7 @@ class State:
         _remember(self._keys, batch.key, batch.digest, now.running)
 
     def apply_expiry(self, expiry: Expiry) -> None:
-        """Drop label sets nobody touched."""
+        """Drop label sets without new messages."""
         self.table.remove(self.table.untouched_since(expiry.before))
 
     def begin_anew(self, now: Moment) -> None:
@@ -106,7 +106,9 @@ class State:
             for moment, record in recovery.records:
                 self._replay(record, moment)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            raise StateUnusableError(f"The journal holds a record that cannot be read: {error!r}") from error
+            raise StateUnusableError(
+                f"The journal contains a record that cannot be read: {error!r}"
+            ) from error
         if recovery.fault is not None and recovery.fault.lost_records:
             self.begin_anew(now)
 

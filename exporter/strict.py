@@ -32,7 +32,7 @@ BREAKS: Final = {"\x85": r"\N", "\u2028": r"\L", "\u2029": r"\P"}
 
 
 def check_json(body: bytes) -> None:
-    """Raise ValueError, which says where, for what is not JSON (RFC 8259), or gives a key twice in an object.
+    """Raise ValueError, with the place, if the text is not JSON (RFC 8259), or has a key twice in an object.
 
     What nests more than 200 deep, or holds an integer of more than 4300 digits, is refused too.
     """
@@ -40,7 +40,7 @@ def check_json(body: bytes) -> None:
 
 
 def read_yaml(text: str) -> Any:
-    """What a document holds. Raise ValueError, which says where it is wrong and what to write instead."""
+    """The content of a document. Raise ValueError with the place of the error and the remedy."""
     for character, escape in BREAKS.items():
         before, found, _ = text.partition(character)
         if found:
@@ -57,7 +57,7 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
-        raise ValueError("it nests too deeply") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 class _Loader(yaml.BaseLoader):
@@ -65,13 +65,13 @@ class _Loader(yaml.BaseLoader):
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
         if not isinstance(node, yaml.MappingNode):  # `!!map [a]`
-            raise _error(node, "this is no mapping: leave out the tag")
+            raise _error(node, "this is not a mapping: remove the tag")
         found: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             if key_node.tag != f"{_TAG}str":
-                raise _error(key_node, "a key is text: write it in quotes")
+                raise _error(key_node, "a key must be text: write it in quotes")
             if key_node.value in found:
-                raise _error(key_node, f"the key {key_node.value!r} is given twice")
+                raise _error(key_node, f"the key {key_node.value!r} occurs twice")
             found[key_node.value] = self.construct_object(value_node, deep=deep)
         return found
 
@@ -91,7 +91,7 @@ def _construct_sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
 def _construct_scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
     text = _construct_text(loader, node)
     if not re.fullmatch(PLAIN_SCALARS[node.tag][0], text):  # `!!int 0300`
-        raise _error(node, f"{text} does not match its tag: leave out the tag, and write text in quotes")
+        raise _error(node, f"{text} does not match its tag: remove the tag, and write text in quotes")
     value = _MAKE[node.tag](text)
     if value == math.inf or value == -math.inf:
         raise _error(
@@ -105,7 +105,7 @@ def _refuse_number(_: _Loader, node: yaml.Node) -> None:
 
 
 def _refuse(_: _Loader, node: yaml.Node) -> None:
-    raise _error(node, f"the tag {node.tag} is not known: leave it out")
+    raise _error(node, f"the tag {node.tag} is not known: remove it")
 
 
 _MAKE: Final[dict[str, Callable[[str], Any]]] = {

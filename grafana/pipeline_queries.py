@@ -88,7 +88,7 @@ def activations() -> str:
 
 
 def refused_logins() -> str:
-    """Requests per second that config_rollback refused for want of valid credentials, by error code."""
+    """Requests per second that config_rollback refused without valid credentials, by error code."""
     return "sum by (code) (rate(config_authentication_failures_total[$__rate_interval]))"
 
 

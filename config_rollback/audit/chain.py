@@ -19,29 +19,29 @@ from config_rollback.clock import isoformat
 GENESIS = "0" * 64
 """`previous_hash` of the first row."""
 ACCEPT_BASELINE = "accept_baseline"
-"""Action of an attempt that changes no configuration: the drift alerts' baseline starts anew."""
+"""Action of an attempt that changes no configuration: the baseline of the drift alerts starts again."""
 ACTIVATING = ("publish", "rollback")
 """Actions that, done, make a version serve."""
 SHUT_OUT, LET_IN = "shut_out", "let_in"
 """Actions about a person, who is named in the reason."""
 READ = "read"
-"""Looking is no act: there are rows of it only where it was refused."""
+"""Reading is not an act: only a refused attempt to read has a row."""
 Action = Literal["publish", "rollback", "accept_baseline", "shut_out", "let_in", "read"]
-"""Everything that a row can tell of."""
+"""All actions that a row can have."""
 ACTIONS: tuple[str, ...] = get_args(Action)
 Status = Literal["succeeded", "failed"]
 STATUSES: tuple[str, ...] = get_args(Status)
 SCHEME = "2"
 """Prefix of a hash: how it was made. Rows of the scheme before are verified as they were made."""
 _FIRST_SCHEME = "1"
-"""Of rows that hold no issuer, no content hash and one attempt."""
+"""The scheme of rows without issuer and content hash, and with one attempt."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What somebody tried, and what came of it. `status` is `succeeded` or `failed`.
+    """An attempt and its result. `status` is `succeeded` or `failed`.
 
-    `issuer` vouched for the actor. `content_hash` is that of the version that serves from then on. A refusal
+    `issuer` authenticated the actor. `content_hash` is that of the version active afterwards. A refusal
     may tell of several `attempts` that were alike.
     """
 
@@ -72,7 +72,7 @@ class ListedAttempt(Attempt):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedAttempt(ListedAttempt):
-    """An attempt with its place in the chain: a row of the record, as it is exported."""
+    """An attempt with its place in the chain: an audit row as it is exported."""
 
     previous_hash: str
 
@@ -92,10 +92,10 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Head:
-        """Of `<audit_id>:<hash>`, as a log line tells them; raises `ValueError`."""
+        """The head from `<audit_id>:<hash>`, as a log line has it; raises `ValueError`."""
         number, _, digest = text.partition(":")
         if not (number.isascii() and number.isdecimal() and digest):
-            raise ValueError("a head is <audit_id>:<hash>")
+            raise ValueError("a head must be <audit_id>:<hash>")
         return cls(int(number), digest)
 
 
@@ -104,7 +104,7 @@ EMPTY = Head(0, GENESIS)
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether the chain holds; if not, the first row where it breaks and why."""
+    """Whether the chain is intact; if not, the first broken row and the reason."""
 
     valid: bool
     rows: int
@@ -172,7 +172,7 @@ def verify(
         head = Head(row.audit_id, row.hash)
         if known_head is not None and head.audit_id == known_head.audit_id:
             if head.hash != known_head.hash:
-                return broken(row.audit_id, "it differs from the known head: the chain was written anew")
+                return broken(row.audit_id, "it differs from the known head: the chain was rewritten")
             known_seen = True
     if stored_head is not None and head != stored_head:
         cut = head.audit_id + 1 if stored_head.audit_id > head.audit_id else head.audit_id

@@ -22,7 +22,7 @@ _FIELDS = {*audit.FIELDS, *_TOLD}
 
 
 def line(item: Entry | str) -> bytes:
-    """An entry, or the name of something that no row tells of."""
+    """An entry, or the name of an activation or version that has no row."""
     content: dict[str, Any] = {"stray": item}
     if isinstance(item, Entry):
         content = asdict(item)
@@ -43,13 +43,13 @@ def _spelled(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Entry | RecordedAttempt | str]:
-    """What the lines of an export hold; raises `ValueError` for a line that is none.
+    """The entries in the lines of an export; raises `ValueError` for an invalid line.
 
     An export from before the second scheme of the chain has rows alone.
     """
     for number, text in enumerate(lines, 1):
         try:
-            check_json(text)  # what is verified is what any other reader finds
+            check_json(text)  # so every reader reads what was verified
             content = msgspec.json.decode(text, type=dict[str, Any])
             if content.keys() == {"stray"}:
                 yield str(content["stray"])
@@ -59,7 +59,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Entry | RecordedAttempt | str]:
                 yield msgspec.convert(row, RecordedAttempt)
                 continue
             if content.keys() != _FIELDS:
-                raise ValueError("it has other fields than a row")
+                raise ValueError("its fields are not those of an audit row")
             yield msgspec.convert({"row": row} | {name: content[name] for name in _TOLD}, Entry)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
@@ -82,7 +82,7 @@ def verify(lines: Iterable[bytes], known_head: Head | None = None) -> Verificati
     walked = entries()
     first = next(walked, None)
     if first is None and not strays and known_head is None:
-        raise ValueError("the file is empty: there is no row to verify")
+        raise ValueError("the file is empty: there are no rows to verify")
     if first is None:
         return record.verify((), strays, None, known_head)
     row = first.row if isinstance(first, Entry) else first

@@ -1,4 +1,4 @@
-"""What the audit tells of, held against what is there: every activation and every version, both ways.
+"""Compares the audit rows with all activations and versions, in both directions.
 
 The chain (`audit.py`) proves what the rows say; here is whether activations and versions are what they say.
 """
@@ -29,7 +29,7 @@ class ActivationRecord:
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """A version, as it is stored and exported; `content_hash` is what is noted beside its content."""
+    """A version, as it is stored and exported; `content_hash` is the hash stored with its content."""
 
     content_hash: str
     config_json: str
@@ -45,7 +45,7 @@ class VersionRecord:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row, the activation that names it, and the version that it activates; None for what is not there."""
+    """A row, the activation that names it, and the version that it activates; None if one is missing."""
 
     row: RecordedAttempt
     activation: ActivationRecord | None
@@ -53,7 +53,7 @@ class Entry:
 
 
 def problem(entry: Entry) -> str | None:
-    """What is wrong with the activation and the version of a row; None where all is as it says."""
+    """The problem with the activation or the version of a row; None if both match the row."""
     row, activation, version = entry.row, entry.activation, entry.version
     if row.status != "succeeded" or row.action not in audit.ACTIVATING:
         return (
@@ -61,7 +61,7 @@ def problem(entry: Entry) -> str | None:
         )
     if activation is None:
         return "the activation that it tells of is not there"
-    told = (row.persona, row.to_version, row.from_version, row.action, row.at, row.actor)
+    recorded = (row.persona, row.to_version, row.from_version, row.action, row.at, row.actor)
     found = (
         activation.persona,
         activation.version,
@@ -70,7 +70,7 @@ def problem(entry: Entry) -> str | None:
         activation.activated_at,
         activation.activated_by,
     )
-    if told != found:
+    if recorded != found:
         return f"activation {activation.activation_id} is not what it tells of"
     if version is None:
         return f"version {activation.version} is not there"
@@ -86,7 +86,7 @@ def problem(entry: Entry) -> str | None:
 
 
 def objection(entry: Entry | None) -> str | None:
-    """Why a version must not serve: None where a whole row tells of its activation and of its content."""
+    """Why a version must not be delivered; None if an intact row matches its activation and content."""
     if entry is None:
         return "its newest activation is not what the newest act's audit row tells of"
     if not audit.is_whole(entry.row):
@@ -101,7 +101,7 @@ def verify(
     known_head: Head | None = None,
     start: Head = audit.EMPTY,
 ) -> Verification:
-    """Walks all rows as `audit.verify` does, and checks what each tells of.
+    """Checks all rows as `audit.verify` does, and the activation and version of each.
 
     Of a row alone nothing more is known. `strays` name what no row tells of; they are asked for last.
     """

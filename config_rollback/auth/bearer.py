@@ -15,7 +15,7 @@ def bearer_token(authorization: str | None) -> str:
     """The token of `Authorization: Bearer …` (RFC 6750); raises `UnauthenticatedError` without one."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise UnauthenticatedError("a bearer token is needed")
+        raise UnauthenticatedError("send a bearer token: Authorization: Bearer TOKEN")
     return token.strip()
 
 

@@ -1,4 +1,4 @@
-"""What every signed token must hold, whoever signed it: stricter than PyJWT's defaults (RFC 8725)."""
+"""What every signed token must contain, for every issuer: stricter than PyJWT's defaults (RFC 8725)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_times(
             f"it lives for {expires - issued:.0f} s; more than 0 and up to {lifetime:.0f} are taken"
         )
     if expires <= seconds:
-        raise TokenExpiredError("the token is expired")
+        raise TokenExpiredError("the token has expired")
     return datetime.fromtimestamp(expires, UTC)
 
 
@@ -85,7 +85,7 @@ def text(claims: dict[str, Any], name: str) -> str:
 
 
 def role(claims: dict[str, Any], path: str, ops: Sequence[str]) -> str:
-    """The role that another issuer gives: `ops` where the claim is, or as a list holds, one of `ops`.
+    """The role from another issuer: `ops` if the claim is, or contains, one of the names in `ops`.
 
     Otherwise the text there, for the audit; a claim that is missing gives `none`, which may do nothing.
     """
@@ -94,12 +94,12 @@ def role(claims: dict[str, Any], path: str, ops: Sequence[str]) -> str:
     if not set(ops).isdisjoint(values):
         return OPS
     named = values[0] if values else NO_ROLE
-    # A role of that name means nothing where the settings say which do.
+    # If the settings name other roles, the role `ops` of that issuer has no meaning.
     return named if is_plain(named) and named != OPS else NO_ROLE
 
 
 def _at(claims: Any, path: str) -> Any:
-    """The value at a path of names separated by dots; a name may hold dots itself."""
+    """The value at a path of names separated by dots; a name may contain dots itself."""
     if not isinstance(claims, dict):
         return None
     if path in claims:

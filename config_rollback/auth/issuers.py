@@ -21,7 +21,7 @@ _REFUSED_FIELDS = frozenset({"jku", "jwk", "x5u", "x5c", "crit"})
 """They would let a token bring its own key, `crit` ask for more than is checked; others mean nothing here."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
-"""OpenID Connect Core, section 2: they mark what tells a client about a login, not what opens an API."""
+"""OpenID Connect Core, section 2: claims of an ID token, which is not an access token."""
 
 
 class AccessTokens:

@@ -61,7 +61,7 @@ def _lookup(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
 
 
 def _parse(document: bytes) -> Keys:
-    """The usable keys; raises `ValueError` where it is no key set at all."""
+    """The usable keys; raises `ValueError` if this is not a key set."""
     check_json(document)
     content = msgspec.json.decode(document)  # its error is a ValueError
     entries = content.get("keys") if isinstance(content, dict) else None

@@ -39,12 +39,12 @@ from config_rollback.rollback.attempts import Actor
 from config_rollback.settings import Settings
 
 LOGIN_SECONDS = 600
-"""How long somebody may take to log in at the provider."""
+"""How long a login at the provider may take, in seconds."""
 DISCOVERY_AGE = timedelta(hours=1)
 EXCHANGE_SECONDS = 6.0
 """How long a browser waits for the provider to take its code back, a thread that gets free included."""
 MAX_EXCHANGES = 4
-"""At once: anybody can begin a login, and come back with a code that is none."""
+"""Calls at the same time: anybody can start a login and come back with an invalid code."""
 CALLBACK_PATH = "/auth/callback"
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
@@ -72,7 +72,7 @@ class OidcLogins:
         self._clock = clock
         self._redirect_uri = settings.external_url + CALLBACK_PATH
         secret = settings.jwt_secret.get_secret_value().encode()
-        # A key of its own: what it signs can never pass as a token.
+        # A separate key, so that nothing signed with it can pass as a token.
         self._key = hmac.new(secret, b"driftback login in progress", hashlib.sha256).digest()
         self._endpoints = Document("OpenID discovery", self._discover, clock, DISCOVERY_AGE)
         self._keys = KeySet(lambda: outgoing.fetch(self._jwks_uri), clock)
@@ -92,25 +92,25 @@ class OidcLogins:
         return Begun(url, state, cookie)
 
     async def finish(self, cookie: str | None, query: Mapping[str, str]) -> tuple[Actor, str]:
-        """Who logged in, and where to go.
+        """The person who logged in, and the page to open.
 
-        Raises `OidcStateMismatchError` where this browser began no such login, `LoginFailedError` where the
+        Raises `OidcStateMismatchError` if this browser began no such login, `LoginFailedError` where the
         provider refused or its answer does not hold, `LoginUnavailableError` where it does not answer.
         """
         kept = self._kept(cookie)
         if not hmac.compare_digest(kept["state"].encode(), query.get("state", "").encode()):
-            raise OidcStateMismatchError("this login was begun in another browser; begin again")
+            raise OidcStateMismatchError("this login was started in another browser; log in again")
         if query.get("iss", self._issuer) != self._issuer:  # RFC 9207
-            raise OidcStateMismatchError("this answer comes from another provider; begin again")
+            raise OidcStateMismatchError("this response comes from another provider; log in again")
         if "code" not in query:
             log.warning("login_refused", error=query.get("error", "")[:100])
-            raise LoginFailedError("the provider did not let you in")
+            raise LoginFailedError("the provider refused your login")
         endpoints = await self._endpoints.get()
         exchange = partial(self._exchange, endpoints["token_endpoint"], query["code"], kept["verifier"])
         try:
             id_token = await self._exchanges.run(exchange, EXCHANGE_SECONDS)
         except TimeoutError as error:
-            raise LoginUnavailableError("the login provider does not answer in time") from error
+            raise LoginUnavailableError("the login provider did not answer in time; try again") from error
         return await self._identify(id_token, kept["nonce"]), kept["next"]
 
     def next_path(self, cookie: str | None) -> str | None:
@@ -164,10 +164,12 @@ class OidcLogins:
                 )
         except AuthlibBaseError as error:
             log.warning("login_code_refused", error=str(error.error)[:100])
-            raise LoginFailedError("the provider did not take its own answer back; begin again") from error
+            raise LoginFailedError(
+                "the provider refused the code that it had issued; log in again"
+            ) from error
         except Exception as error:  # such as an answer that is no object, or nests without end
             log.warning("login_provider_failed", error=type(error).__name__)
-            raise LoginUnavailableError("the login provider does not answer") from error
+            raise LoginUnavailableError("the login provider cannot be reached; try again") from error
         id_token = answer.get("id_token") if isinstance(answer, dict) else None
         if not isinstance(id_token, str):
             raise LoginFailedError("the provider sent no ID token; see CONFIG_ROLLBACK_OIDC_SCOPES")
@@ -194,7 +196,7 @@ class OidcLogins:
             subject = rules.text(claims, self._settings.oidc_subject_claim)
         except AuthenticationError as error:
             log.warning("login_id_token_refused", error=error.code, reason=error.reason)
-            raise LoginFailedError("the provider's ID token does not hold") from error
+            raise LoginFailedError("the provider's ID token is not valid") from error
         settings = self._settings
         role = rules.role(claims, settings.oidc_role_claim, settings.oidc_ops_roles)
         return Actor(subject, role, self._issuer)
@@ -207,13 +209,13 @@ class OidcLogins:
         endpoints = {name: str(document.get(name)) for name in _ENDPOINTS}
         allowed = {"https", urlsplit(self._issuer).scheme}
         if not all(urlsplit(url).scheme in allowed and urlsplit(url).hostname for url in endpoints.values()):
-            raise ValueError("an endpoint is no URL, or less safe than the issuer's")
+            raise ValueError("an endpoint is not a URL, or is less safe than the issuer")
         self._jwks_uri = endpoints["jwks_uri"]
         return endpoints
 
 
 def from_settings(settings: Settings, clock: Clock) -> OidcLogins | None:
-    """The logins of the settings; None where they name no provider."""
+    """The logins by the configured provider; None if there is none."""
     if settings.oidc_issuer is None or settings.oidc_client_id is None:
         return None
     return OidcLogins(settings.oidc_issuer, settings.oidc_client_id, settings, clock)

@@ -33,7 +33,7 @@ ROLES = frozenset({"ops", "support", "user"})
 STORE_TIMEOUT_SECONDS = 0.5
 STORE_THREADS = 4
 RETRY_SECONDS = 5.0
-"""How often a store that is away is asked again."""
+"""How often the service tries a store again that cannot be reached, in seconds."""
 SET_BACK_SECONDS = 1.0
 """A clock that is set back by more makes all counts begin again: else it would keep people out as long."""
 
@@ -63,7 +63,7 @@ class RateLimits:
         self._looking: asyncio.Task[None] | None = None
         self._latest = 0.0
         self.store_up = True
-        """Whether calls are counted where the settings say."""
+        """Whether calls are counted in the configured store."""
         self._user = parse(settings.rate_limit_user)
         self._role = parse(settings.rate_limit_role)
         self._global = parse(settings.rate_limit_global)

@@ -1,4 +1,4 @@
-"""Where a login may lead: a page of this service, nowhere else."""
+"""A login may lead only to a page of this service."""
 
 from __future__ import annotations
 

@@ -45,12 +45,12 @@ class Sessions:
     def __init__(self, store: Store, verifier: TokenVerifier, secret: str, clock: Clock) -> None:
         self._store = store
         self._verifier = verifier
-        # A key of its own: what it makes of a cookie can never pass as a token's signature.
+        # A separate key, so that the HMAC of a cookie can never pass as the signature of a token.
         self._key = hmac.new(secret.encode(), b"driftback session", hashlib.sha256).digest()
         self._clock = clock
 
     def read_login_token(self, login_token: str) -> Identity:
-        """Who a one-time token names; asks no database, for anybody can send one.
+        """The person in a one-time token. Does not use the database, because anybody can send a token.
 
         Raises an `AuthenticationError`.
         """
@@ -63,13 +63,13 @@ class Sessions:
         """
         with self._store.write() as transaction:
             if not transaction.use_token(identity.jti, identity.expires_at):
-                raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
+                raise TokenAlreadyUsedError("this login link was used before; get a new one")
             login = self._add(transaction, Actor(identity.subject, identity.role, identity.issuer), before)
         log.info("logged_in", actor=identity.subject, role=identity.role, way="link")
         return login
 
     def open_for(self, actor: Actor, before: str | None) -> Login:
-        """The same for somebody whom the OpenID provider vouches for."""
+        """The same for a person whom the OpenID provider has authenticated."""
         with self._store.write() as transaction:
             login = self._add(transaction, actor, before)
         log.info("logged_in", actor=actor.subject, role=actor.role, way="oidc")
@@ -98,16 +98,16 @@ class Sessions:
         """Raises what `open` would raise, and uses nothing up."""
         with self._store.read() as transaction:
             if transaction.token_used(identity.jti):
-                raise TokenAlreadyUsedError("this login link was used before; ask for a new one")
+                raise TokenAlreadyUsedError("this login link was used before; get a new one")
 
     def check_cookie(self, cookie: str) -> None:
         """Raises `SessionRevokedError` for a cookie that was not made with this `secret`."""
         secret, _, tag = cookie.partition(".")
         if not hmac.compare_digest(self._hash(secret).encode(), tag.encode("utf-8", "surrogateescape")):
-            raise SessionRevokedError("the session is over; log in again")
+            raise SessionRevokedError("the session has ended; log in again")
 
     def find(self, cookie: str) -> Login:
-        """The session of a cookie. Raises `SessionRevokedError` where there is none, or none any more."""
+        """The session of a cookie. Raises `SessionRevokedError` if there is none, or it has ended."""
         with self._store.read() as transaction:
             found = transaction.session(self._hash(cookie))
         now = self._clock()
@@ -117,7 +117,7 @@ class Sessions:
             or found.expires_at <= now
             or found.created_at > now + CLOCK_LEEWAY  # a clock set back would bring old ones to life
         ):
-            raise SessionRevokedError("the session is over; log in again")
+            raise SessionRevokedError("the session has ended; log in again")
         return Login(Actor(found.subject, found.role, found.issuer), cookie)
 
     def end(self, login: Login) -> None:

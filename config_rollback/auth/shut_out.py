@@ -1,7 +1,7 @@
-"""Who is shut out: one person, at once, in every replica, without ending everybody's sessions and tokens.
+"""Blocks one person at once, in every replica, without ending everybody's sessions and tokens.
 
-A person is a subject of an issuer. Their sessions end for good; their tokens open nothing until they are let
-in again. Whoever holds this service's own signing key can name themselves as they like.
+A person is a subject of an issuer. Their sessions end for good. Their tokens are refused until they are
+unblocked. A person who has this service's own signing key can use any name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from config_rollback.rollback.attempts import Attempts, Call, Decision
 from config_rollback.storage.store import Store, Transaction
 
 MAX_PEOPLE = 1000
-"""How many may be shut out at once."""
+"""How many people may be blocked at the same time."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a request is about, and why."""
+    """The person whom a request is about, and the reason."""
 
     issuer: str
     subject: str
@@ -30,7 +30,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Decided:
-    """The person may do nothing from then on, or may again."""
+    """The result: the person is blocked from now on, or is unblocked."""
 
     issuer: str
     subject: str
@@ -40,23 +40,23 @@ class Decided:
 
 
 class ShutOut:
-    """The list of those who are shut out, read at every request of a person."""
+    """The list of blocked people, read at every request of a person."""
 
     def __init__(self, store: Store, attempts: Attempts) -> None:
         self._store = store
         self._attempts = attempts
 
     def holds(self, call: Call, action: str, persona: str | None) -> bool:
-        """Whether the caller is shut out. An act fails as `Attempts.perform` does."""
+        """Whether the caller is blocked. An act fails as `Attempts.perform` does."""
         attempt = self._attempts.begin(call, action, persona)
         as_the_act = nullcontext() if action == READ else self._attempts.auditable(attempt)
         with as_the_act, self._store.read() as transaction:
             return transaction.shut_out_person(*call.actor.identity) is not None
 
     def add(self, person: Person, call: Call) -> Decided:
-        """Shuts a person out and ends their sessions.
+        """Blocks a person and ends their sessions.
 
-        Raises `OwnAccessError` for oneself, `TooManyShutOutError`, and what `Attempts.perform` raises.
+        Raises `OwnAccessError`, `TooManyShutOutError`, and what `Attempts.perform` raises.
         """
         return self._decide(person, call, SHUT_OUT)
 
@@ -71,12 +71,14 @@ class ShutOut:
 
         def decide(transaction: Transaction) -> Decision[Decided]:
             if call.actor.identity == identity:
-                raise OwnAccessError("nobody decides about their own access: ask somebody else")
+                raise OwnAccessError("you cannot decide about your own access: ask another operator")
             known = transaction.shut_out_person(*identity)
             if action == LET_IN and known is None:
-                raise NotFoundError("this person is not shut out")
+                raise NotFoundError("this person is not blocked")
             if action == SHUT_OUT and known is None and len(transaction.shut_out_people()) >= MAX_PEOPLE:
-                raise TooManyShutOutError(f"{MAX_PEOPLE} people are shut out: let some in first")
+                raise TooManyShutOutError(
+                    f"{MAX_PEOPLE} people are blocked, which is the limit: unblock some first"
+                )
 
             def carry_out(audit_id: int) -> Decided:
                 if action == SHUT_OUT:

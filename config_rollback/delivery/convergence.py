@@ -91,7 +91,7 @@ class Clients:
         return _count({client: report for client, report in ours.items() if newest[client] == report})
 
     async def share(self) -> None:
-        """Writes what this replica is told for the others, until `close`."""
+        """Writes this replica's reports for the others, until `close`."""
         while not self._closing.is_set():
             await self._news.wait()
             await self._pause(SHARE_SECONDS)

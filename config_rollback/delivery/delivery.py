@@ -21,7 +21,7 @@ from config_rollback.storage.store import Store
 WATCH_SECONDS = 0.5
 """How often to look for activations made elsewhere, by another process or in a restored backup."""
 RELY_SECONDS = 5.0
-"""How often to look while PostgreSQL tells them."""
+"""How often to look while PostgreSQL notifies this process, in seconds."""
 
 _ETAG = re.compile(r'"[0-9]{1,9}-([0-9]{1,9})-[0-9a-f]{8}"')
 
@@ -68,9 +68,9 @@ class Delivery:
 
     @property
     def withheld(self) -> Set[str]:
-        """Personas whose newest activation the audit does not vouch for: nothing of it is delivered.
+        """Personas whose newest activation the audit log does not confirm, so it is not delivered.
 
-        Where this process had an earlier one, that goes on; else their configuration is not told.
+        If this process has an earlier configuration, it keeps delivering that. Otherwise it delivers none.
         """
         return self._withheld.keys()
 
@@ -80,7 +80,7 @@ class Delivery:
         return sum(len(events) for events in self._waiting.values())
 
     async def refresh(self) -> None:
-        """Reads what is new in the database and wakes those whose persona changed."""
+        """Reads new activations from the database, and wakes the polls of those personas."""
         async with self._refreshing:
             loaded = await anyio.to_thread.run_sync(partial(self._load, self._newest_activation))
             if loaded is None:
@@ -92,7 +92,7 @@ class Delivery:
                 self._wake(persona)
 
     async def catch_up(self, etag: str | None) -> None:
-        """Refreshes where a client's tag names an activation that is not known here yet.
+        """Refreshes if a client's tag names an activation that this process does not know yet.
 
         Another replica gave it the tag; answering from memory would take the client back to an older version.
         """
@@ -108,15 +108,15 @@ class Delivery:
         """
         listening = asyncio.create_task(self._listener.run()) if self._listener else None
         while not self._closing:
-            told = self._listener is not None and self._listener.listening
+            notified = self._listener is not None and self._listener.listening
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), RELY_SECONDS if told else WATCH_SECONDS)
+                await asyncio.wait_for(self._look.wait(), RELY_SECONDS if notified else WATCH_SECONDS)
             self._look.clear()
             try:
                 await self.refresh()
             except (StorageBusyError, StorageUnavailableError) as error:
                 log.warning("delivery_refresh_failed", error=error.message)
-            except Exception:  # a watch that ended would deliver what is active now for ever
+            except Exception:  # if the watch ended, the present version would be delivered for ever
                 log.exception("delivery_refresh_failed")
         if listening is not None:
             listening.cancel()
@@ -124,15 +124,17 @@ class Delivery:
                 await listening
 
     async def wait_for_change(self, persona: str, etag: str | None, seconds: float) -> ActiveConfig | None:
-        """The configuration as soon as its tag differs from `etag`; None where that takes too long.
+        """The configuration as soon as its tag differs from `etag`; None if that takes too long.
 
-        Raises TooManyPollsError where as many wait already as may.
+        Raises TooManyPollsError if as many wait already as may.
         """
         config = self._active.get(persona)
         if (config is not None and config.etag != etag) or seconds <= 0 or self._closing:
             return None if config is not None and config.etag == etag else config
         if self.waiting >= self._max_waiting:
-            raise TooManyPollsError(f"{self._max_waiting} requests wait for a change: try again later")
+            raise TooManyPollsError(
+                f"{self._max_waiting} requests wait for a change already: try again later"
+            )
         event = asyncio.Event()
         self._waiting.setdefault(persona, set()).add(event)
         try:
@@ -160,7 +162,7 @@ class Delivery:
     def _load(self, known: tuple[int, str | None] | None) -> _Loaded | None:
         with self._store.read() as transaction:
             newest = transaction.newest_activation()
-            # What is withheld may have been put right without an activation.
+            # A withheld configuration may have been repaired without an activation.
             if newest == known and not self._withheld:
                 return None
             entries = transaction.newest_entries()

@@ -22,17 +22,17 @@ log = structlog.get_logger(__name__)
 
 
 class Listener:
-    """One connection of its own, opened again whenever it breaks. Calls `heard` in the event loop."""
+    """One separate connection, which is opened again when it breaks. Calls `heard` in the event loop."""
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
         _, parameters = engine.dialect.create_connect_args(engine.url)
         self._parameters = {**PARAMETERS, **parameters}
         self._heard = heard
         self.listening = False
-        """Whether every activation is told at this moment."""
+        """Whether this process is notified of every activation now."""
 
     async def run(self) -> None:
-        """Until it is cancelled, or finds a pooler in between: activations are then looked for, not told."""
+        """Listens until it is cancelled, or finds a pooler in between; then the service polls instead."""
         while True:
             try:
                 if not await self._listen():
@@ -47,14 +47,14 @@ class Listener:
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load)
 
     async def _listen(self) -> bool:
-        """False where nothing would be told: a pooler gives the connection to somebody else."""
+        """False if a pooler would give the connection to another client, so no notification would arrive."""
         async with await self._connect() as connection:
             (server,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or (None,)
             if server != connection.info.backend_pid:  # a pooler makes one up
                 return False
             await connection.execute(f"LISTEN {ACTIVATIONS_CHANNEL}".encode())
             self.listening = True
-            self._heard()  # what was activated while nobody listened
+            self._heard()  # activations that happened before this connection listened
             async for _ in connection.notifies():
                 self._heard()
         return True

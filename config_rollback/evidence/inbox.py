@@ -23,16 +23,16 @@ def _utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("the years from 1 to 9999 are known") from None
+        raise ValueError("the year must be from 1 to 9999") from None
 
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-"""PostgreSQL takes a NUL character in no text."""
+"""PostgreSQL cannot store the NUL character."""
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def unheard(alert: Alert, now: datetime) -> bool:
-    """Whether Alertmanager has stopped repeating that it fires: it tells no end of what is silenced."""
+    """Whether Alertmanager no longer repeats a firing alert: it never reports the end of a silenced one."""
     return alert.status == "firing" and now - alert.updated_at > HEARD_WITHIN
 
 

@@ -56,9 +56,11 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
-            raise InvalidRequestError(f"window is one of {', '.join(WINDOWS)}")
+            raise InvalidRequestError(f"window must be one of {', '.join(WINDOWS)}")
         if self.config_version is not None and self.persona is None:
-            raise InvalidRequestError("config_version needs persona: versions are counted per persona")
+            raise InvalidRequestError(
+                "config_version needs persona: each persona has its own version numbers"
+            )
 
     @property
     def scope(self) -> str:
@@ -85,7 +87,7 @@ class Answer:
     buckets: dict[float, float]
     """Messages by upper bound of their latency in seconds, cumulative, the last bound infinite."""
     journeys: list[str]
-    """Those that have messages, where one was asked for."""
+    """The journeys that have messages, if the call named one."""
 
     @classmethod
     def of(cls, samples: Iterable[tuple[Mapping[str, str], float]]) -> Answer:
@@ -116,7 +118,7 @@ class _Result(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """The answer of Prometheus' query API, as far as it is read."""
+    """The fields of a response of Prometheus' query API that this module reads."""
 
     status: Literal["success"]
     data: _Result
@@ -160,11 +162,13 @@ class Kpis:
 
     async def _answer(self, query: str) -> Answer:
         if self._url is None:
-            raise MonitoringUnavailableError("no Prometheus is configured (CONFIG_ROLLBACK_PROMETHEUS_URL)")
+            raise MonitoringUnavailableError(
+                "no Prometheus is configured: set CONFIG_ROLLBACK_PROMETHEUS_URL"
+            )
         try:
             return await self._calls.run(partial(_ask, f"{self._url}/api/v1/query", query), TOTAL_SECONDS)
         except TimeoutError as error:
-            raise MonitoringUnavailableError("Prometheus does not answer in time") from error
+            raise MonitoringUnavailableError("Prometheus did not answer in time") from error
 
 
 def expression(selection: Selection) -> str:
@@ -191,7 +195,7 @@ def expression(selection: Selection) -> str:
 
 
 def expression_since(persona: str, config_version: str, moment: datetime) -> str:
-    """The same of a version since a moment: what is counted less what was then, as in the rules' windows."""
+    """The same for a version since a moment: the count now minus the count then, as in the rules' windows."""
     chosen = _selector({"persona": persona, "config_version": config_version})
     then = f"{moment.timestamp():.3f}"
 
@@ -273,7 +277,7 @@ def summarise(answer: Answer) -> dict[str, dict[str, Any]]:
 
 
 def p95_interval(buckets: Mapping[float, float]) -> tuple[float | None, float | None]:
-    """95% interval of p95 in ms; an end is None where the messages do not bound it.
+    """95% interval of p95 in ms; an end is None if the messages do not bound it.
 
     Each is the far bound of the bucket that holds the message of rank n q -+ 1.96 sqrt(n q (1 - q)), where q
     is 0.95: where in its bucket a message lies is not known.
@@ -345,14 +349,14 @@ def _ask(url: str, query: str) -> Answer:
     try:
         body = outgoing.fetch(url, "POST", TOTAL_SECONDS, data=asked)
     except (requests.RequestException, ValueError) as error:
-        raise MonitoringUnavailableError("Prometheus does not answer") from error
+        raise MonitoringUnavailableError("Prometheus cannot be reached") from error
     try:
         check_json(body)
         rows = msgspec.json.decode(body, type=_Body).data.result
         return Answer.of((row.metric, float(row.value[1])) for row in rows)
     except (KeyError, ValueError) as error:
         log.warning("kpis_not_understood", error=str(error)[:200])
-        raise MonitoringUnavailableError("the answer of Prometheus makes no sense: see the log") from error
+        raise MonitoringUnavailableError("the response of Prometheus cannot be read: see the log") from error
 
 
 def _selector(labels: dict[str, str]) -> str:

@@ -24,7 +24,7 @@ DOCUMENT_COOLDOWN = timedelta(minutes=1)
 FIRST_COOLDOWN = timedelta(seconds=5)
 """The same while none was ever read."""
 DOCUMENT_SECONDS = 3.0
-"""How long callers wait for a reading, together: whoever comes later does without."""
+"""How long all callers together wait for a value; later callers go on without it."""
 
 Result = TypeVar("Result")
 
@@ -43,9 +43,9 @@ class Calls:
         self._closed_until = 0.0
 
     async def run(self, work: Callable[[], Result], seconds: float) -> Result:
-        """What `work` returns. Raises `TimeoutError` where that takes longer, and for a while afterwards.
+        """The result of `work`. Raises `TimeoutError` if that takes longer, and for a while afterwards.
 
-        Raises `NoThreadError` where every thread is busy for so long: that says nothing of the service.
+        Raises `NoThreadError` if every thread is busy for so long: that says nothing of the service.
         """
         now = asyncio.get_running_loop().time
         if now() < self._closed_until:
@@ -69,7 +69,7 @@ class Calls:
         # Not when the caller gave up: the thread was busy until now.
         self._free.release()
         if not call.cancelled():
-            call.exception()  # asyncio would log what nobody waits for any more
+            call.exception()  # otherwise asyncio would log an exception that nobody reads
 
 
 class Document(Generic[Result]):
@@ -90,10 +90,10 @@ class Document(Generic[Result]):
         self._wait_until = 0.0
 
     async def get(self, enough: Callable[[Result], bool] = lambda _: True) -> Result:
-        """The newest content known. Raises `LoginUnavailableError` where it was never read.
+        """The newest known content. Raises `LoginUnavailableError` if it was never read.
 
-        It is read again where what is known is old or not `enough`. Only whoever lacks something waits for
-        that, or finds it older than twice its age, and once in an outage.
+        The content is read again if it is old or not `enough`. A caller waits for that only if the content is
+        missing, not `enough`, or older than twice its age; and only once in an outage.
         """
         lacks = self._content is None or not enough(self._content)
         failed = self._read_at != self._tried_at
@@ -105,7 +105,7 @@ class Document(Generic[Result]):
             left = self._wait_until - asyncio.get_running_loop().time()
             await asyncio.wait({self._reading}, timeout=max(left, 0.0))
         if self._content is None:
-            raise LoginUnavailableError("the login provider does not answer")
+            raise LoginUnavailableError("the login provider cannot be reached; try again")
         return self._content
 
     def _is_due(self, age: timedelta, since: datetime | None) -> bool:
@@ -122,11 +122,11 @@ class Document(Generic[Result]):
     async def _read_once(self, at: datetime) -> None:
         try:
             self._content = await _in_a_thread(self._read)
-        except Exception as error:  # noqa: BLE001 (whatever was sent: what is known serves on)
+        except Exception as error:  # noqa: BLE001 (whatever the response was, the known content stays in use)
             log.warning("document_unavailable", document=self._name, error=type(error).__name__)
         else:
             self._read_at = at
 
 
 async def _in_a_thread(work: Callable[[], Result]) -> Result:
-    return await run_sync(work, limiter=CapacityLimiter(1))  # of its own: nobody else waits for it
+    return await run_sync(work, limiter=CapacityLimiter(1))  # a separate limiter, so nobody else waits for it

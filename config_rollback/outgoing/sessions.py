@@ -1,7 +1,7 @@
-"""HTTP to other services: the one place that makes sessions, and says what the environment may change.
+"""HTTP to other services: the only place that creates sessions, and decides what the environment may change.
 
-A CA bundle, and for other machines a proxy. Never `~/.netrc`: an entry there would take the place of the
-token or password given, and go to whoever is asked. Never a proxy for this machine. No redirect is followed.
+The environment may name a CA bundle, and a proxy to other machines. `~/.netrc` is never read: an entry there
+would replace the given token or password. A proxy to this machine is never used, and no redirect is followed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def request(method: str, url: str, **arguments: Any) -> requests.Response:
-    """`requests.request` in a session of its own; raises as it does."""
+    """`requests.request` in a new session; raises the same errors."""
     with requests.Session() as session:
         prepare(session, url)
         return session.request(method, url, allow_redirects=False, **arguments)

@@ -24,7 +24,7 @@ MAX_PROBLEM_LENGTH = 200
 
 
 class ConfigSchema:
-    """Checks configurations against the schema in a file; raises `SettingsError` where there is none."""
+    """Checks configurations against the schema in a file; raises `SettingsError` if there is none."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -43,9 +43,9 @@ class ConfigSchema:
             raise SettingsError(f"{VARIABLE}: {path} is not a JSON Schema: {error.message}") from None
 
     def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration as it is; raises `InvalidRequestError` naming the fields, not their values."""
+        """The configuration, unchanged. Raises `InvalidRequestError`, which names fields, not values."""
         if _deeper(config, MAX_DEPTH):
-            raise InvalidRequestError(f"a configuration nests at most {MAX_DEPTH} deep")
+            raise InvalidRequestError(f"a configuration must not be nested more than {MAX_DEPTH} levels deep")
         plain = dict(config)
         problems = [
             {

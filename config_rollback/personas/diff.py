@@ -21,7 +21,7 @@ _Run: TypeAlias = "tuple[int, int, _Run | None]"
 
 @dataclass(frozen=True)
 class Change:
-    """A field that differs, a nested one by its path; None on a side where it is absent, or null."""
+    """A field that differs, named by its path; a side is None if the field is absent or null there."""
 
     field: str
     before: Any
@@ -41,7 +41,7 @@ class Change:
         return len(texts) == 2 and any(len(text) > MAX_VALUE_LENGTH or "\n" in text for text in texts)
 
     def pieces(self) -> list[Piece]:
-        """What becomes of the field: words of a longer text, entries of a list, or one value for another."""
+        """The change of the field: words of a longer text, entries of a list, or one value for another."""
         if self.prose:
             return words(self.before, self.after)
         if isinstance(self.before, list) and isinstance(self.after, list):
@@ -58,7 +58,7 @@ class Piece:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The fields that differ, in the order of `before`, then those that are new."""
+    """The fields that differ, in the order of `before`; new fields come last."""
     return list(_changes(before, after, ""))
 
 
@@ -98,7 +98,7 @@ def _numbered(entries: Sequence[Any]) -> dict[str, Any]:
 
 
 def spelled(value: Any) -> str:
-    """JSON, but a text without its quotes where it cannot be taken for something else."""
+    """The value as JSON; text without quotes if it cannot be mistaken for something else."""
     if isinstance(value, str) and value == value.strip() and not _reads_as_json(value):
         return value
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
@@ -132,7 +132,7 @@ def words(before: str, after: str) -> list[Piece]:
 
 
 def items(before: Sequence[Any], after: Sequence[Any]) -> list[Piece]:
-    """The entries of a list in the order of `before`, each with what becomes of it; then the new ones.
+    """The entries of a list in the order of `before`, each with its change; then the new entries.
 
     Where entries that both have come in another order or number, both lists as a whole.
     """

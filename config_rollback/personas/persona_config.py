@@ -48,11 +48,13 @@ def check_persona(name: str) -> str:
     and `..`, which URL libraries resolve away. Personas of earlier releases have hidden characters.
     """
     if not 1 <= len(name) <= MAX_PERSONA_LENGTH:
-        raise InvalidRequestError(f"a persona's name has 1 to {MAX_PERSONA_LENGTH} characters")
+        raise InvalidRequestError(f"a persona's name must have 1 to {MAX_PERSONA_LENGTH} characters")
     if name != name.strip() or name in (".", ".."):
-        raise InvalidRequestError("a persona's name has no space at its ends, and is not . or ..")
+        raise InvalidRequestError(
+            "a persona's name must not begin or end with a space, and must not be . or .."
+        )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise InvalidRequestError("a persona's name has no control characters or line breaks")
+        raise InvalidRequestError("a persona's name must not contain control characters or line breaks")
     return name
 
 
@@ -79,7 +81,7 @@ def content_hash(canonical: str) -> str:
 
 
 def describe(error: ValidationError, *prefix: str) -> list[dict[str, str]]:
-    """What is wrong where, without the values: those may be secret, or huge."""
+    """The problem of each field, without the values, which may be secret or huge."""
     return [
         {"field": ".".join(str(part) for part in (*prefix, *problem["loc"])), "problem": problem["msg"]}
         for problem in error.errors(include_input=False, include_url=False)

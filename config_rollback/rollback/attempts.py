@@ -50,7 +50,7 @@ Result = TypeVar("Result", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: the subject of a token or session, the role it was given, and who vouches for both.
+    """Who acts: the subject of a token or session, the role it was given, and the issuer of both.
 
     The same subject of two issuers is two people. `issuer` is `driftback` where this service's own key
     signed, else the URL of the other.
@@ -62,7 +62,7 @@ class Actor:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Issuer and subject: what is one person."""
+        """Issuer and subject, which together are one person."""
         return (self.issuer, self.subject)
 
 
@@ -85,13 +85,13 @@ class Decision(Generic[Outcome]):
 
 
 class Observer(Protocol):
-    """Is told of every attempt once it is over; a replayed answer is no attempt."""
+    """Gets every attempt when it has ended. A replayed answer is not an attempt."""
 
     def audited(self, attempt: Attempt) -> None:
         """The attempt has its audit row."""
 
     def unaudited(self, attempt: Attempt, error: UnavailableError) -> None:
-        """The database failed; nothing was done, or (`OutcomeUnknownError`) nobody knows."""
+        """The database failed: nothing was done, or the outcome is unknown (`OutcomeUnknownError`)."""
 
 
 class Attempts:
@@ -104,8 +104,8 @@ class Attempts:
         self._in_flight: set[tuple[tuple[str, str], str]] = set()
         self._in_flight_lock = threading.Lock()
 
-    def begin(self, call: Call, action: str, persona: str | None = None, **told: Any) -> Attempt:
-        """An attempt by the caller, now; `told` are further columns of its row."""
+    def begin(self, call: Call, action: str, persona: str | None = None, **columns: Any) -> Attempt:
+        """An attempt by the caller, now; `columns` are further columns of its row."""
         return Attempt(
             at=self._clock(),
             request_id=call.request_id,
@@ -114,7 +114,7 @@ class Attempts:
             action=action,
             persona=persona,
             issuer=call.actor.issuer,
-            **told,
+            **columns,
         )
 
     def perform(
@@ -186,7 +186,9 @@ class Attempts:
         key = (call.actor.identity, call.idempotency_key)
         with self._in_flight_lock:
             if key in self._in_flight:
-                raise RequestInProgressError("the first request with this Idempotency-Key has not ended yet")
+                raise RequestInProgressError(
+                    "the first request with this Idempotency-Key is still running: try again in a moment"
+                )
             self._in_flight.add(key)
         try:
             yield
@@ -209,7 +211,7 @@ class Attempts:
 
     def _announce(self, head: Head, attempt: Attempt) -> None:
         self._observer.audited(attempt)
-        # The log is where the chain's head is out of reach of whoever can edit the database.
+        # A person who can edit the database cannot change the chain's head in the log.
         log.info(
             "audit_appended",
             audit_id=head.audit_id,

@@ -91,7 +91,7 @@ class Accepted:
 
 
 class Changes:
-    """Publishes, rolls back, and accepts what is."""
+    """Publishes versions, rolls back, and accepts baselines."""
 
     def __init__(
         self, attempts: Attempts, validate_config: ValidateConfig = persona_config.validate_config
@@ -196,9 +196,9 @@ class Changes:
 
 
 def _expected(active: Activation | None, version: int) -> Activation:
-    """What is active, if it is what the caller has seen."""
+    """The active version, if it is the one that the caller expects."""
     if active is None:
-        raise NotFoundError("no such persona")
+        raise NotFoundError("there is no such persona")
     if active.version != version:
         raise _changed(version, active.version)
     return active

@@ -1,7 +1,7 @@
-"""Refused attempts of people who may do nothing: the first is an audit row, the next are one row together.
+"""Refused attempts of people without rights: the first is an audit row, the next ones share one row.
 
-Such a person can ask as often as the rate limit lets. A row for each would fill the audit for ever, and every
-row waits for the writers' lock and holds it.
+Such a person can try as often as the rate limit allows. One row for each attempt would fill the audit log,
+and every row takes the writers' lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Refusals:
         self._counted: dict[Kind, Attempt | None] = {}
 
     def admit(self, call: Call, action: str, persona: str | None, error_code: str) -> Attempt | None:
-        """The attempt, where it is the first of its kind and must be written; else it is counted."""
+        """Returns the attempt if it is the first of its kind and must be written; otherwise counts it."""
         attempt = replace(self._attempts.begin(call, action, persona), status="failed", error_code=error_code)
         log.info(
             "attempt_refused",

@@ -14,18 +14,18 @@ from config_rollback.storage.models import (
 from config_rollback.storage.queries import Queries
 
 LATE_WITHIN = timedelta(seconds=15)
-"""A message of Alertmanager may take so long to arrive, and be overtaken by the one that tells of the end."""
+"""How long a message of Alertmanager may take; the message about the end of the alert may overtake it."""
 
 
 class Alerts(Queries):
     """The alerts inbox."""
 
-    def record_alerts(self, told: Sequence[dict[str, Any]]) -> int:
-        """Adds alerts, or brings the known ones up to date, in the order told; returns how many were new.
+    def record_alerts(self, reported: Sequence[dict[str, Any]]) -> int:
+        """Adds alerts, or updates the known ones, in the given order; returns how many were new.
 
         An alert is given by its columns. The number of statements does not depend on how many there are.
         """
-        keys = {(alert["fingerprint"], alert["starts_at"]) for alert in told}
+        keys = {(alert["fingerprint"], alert["starts_at"]) for alert in reported}
         columns = (Alert.fingerprint, Alert.starts_at, Alert.alert_id, Alert.status, Alert.updated_at)
         found = self._session.execute(
             select(*columns).where(tuple_(Alert.fingerprint, Alert.starts_at).in_(keys))
@@ -34,11 +34,11 @@ class Alerts(Queries):
             (fingerprint, starts_at): {"alert_id": number, "status": status, "updated_at": updated_at}
             for fingerprint, starts_at, number, status, updated_at in found
         }
-        for alert in told:
+        for alert in reported:
             row = rows.setdefault((alert["fingerprint"], alert["starts_at"]), dict(alert))
             since = alert["updated_at"] - row["updated_at"]
             if row["status"] == "resolved" and alert["status"] == "firing" and since < LATE_WITHIN:
-                continue  # a late copy does not bring it back; what is told again later does fire again
+                continue  # a late copy does not make it fire again; a later report does
             changed = ("status", "ends_at", "annotations_json", "updated_at")
             row.update((name, alert[name]) for name in changed)
         new = [row for row in rows.values() if "alert_id" not in row]
@@ -49,7 +49,7 @@ class Alerts(Queries):
         return len(new)
 
     def alerts(self, limit: int, persona: str | None = None, status: str | None = None) -> Sequence[Alert]:
-        """Those that were told last, the newest start first: what goes on firing is not behind what ended."""
+        """The alerts that were reported last, newest start first, so that ended alerts hide no firing one."""
         query = select(Alert).order_by(Alert.updated_at.desc(), Alert.alert_id.desc()).limit(limit)
         if persona is not None:
             query = query.where(Alert.persona == persona)

@@ -23,7 +23,7 @@ from config_rollback.storage.models import (
 from config_rollback.storage.queries import Queries
 
 ENTRIES_AT_ONCE = 10
-"""Entries that the database sends together: each may hold a configuration of a megabyte."""
+"""Entries that the database sends in one batch; each may contain a configuration of a megabyte."""
 
 _PARTS: tuple[tuple[Any, Any], ...] = (
     (AuditRow, audit.RecordedAttempt),
@@ -114,7 +114,7 @@ class AuditRows(Queries):
         return [(persona, at) for persona, at in rows if persona is not None]
 
     def publications(self, persona: str, number: int) -> Sequence[record.Entry]:
-        """The rows of the version's publication, with what they tell of: one, unless somebody tampered."""
+        """The rows of the version's publication, with activation and version: one, if nobody tampered."""
         query = _ENTRIES.where(
             AuditRow.action == "publish",
             AuditRow.status == "succeeded",
@@ -124,7 +124,7 @@ class AuditRows(Queries):
         return [_entry(columns) for columns in self._session.execute(query)]
 
     def newest_entries(self) -> Sequence[tuple[str, record.Entry | None]]:
-        """What should serve now, by persona; None where the newest activation is not of the newest act."""
+        """What should serve now, by persona; None if the newest activation is not of the newest act."""
         newest = select(func.max(Activation.activation_id)).group_by(Activation.persona)
         act = aliased(AuditRow)
         acted = (
@@ -160,7 +160,7 @@ class AuditRows(Queries):
         return entries
 
     def strays(self) -> Iterator[str]:
-        """Activations and versions that no row of the audit tells of."""
+        """Activations and versions that have no audit row."""
         first = aliased(Activation)
         no_row = ~exists().where(AuditRow.audit_id == Activation.audit_id)
         of_another = exists().where(
@@ -180,7 +180,7 @@ class AuditRows(Queries):
             yield f"no row tells of version {number} of {persona}"
 
     def verify_audit(self, known_head: audit.Head | None = None) -> audit.Verification:
-        """Walks the whole chain and all that it tells of, in constant memory."""
+        """Checks the whole chain, and the activation and version of each row, in constant memory."""
         head = self._audit_head() or audit.EMPTY
         with self._session.execute(_ENTRIES.execution_options(yield_per=ENTRIES_AT_ONCE)) as found:
             return record.verify(map(_entry, found), self.strays(), head, known_head)

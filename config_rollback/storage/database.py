@@ -24,7 +24,7 @@ _WRITER_LOCK = 0x64726966746261
 """Key of PostgreSQL's advisory lock that writers take, per database ("driftba" in ASCII)."""
 
 ACTIVATIONS_CHANNEL = "driftback_activations"
-"""PostgreSQL's channel on which an activation is told, with its commit, to the other replicas."""
+"""PostgreSQL's channel that notifies the other replicas of an activation, with its commit."""
 
 _OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=")
 """A setting in the `options` of a URL, as PostgreSQL's command line takes it."""
@@ -64,7 +64,7 @@ def connect(url: str, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Engine:
 def _close_to_others(file: str) -> None:
     """A database that was made while others could read it is for its owner alone from now on."""
     for path in (Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm")):
-        with contextlib.suppress(OSError):  # it is not there yet, or somebody else's
+        with contextlib.suppress(OSError):  # it does not exist yet, or belongs to somebody else
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
 
@@ -92,7 +92,7 @@ def _connect_postgresql(_dialect: Any, _record: Any, arguments: Any, parameters:
 
 
 def _limits(url: URL, busy_timeout: float) -> str:
-    """The statement that bounds a transaction; what the URL's own `options` set stays as it is.
+    """The statement that bounds a transaction; the URL's own `options` are not changed.
 
     In each transaction: PgBouncer refuses them at the connection, and keeps no setting between transactions.
     """
@@ -116,7 +116,7 @@ def _begin_postgresql(limits: str, connection: Connection) -> None:
 
 def _end_transaction(connection: Any, _record: Any) -> None:
     # After a COMMIT that failed, SQLAlchemy takes the transaction for ended and gives the connection back; it
-    # may be open still, and hold the writers' lock for ever. Where nothing is open this does nothing.
+    # may be open still, and hold the writers' lock for ever. If no transaction is open, this does nothing.
     if connection is not None:  # None: it was lost
         connection.rollback()
 
@@ -137,7 +137,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def _take_time(connection: Connection) -> None:
-    """A migration takes as long as it takes; its connection is closed afterwards and serves nobody else."""
+    """A migration has no time limit; its connection is closed afterwards and not used again."""
     driver: Any = connection.connection.driver_connection
     driver.patience = None
     connection.detach()
@@ -188,7 +188,7 @@ def grant(engine: Engine, role: str, privileges: Mapping[str, tuple[str, ...]] =
 
 
 def backup(engine: Engine, file: Path) -> None:
-    """Copies a SQLite database as it is at one moment, while others read and write it."""
+    """Copies the state of a SQLite database at one moment, while others read and write it."""
     source = sqlite3.connect(str(engine.url.database))
     target = sqlite3.connect(file)
     with contextlib.closing(source), contextlib.closing(target):

@@ -182,7 +182,7 @@ class ShutOutPerson(Base):
 
 
 class Alert(Base):
-    """An alert as Alertmanager last told it, one row per fingerprint and start."""
+    """An alert as Alertmanager last reported it, one row per fingerprint and start."""
 
     __tablename__ = "alerts"
     __table_args__ = (
@@ -203,9 +203,9 @@ class Alert(Base):
     labels_json: Mapped[str]
     annotations_json: Mapped[str]
     received_at: Mapped[datetime]
-    """When it was told first."""
+    """When it was reported first."""
     updated_at: Mapped[datetime]
-    """When it was told last."""
+    """When it was reported last."""
 
     @property
     def labels(self) -> dict[str, str]:

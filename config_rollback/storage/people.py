@@ -23,7 +23,7 @@ class People(Queries):
     """Logins, people who are shut out, and the keys that make a repetition known."""
 
     def use_token(self, jti: str, expires_at: datetime) -> bool:
-        """Uses up a one-time token; False where it was used before."""
+        """Uses up a one-time token; False if it was used before."""
         try:
             with self._session.begin_nested():
                 self._session.execute(insert(UsedToken).values(jti=jti, expires_at=expires_at))
@@ -50,7 +50,7 @@ class People(Queries):
         self._session.execute(query.where(BrowserSession.revoked_at.is_(None)).values(revoked_at=now))
 
     def shut_out_person(self, issuer: str, subject: str) -> ShutOutPerson | None:
-        """The entry of a person; None for whoever is not shut out."""
+        """The entry of a blocked person; None for everybody else."""
         return self._session.get(ShutOutPerson, (issuer, subject))
 
     def shut_out_people(self) -> Sequence[ShutOutPerson]:

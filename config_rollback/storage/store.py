@@ -63,7 +63,7 @@ class Store:
             yield Transaction(session)
 
     def check_writable(self) -> None:
-        """Raises `StorageUnavailableError` where the database does not answer, or takes no writes."""
+        """Raises `StorageUnavailableError` if the database does not answer, or takes no writes."""
         with self.read() as transaction:
             transaction.require_writable()
 
@@ -71,7 +71,7 @@ class Store:
     def write(self) -> Iterator[Transaction]:
         """Commits at the end, or on any exception keeps nothing. One writer at a time.
 
-        Raises `OutcomeUnknownError` where the connection broke before the COMMIT was confirmed.
+        Raises `OutcomeUnknownError` if the connection broke before the COMMIT was confirmed.
         """
         with _translated(), Session(self._writers, expire_on_commit=False) as session:
             yield Transaction(session)
@@ -82,8 +82,8 @@ class Store:
                 if error.connection_invalidated:
                     _log(error)
                     raise OutcomeUnknownError(
-                        "the database connection broke at the commit, so this may have been done; "
-                        "the same request once more tells, and does it once at most"
+                        "the database connection failed at the commit, so the outcome is unknown: repeat the "
+                        "same request to find out, which acts at most once"
                     ) from error
                 raise
 
@@ -125,10 +125,10 @@ def _is_lock_timeout(cause: BaseException | None) -> bool:
 
 
 def _log(error: DBAPIError) -> None:
-    """What the driver said, without the parameters: they hold configurations and who logs in."""
+    """The error text of the driver, without the parameters, which contain configurations and people."""
     cause, sqlstate = str(error.orig), None
     if isinstance(error.orig, psycopg.Error):
-        # A DETAIL that follows the primary message may hold the whole row.
+        # The DETAIL after the primary message may contain the whole row.
         cause, sqlstate = error.orig.diag.message_primary or cause, error.orig.sqlstate
     log.error("storage_failed", cause=cause, sqlstate=sqlstate)
 
@@ -137,7 +137,7 @@ class Transaction(Versions, AuditRows, People, Alerts, Serving):
     """The database as one caller sees it, begin to commit."""
 
     def require_writable(self) -> None:
-        """Raises `StorageUnavailableError` where an act would fail.
+        """Raises `StorageUnavailableError` if an act would fail.
 
         The database is a standby or set read-only, a table is missing, or the service's role lacks a right.
         """
@@ -149,7 +149,7 @@ class Transaction(Versions, AuditRows, People, Alerts, Serving):
         read_only = func.current_setting("default_transaction_read_only") == "on"
         if self._session.scalar(select(or_(func.pg_is_in_recovery(), read_only))):
             log.error("storage_failed", cause="the database takes no writes: a standby, or set read-only")
-            raise StorageUnavailableError("the database takes no writes")
+            raise StorageUnavailableError("the database is read-only")
         if lacking := database.lacking_rights(self._session.connection()):
             log.error("storage_failed", cause=f"the service's role lacks {', '.join(lacking)}")
             raise StorageUnavailableError(

@@ -44,7 +44,7 @@ class Versions(Queries):
         return sorted(pairs, key=lambda pair: pair[0].persona)
 
     def newest_activation(self) -> tuple[int, str | None] | None:
-        """Its id and the hash of its audit row, which differs where a restored backup gave the id again."""
+        """Its id and the hash of its audit row, which differs if a restored backup used the id again."""
         query = (
             select(Activation.activation_id, AuditRow.hash)
             .outerjoin(AuditRow, AuditRow.audit_id == Activation.audit_id)
@@ -65,7 +65,7 @@ class Versions(Queries):
         return self._session.scalars(query.limit(limit).options(without_content)).all()
 
     def newest_version_number(self, persona: str) -> int:
-        """0 where the persona has no version."""
+        """0 if the persona has no version."""
         query = select(func.max(Version.number)).where(Version.persona == persona)
         return self._session.scalar(query) or 0
 
@@ -95,7 +95,7 @@ class Versions(Queries):
         return activation.activation_id
 
     def activation_of_audit(self, audit_id: int) -> Activation | None:
-        """The activation that an audit row tells of."""
+        """The activation of an audit row."""
         return self._session.scalar(select(Activation).where(Activation.audit_id == audit_id))
 
     def default_target(self, activation: Activation) -> int | None:
@@ -103,7 +103,7 @@ class Versions(Queries):
 
         The most recently active of the older versions that was not rolled back since its latest activation.
         Going on to a newer version, as the undo of a rollback does, says nothing against the one it leaves.
-        Never a newer version: whoever went from 3 to 1 did not mean 2 to be next.
+        Never a newer version: an operator who went from 3 to 1 did not mean 2 to be next.
         """
         earlier, left = aliased(Activation), aliased(Activation)
         rolled_back = exists().where(

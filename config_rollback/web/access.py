@@ -24,14 +24,14 @@ async def require_ops(request: Request, action: str, persona: str | None = None)
 
 
 async def require_role(request: Request, actor: Actor, action: str, persona: str | None = None) -> Actor:
-    """The actor, if the role is `ops` and nobody shut them out; else audits and raises `ForbiddenError`.
+    """The actor, if the role is `ops` and they are not blocked; otherwise audits and raises `ForbiddenError`.
 
     Raises also `RateLimitedError`, and what `ShutOut.holds` and `Refusals.write` raise.
     """
     deps = dependencies(request)
     await deps.rate_limits.check_user(actor)
     call = Call(actor, request_id(request))
-    refusal: ForbiddenError | None = ForbiddenError("this needs the role ops")
+    refusal: ForbiddenError | None = ForbiddenError("this requires the role ops")
     if actor.role == OPS:
         is_shut_out = await run_sync(deps.shut_out.holds, call, action, persona)
         refusal = ShutOutError() if is_shut_out else None

@@ -30,7 +30,7 @@ from exporter.strict import check_json
 
 MAX_BODY_BYTES = 1_048_576
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-"""Up to here a body that is too large is read and thrown away: whoever is still sending sees no answer."""
+"""Up to this size a body that is too large is read and dropped, so that its sender sees the answer."""
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 
@@ -97,15 +97,15 @@ def persona_of(request: Request) -> str:
     try:
         return new_persona_of(request)
     except InvalidRequestError:
-        raise NotFoundError("no such persona") from None
+        raise NotFoundError("there is no such persona") from None
 
 
 def new_persona_of(request: Request) -> str:
-    """The same where the persona need not be there yet: raises `InvalidRequestError` for what is no name."""
+    """The same for a persona that may not exist yet; raises `InvalidRequestError` for an invalid name."""
     try:
         return check_persona(unquote(request.path_params["persona"], errors="strict"))
     except UnicodeDecodeError:
-        raise InvalidRequestError("a persona's name is UTF-8") from None
+        raise InvalidRequestError("a persona's name must be UTF-8") from None
 
 
 async def read_json(request: Request, model: type[Model]) -> Model:
@@ -116,8 +116,8 @@ async def read_json(request: Request, model: type[Model]) -> Model:
         check_json(body)
         content = msgspec.json.decode(body)
     except ValueError as error:
-        where = str(error).rpartition(" at ")[2]  # not the key that is given twice: it may be anything
-        raise InvalidJsonError(f"the body is not JSON, or gives a key twice, at {where}") from None
+        where = str(error).rpartition(" at ")[2]  # without the repeated key, which may be anything
+        raise InvalidJsonError(f"the body is not JSON, or has a key twice, at {where}") from None
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -133,16 +133,16 @@ async def read_form(request: Request) -> Mapping[str, str]:
     except ValueError:
         raise InvalidRequestError("the form is not valid") from None
     if len(pairs) != len(dict(pairs)):
-        raise InvalidRequestError("a form field is given twice")
+        raise InvalidRequestError("a form field occurs twice")
     return dict(pairs)
 
 
 def plain_text(value: str, name: str, max_length: int) -> str:
     """Free text that is stored and shown: bounded, and all of it can be seen."""
     if len(value) > max_length:
-        raise InvalidRequestError(f"{name} has at most {max_length} characters")
+        raise InvalidRequestError(f"{name} must have at most {max_length} characters")
     if hidden := hidden_in_prose(value):
-        raise InvalidRequestError(f"{name} holds {code_point(hidden[0])}, which is invisible: leave it out")
+        raise InvalidRequestError(f"{name} contains {code_point(hidden[0])}, which is invisible: remove it")
     return value
 
 
@@ -157,7 +157,7 @@ def _require_media_type(request: Request, wanted: str) -> None:
 async def _read_body(request: Request) -> bytes:
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_DISCARDED_BYTES:
-        raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+        raise BodyTooLargeError(f"the body must have at most {MAX_BODY_BYTES} bytes")
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -168,7 +168,7 @@ async def _read_body(request: Request) -> bytes:
                 elif size > MAX_DISCARDED_BYTES:
                     break
     except TimeoutError:
-        raise RequestTimeoutError(f"the body takes at most {BODY_SECONDS:g} seconds") from None
+        raise RequestTimeoutError(f"the body did not arrive within {BODY_SECONDS:g} seconds") from None
     if size > MAX_BODY_BYTES:
-        raise BodyTooLargeError(f"the body has at most {MAX_BODY_BYTES} bytes")
+        raise BodyTooLargeError(f"the body must have at most {MAX_BODY_BYTES} bytes")
     return bytes(body)

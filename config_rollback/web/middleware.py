@@ -33,7 +33,7 @@ RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 
 
 class RequestContext:
-    """The outermost layer. Answers `internal_error` for what nobody else caught."""
+    """The outermost layer. Answers `internal_error` for every exception that was not caught before."""
 
     def __init__(self, app: ASGIApp, deps: Dependencies) -> None:
         self._app = app
@@ -68,7 +68,7 @@ class RequestContext:
             refusal = self._refusal(scope, request_id)
             await (refusal or self._app)(scope, receive, send_with_headers)
         except ClientDisconnect:
-            log.info("client_disconnected")  # in the middle of its body: there is nobody to answer
+            log.info("client_disconnected")  # in the middle of its body, so there is no client to answer
         except Exception:
             log.exception("internal_error")
             if status:
@@ -82,7 +82,9 @@ class RequestContext:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=unquote(scope["path"], errors="replace"),  # no query: it may hold a login token
+                    path=unquote(
+                        scope["path"], errors="replace"
+                    ),  # without the query, which may contain a login token
                     status=status,
                     seconds=round(time.monotonic() - started, 4),
                 )
@@ -94,7 +96,10 @@ class RequestContext:
             # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
             error, status = InvalidRequestError("the body has two lengths"), 400
         elif self._running > self._max_requests:  # of connections that are gone, too
-            error, status = TooManyRequestsError("too many requests are being answered: try again later"), 429
+            error, status = (
+                TooManyRequestsError("the service answers too many requests now: try again later"),
+                429,
+            )
         else:
             return None
         self._metrics.refused(error)

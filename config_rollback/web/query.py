@@ -29,7 +29,7 @@ class Query(BaseModel):
 
 def _digits(value: Any) -> Any:
     if isinstance(value, str) and not (value.isascii() and value.isdecimal() and len(value) <= 9):
-        raise ValueError("a whole number of at most nine digits is needed")
+        raise ValueError("must be a whole number of at most nine digits")
     return value
 
 
@@ -63,7 +63,7 @@ def parse(pairs: Sequence[tuple[str, str]], model: type[Model]) -> Model:
     if any(name not in allowed for name, _ in pairs):
         raise InvalidRequestError("unknown query parameter", allowed=allowed)
     if len(pairs) != len(dict(pairs)):
-        raise InvalidRequestError("a query parameter is given twice")
+        raise InvalidRequestError("a query parameter occurs twice")
     try:
         return model.model_validate(dict(pairs))
     except ValidationError as error:
@@ -82,7 +82,7 @@ def key_of(request: Request) -> str:
     """
     key = request.headers.get("idempotency-key")
     if key is None:
-        raise IdempotencyKeyMissingError("this needs the header Idempotency-Key")
+        raise IdempotencyKeyMissingError("the header Idempotency-Key is required")
     return _checked(KEY, key, "Idempotency-Key")
 
 

@@ -27,13 +27,15 @@ class SingleFlight(Generic[Result]):
         self._run: asyncio.Task[Result] | None = None
 
     async def result(self, request: Request) -> Result:
-        """What the run that is going on returns or raises; a new one begins where there is none.
+        """The result or the error of the running call; starts one if none is running.
 
-        Raises `TooManyRequestsError` where `MAX_WAITING` requests wait already, and `ClientDisconnect` where
+        Raises `TooManyRequestsError` if `MAX_WAITING` requests wait already, and `ClientDisconnect` where
         the client of this one goes.
         """
         if self._waiting >= MAX_WAITING:
-            raise TooManyRequestsError(f"{MAX_WAITING} requests wait for this already: try again later")
+            raise TooManyRequestsError(
+                f"{MAX_WAITING} requests already wait for this answer: try again later"
+            )
         self._waiting += 1
         try:
             if self._run is None or self._run.done():

@@ -129,7 +129,7 @@ def user() -> str:
 
 
 def unless_exported(given: str | None, variable: str, state_dir: Path | None) -> str | None:
-    """What an option gives; None where the environment does and `--state-dir` names a stack.
+    """What an option gives; None if the environment does and `--state-dir` names a stack.
 
     What is exported for one stack must not act on another.
     """
@@ -204,7 +204,7 @@ def _why(error: BaseException) -> str:
 
 def _long_enough(secret: str, source: str) -> str:
     if len(secret.encode()) < MINIMUM_SECRET_BYTES:
-        fail(f"{source}: needs at least {MINIMUM_SECRET_BYTES} bytes", USAGE)
+        fail(f"{source}: must have at least {MINIMUM_SECRET_BYTES} bytes", USAGE)
     return secret
 
 

@@ -58,7 +58,7 @@ def default_directory() -> Path:
 
 
 def find(name: str, directory: Path | None = None) -> Path | None:
-    """The program called `name` (a key of COMPONENTS), or None where it is not on this machine yet."""
+    """The program called `name` (a key of COMPONENTS), or None if it is not on this machine yet."""
     search = [*os.environ.get("PATH", "").split(os.pathsep)]
     unpacked = (directory or default_directory()) / "usr"
     search += [str(unpacked / "bin"), str(unpacked / "sbin")]
@@ -74,7 +74,7 @@ def ensure(
     directory: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Path]:
-    """The programs called `names`, downloaded first where one is missing.
+    """The programs called `names`, downloaded first if one is missing.
 
     Raises ComponentMissingError, naming the packages to install, where they cannot be downloaded.
     """
@@ -87,7 +87,7 @@ def ensure(
     found = {name: find(name, target) for name in wanted}
     missing = sorted(COMPONENTS[name].package for name, path in found.items() if path is None)
     if missing:
-        raise ComponentMissingError(_advice(missing, "the package holds no such program"))
+        raise ComponentMissingError(_advice(missing, "the package does not contain the program"))
     return {name: path for name, path in found.items() if path is not None}
 
 
@@ -99,7 +99,7 @@ def working_directory(program: Path) -> Path:
 
 def _download(packages: list[str], directory: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise ComponentMissingError(_advice(packages, "this system has no apt-get and dpkg"))
+        raise ComponentMissingError(_advice(packages, "apt-get and dpkg were not found"))
     archives = directory / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     first = _run(["apt-get", "download", *packages], archives)

@@ -35,7 +35,7 @@ class Drama:
     careless_after_seconds: float
 
     def prepare(self) -> None:
-        """Publishes the healthy personas where they are missing, and where an earlier demo ended before the
+        """Publishes the healthy personas if they are missing, or if an earlier demo ended before the
         click; returns when both services serve one."""
         active = {row["persona"]: row["active_version"] for row in self._get("/v1/ops/personas")["data"]}
         careless = _document(_CARELESS)["config"]
@@ -46,7 +46,7 @@ class Drama:
         deadline = time.monotonic() + _SERVICES_FOLLOW_SECONDS
         while not all(self._served(service) for service in ("chat", "guidance")):
             if time.monotonic() > deadline:
-                raise StackDiedError("the example services got no configuration; see their logs")
+                raise StackDiedError("the example services did not receive a configuration; see their logs")
             time.sleep(_POLL_SECONDS)
 
     def steps(self) -> Iterator[None]:

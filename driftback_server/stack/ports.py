@@ -23,7 +23,7 @@ class Ports:
     grafana: int = 3000
 
     def shifted(self, offset: int) -> Ports:
-        """The same ports, each `offset` higher; raises ValueError where one would leave 1..65535."""
+        """The same ports, each `offset` higher; raises ValueError if one would be outside 1 to 65535."""
         moved = {field.name: getattr(self, field.name) + offset for field in fields(self)}
         for name, port in moved.items():
             if not 1 <= port <= 65535:

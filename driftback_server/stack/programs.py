@@ -15,7 +15,7 @@ from driftback_server.stack.secrets import SecretFiles
 
 _GRAFANA_HOME = Path("/usr/share/grafana")
 
-# Programs see the environment of whoever starts the stack, which may be meant for another one. What says
+# Programs inherit the user's environment, which may be meant for another stack. What says
 # where state and secrets are is this stack's alone: a demo must not publish to a database that is exported
 # for `driftback db`. An empty variable counts as not set.
 _EXPORTERS_OWN = {"EXPORTER_INGEST_TOKENS": ""}
@@ -103,7 +103,7 @@ def core(
 
 
 def grafana_binary() -> Path | None:
-    """The `grafana` program where one is on PATH; the stack runs without it too."""
+    """The `grafana` program, if it is on PATH; the stack also runs without it."""
     found = shutil.which("grafana")
     return Path(found) if found else None
 

@@ -1,5 +1,5 @@
 """Adapts the shipped Prometheus and Alertmanager configuration, which names compose's hosts and paths, to a
-native run: other addresses, other files, and a faster clock where one is asked for."""
+native run: other addresses, other files, and shorter intervals if the user asks for them."""
 
 from __future__ import annotations
 

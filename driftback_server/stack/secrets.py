@@ -12,7 +12,7 @@ _BYTES = 32
 
 @dataclass(frozen=True)
 class SecretFiles:
-    """The files that hold the stack's secrets."""
+    """The files with the stack's secrets."""
 
     jwt_secret: Path
     ingest_token: Path
@@ -22,7 +22,7 @@ class SecretFiles:
 
     @classmethod
     def create(cls, folder: Path) -> SecretFiles:
-        """The files under `folder`, each made with mode 0600 and 256 random bits where it is missing."""
+        """The files under `folder`, each created with mode 0600 and 256 random bits if it is missing."""
         paths = {name: folder / name for name in cls.__dataclass_fields__}
         for path in paths.values():
             if not path.exists():

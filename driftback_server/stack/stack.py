@@ -67,7 +67,7 @@ class Stack:
         self._write_stack_file()
 
     def require_alive(self) -> None:
-        """Raises StackDiedError where a process does not stay up."""
+        """Raises StackDiedError if a process keeps stopping."""
         if self._supervisor:
             self._supervisor.require_alive()
 

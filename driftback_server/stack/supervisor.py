@@ -55,7 +55,7 @@ class Supervisor:
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(config)],
             cwd=self._layout.root,
             stdin=subprocess.DEVNULL,
-            stdout=output,  # the log again, and what is wrong with the configuration
+            stdout=output,  # the log again, and errors in the configuration
             stderr=subprocess.STDOUT,
             # Its own session: a Ctrl-C reaches `driftback up` alone, which then stops all in order.
             start_new_session=True,
@@ -83,13 +83,13 @@ class Supervisor:
                 progress(f"{program.name} is up")
 
     def require_alive(self) -> None:
-        """Raises StackDiedError where supervisord has ended or given a program up."""
+        """Raises StackDiedError if supervisord has ended or has given up a program."""
         if self._process is None or self._process.poll() is not None:
             raise StackDiedError(f"the supervisor ended.\n{self._tail('supervisord.out')}")
         for line in self._log_text().splitlines():
             if "entered FATAL state" in line:
                 name = line.split("gave up: ")[-1].split(" ")[0]
-                raise StackDiedError(f"{name} does not stay up.\n{self._tail(name + '.log')}")
+                raise StackDiedError(f"{name} keeps stopping.\n{self._tail(name + '.log')}")
 
     def stop(self) -> None:
         """Ends every program, then supervisord; returns when all are gone."""
@@ -123,7 +123,7 @@ class Supervisor:
         head = [
             "[supervisord]",
             "nodaemon = true",
-            # It warns where root says nothing, and knows no user id that has no name, as in a container.
+            # supervisord warns if it runs as root, and fails for a user id without a name, as in a container.
             *(["user = 0"] if os.getuid() == 0 else []),
             f"logfile = {_escaped(self._log)}",
             "logfile_maxbytes = 10MB",

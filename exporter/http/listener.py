@@ -9,7 +9,7 @@ SPARE = 256
 
 
 class ListenError(Exception):
-    """The service cannot listen as it was told to. The message names the settings and the remedy."""
+    """The service cannot listen on the configured address. The message names the settings and the remedy."""
 
 
 def listen(host: str, port: int, max_connections: int, prefix: str) -> socket.socket:

@@ -148,7 +148,7 @@ def _withheld(panel_id: int) -> Builder[Panel]:
     return panels.count_stat(
         panel_id,
         "Withheld configurations",
-        "Personas whose active configuration is not delivered, because no audit row vouches for it "
+        "Personas whose active configuration is not delivered, because no audit row confirms it "
         "(ConfigWithheld). Their processes keep the configuration that they have.",
         expr=queries.withheld(),
         legend="personas",

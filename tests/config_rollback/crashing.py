@@ -3,7 +3,7 @@
     python -m tests.config_rollback.crashing DATABASE_URL KILLS SEED
 
 Every child is a fork, so a life costs milliseconds and a kill falls anywhere: into a statement, a commit, or
-between them. A child says on a pipe what it was told was done. Prints those audit ids, one per line.
+between them. A child writes to a pipe which acts were confirmed. Prints those audit ids, one per line.
 """
 
 from __future__ import annotations

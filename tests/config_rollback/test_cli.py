@@ -257,7 +257,7 @@ def test_the_key_may_come_from_a_file_with_a_byte_order_mark(
     file.write_text("two\nlines")
     refused = run("token", "mint")
     assert refused.exit_code == 2
-    assert f"{file} holds more than one line" in " ".join(refused.output.split())
+    assert f"{file} has more than one line" in " ".join(refused.output.split())
 
 
 def test_kpis_without_prometheus_are_refused(stack: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_key_that_no_service_takes_signs_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET", "short")
     result = run("token", "mint")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes" in result.stderr
+    assert "CONFIG_ROLLBACK_JWT_SECRET: must have at least 32 bytes" in result.stderr
     monkeypatch.delenv("CONFIG_ROLLBACK_JWT_SECRET")
     (tmp_path / "key").write_bytes(b"\xff" * 40)
     monkeypatch.setenv("CONFIG_ROLLBACK_JWT_SECRET_FILE", str(tmp_path / "key"))
@@ -464,8 +464,8 @@ def test_a_login_link_beside_the_service_leads_where_browsers_reach_it(
         ("persona: p\nconfig: {key: !!binary aGk=}", "the tag tag:yaml.org,2002:binary is not known"),
         ("persona: p\nconfig: {temperature: .nan}", ".nan can be a number or text"),
         ("persona: p\nconfig: {temperature: 0300}", "0300 can be a number or text"),
-        ("persona: p\nconfig: {key: a, key: b}", "line 2, column 18: the key 'key' is given twice"),
-        ("[" * 3000 + "]" * 3000, "it nests too deeply"),
+        ("persona: p\nconfig: {key: a, key: b}", "line 2, column 18: the key 'key' occurs twice"),
+        ("[" * 3000 + "]" * 3000, "it is nested too deeply"),
     ],
 )
 def test_what_yaml_has_and_json_lacks_is_refused_by_its_field(
@@ -573,7 +573,7 @@ def test_what_nobody_sees_is_shown_by_every_command(
     assert "⚠<U+FE0F>" in run("audit", "list").stdout
     refused = run("persona", "publish", document("con\u200bcierge"), stdin="y\n")
     assert "Publish this for con<U+200B>cierge" in refused.stderr
-    assert "invalid_request: a persona's name holds U+200B, which is invisible" in refused.stderr
+    assert "invalid_request: a persona's name contains U+200B, which is invisible" in refused.stderr
     for command in (("persona", "show", "concierge", "--json"), ("audit", "list", "--json")):
         assert run(*command).stdout.isascii()
 
@@ -605,7 +605,7 @@ def test_a_subject_that_no_service_takes_is_refused(
 )
 def test_a_refused_token_names_a_wrong_clock(requests_mock: Mocker, seconds: int, said: str | None) -> None:
     there = datetime.now(UTC) + timedelta(seconds=seconds)
-    error = {"code": "token_expired", "message": "the token is expired", "details": {}}
+    error = {"code": "token_expired", "message": "the token has expired", "details": {}}
     requests_mock.get(
         ANY,
         status_code=401,

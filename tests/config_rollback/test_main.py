@@ -180,7 +180,7 @@ def test_unusable_settings_end_the_process_with_their_names(process: Process) ->
     del process.environment["CONFIG_ROLLBACK_JWT_SECRET"]
     process.environment["CONFIG_ROLLBACK_PROT"] = "1"
     assert refused(process) == (
-        "config_rollback: CONFIG_ROLLBACK_JWT_SECRET: needs at least 32 bytes; "
+        "config_rollback: CONFIG_ROLLBACK_JWT_SECRET: must have at least 32 bytes; "
         "CONFIG_ROLLBACK_PROT: no such setting\n"
     )
 

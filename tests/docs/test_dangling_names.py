@@ -50,7 +50,7 @@ TARGETS = set(re.findall(r"^([\w-]+):", TEXTS[Path("Makefile")], re.MULTILINE))
 
 @cache
 def prose(path: Path) -> str:
-    """What a file tells whoever reads it: of Python the comments and docstrings, of others all."""
+    """The text of a file for readers: comments and docstrings of Python, everything of other files."""
     text = TEXTS[path]
     if path.suffix != ".py":
         return text

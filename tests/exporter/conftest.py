@@ -58,5 +58,5 @@ def launch(state_dir: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def update_golden() -> bool:
-    """Whether whole outputs are to be written anew instead of compared: UPDATE_GOLDEN=1."""
+    """Whether whole outputs are to be written again instead of compared: UPDATE_GOLDEN=1."""
     return os.environ.get("UPDATE_GOLDEN") == "1"

@@ -271,7 +271,7 @@ def test_a_full_disk_refuses_pushes_and_nothing_else(
 
 
 class SlowDisk:
-    """An `fdatasync` that waits until it is let go, and can be told to fail once."""
+    """An `fdatasync` that waits until it is let go, and can fail once on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.release, self.fails_once = threading.Event(), threading.Event(), False

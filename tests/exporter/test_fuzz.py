@@ -186,7 +186,7 @@ def saved(state: State) -> list[SavedLabelSet]:
 
 
 def take(body: bytes, call: Callable[[Ingest, bytes], Awaitable[Outcome]]) -> bool:
-    """Hand a body over and check what became of it. Whether it was counted."""
+    """Send a body and check the result. Returns whether it was counted."""
     state = State()
     state.table.journal = "j"
     memory = Memory()

@@ -1,4 +1,4 @@
-"""The journal file: what was appended is there again, and damage is told from an unfinished write."""
+"""The journal file: appended records are there again, and damage differs from an unfinished write."""
 
 import errno
 import json

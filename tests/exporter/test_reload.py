@@ -1,4 +1,4 @@
-"""SIGHUP reads the label policy and the tokens anew; what is invalid changes a metric and the log alone."""
+"""SIGHUP reloads the label policy and the tokens; an invalid file only changes a metric and the log."""
 
 import signal
 import threading

@@ -67,9 +67,9 @@ def test_the_services_take_the_same_tokens_from_a_file(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no token"),
-        (b"an-ingest token-with-a-space", "without a space in it: write one a line"),
-        (b"an-ingest-token-that-was-wr\nap", "at least 16 characters, all of it on one line"),
+        (b"", "contains no token"),
+        (b"an-ingest token-with-a-space", "without spaces: write one token a line"),
+        (b"an-ingest-token-that-was-wr\nap", "at least 16 characters on one line"),
         ("ein-schönes-token".encode(), "visible ASCII"),
         (b"an-ingest-token\0-with-NUL", "visible ASCII"),
         ("an-ingest-token-1".encode("utf-16"), "it is not UTF-8"),
@@ -97,7 +97,9 @@ def test_a_secret_is_one_line(tmp_path: Path) -> None:
     file.write_text(f"{BOM}a secret of one line\r\n")
     assert read_secret(file) == "a secret of one line"
     file.write_text("a secret of\ntwo lines\n")
-    with pytest.raises(ValueError, match=f"{file} holds more than one line: write the secret on one"):
+    with pytest.raises(
+        ValueError, match=f"{file} has more than one line: write only the secret, on one line"
+    ):
         read_secret(file)
 
 

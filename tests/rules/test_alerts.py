@@ -158,7 +158,7 @@ def _expected(rule: Rule) -> list[dict[str, Any]]:
 
 
 def test_failing_rules_are_those_of_these_files() -> None:
-    """Whoever shares a Prometheus is not paged for the rules of others."""
+    """In a shared Prometheus nobody is paged for the rules of others."""
     groups = {group["name"] for path in RULE_FILES for group in load(path)["groups"]}
     (rule,) = [rule for rule in alerts() if rule["alert"] == "RuleEvaluationFailing"]
     for expression in (rule["expr"], *runbook_queries("RuleEvaluationFailing")):

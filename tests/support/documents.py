@@ -1,4 +1,4 @@
-"""A small web server for the tests: fixed documents, counted, and away when it is told to be."""
+"""A small web server for the tests: fixed documents, counted, and switched off on request."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SYSTEM_PACKAGES = {
 
 
 POSTGRES_PACKAGE = "postgresql"
-# Debian makes and starts a cluster with the package unless told otherwise; the tests start their own.
+# Debian makes and starts a cluster with the package by default; the tests start their own.
 NO_CLUSTER = (
     "mkdir -p /etc/postgresql-common/createcluster.d && "
     "echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/driftback.conf"

@@ -58,7 +58,7 @@ def free_offset() -> int:
 
 
 _PORTS = iter(random.SystemRandom().sample(range(10_000, 13_000), 3_000))
-"""Below those of a stack and those that the kernel gives to whoever binds port 0; each once in a process."""
+"""Ports below those of a stack and below those that the kernel hands out; each once in a process."""
 
 
 def free_port() -> int:

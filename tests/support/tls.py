@@ -64,7 +64,7 @@ class _OnLoopback(HTTPAdapter):
 
 
 def session(host: str, port: int, certificate: Path) -> requests.Session:
-    """Requests to `https://<host>/…` go to this port of loopback, over TLS that `certificate` vouches for."""
+    """Requests to `https://<host>/…` go to this port of loopback, over TLS with `certificate`."""
     made = requests.Session()
     made.trust_env = False  # a CA bundle of the environment would win over `verify`
     made.verify = str(certificate)

@@ -73,7 +73,7 @@ async def list_rows(request: Request) -> Response:
 
 @operation("ops", None, query=After, media_type="application/x-ndjson")
 async def export(request: Request) -> Response:
-    """Every row, oldest first, with what it tells of, as JSON Lines that can be verified without the service.
+    """Every row, oldest first, with its activation and version, as JSON Lines to verify without the service.
 
     A row of an act has its `activation` and the `version` that serves from then on; what no row tells of is a
     `stray`, at the end. `after`: only the rows after this one. An answer that ends early has no last chunk:
@@ -127,7 +127,7 @@ async def verify(request: Request) -> Response:
 
 
 def _plain(row: AuditRow) -> dict[str, Any]:
-    """A row as it is listed, its moment spelled as it was hashed."""
+    """A row for the list; its time is written as it was hashed."""
     return {name: getattr(row, name) for name in audit.LISTED_FIELDS} | {"at": isoformat(row.at)}
 
 

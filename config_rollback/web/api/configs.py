@@ -71,9 +71,11 @@ async def get_config(request: Request) -> Response:
             headers={"ETag": config.etag, "Cache-Control": CACHE_CONTROL},
         )
     if persona not in deps.delivery.active and persona in deps.delivery.withheld:
-        raise ConfigWithheldError("the audit does not vouch for what is active; keep what you have")
+        raise ConfigWithheldError(
+            "the audit log does not confirm the active version: keep the configuration that you have"
+        )
     if persona not in deps.delivery.active:
-        raise NotFoundError("no such persona")
+        raise NotFoundError("there is no such persona")
     return Response(status_code=304, headers={"ETag": tag or "", "Cache-Control": CACHE_CONTROL})
 
 
@@ -84,7 +86,7 @@ def read_query(raw: bytes) -> ConfigQuery:
 
 
 def envelope(config: ActiveConfig) -> str:
-    """The answer up to the request id. The configuration is JSON already; only what is around it is new."""
+    """The response up to the request id. The configuration is JSON already, and is not encoded again."""
     head = {
         "persona": config.persona,
         "version": config.version,

@@ -1,4 +1,4 @@
-"""`/metrics` and health: no credentials needed, nothing secret told."""
+"""`/metrics` and health: no credentials needed, and nothing secret in the answers."""
 
 from __future__ import annotations
 

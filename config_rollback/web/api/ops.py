@@ -132,7 +132,7 @@ async def list_versions(request: Request) -> Response:
         with dependencies(request).store.read() as transaction:
             active = transaction.active(persona)
             if active is None:
-                raise NotFoundError("no such persona")
+                raise NotFoundError("there is no such persona")
             return [_version(row, active.version) for row in transaction.versions(persona)]
 
     return success(request, await run_sync(read))
@@ -150,7 +150,7 @@ async def get_version(request: Request) -> Response:
         with dependencies(request).store.read() as transaction:
             active, row = transaction.active(persona), transaction.version(persona, number)
             if active is None or row is None:
-                raise NotFoundError("no such version")
+                raise NotFoundError("there is no such version")
             return _version(row, active.version) | {"config": row.config}
 
     return success(request, await run_sync(read))
@@ -175,7 +175,7 @@ async def get_diff(request: Request) -> Response:
                 transaction.version(persona, query.after),
             )
             if before is None or after is None:
-                raise NotFoundError("no such version")
+                raise NotFoundError("there is no such version")
             return [asdict(change) for change in diff.changes(before.config, after.config)]
 
     return success(

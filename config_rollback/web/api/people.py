@@ -27,7 +27,7 @@ from config_rollback.web.query import Query, query_of
 
 def _plain(value: str) -> str:
     if not is_plain(value):
-        raise ValueError("is no name that a token can hold")
+        raise ValueError("cannot be the name in a token")
     return value
 
 
@@ -35,7 +35,7 @@ Name = Annotated[str, AfterValidator(_plain)]
 
 
 class PersonBody(BaseModel):
-    """Whom it is about: a subject as audit rows name it, and the issuer that vouches for it."""
+    """The person: a subject as audit rows name it, and its issuer."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -72,7 +72,7 @@ async def revoke(request: Request) -> Response:
 
 @operation("ops", Decided, is_act=True, body=PersonBody, errors=(NotFoundError, OwnAccessError))
 async def allow(request: Request) -> Response:
-    """Lets a person in again; they log in anew."""
+    """Unblocks a person, who must then log in again."""
     actor = await access.require_ops(request, audit.LET_IN)
     body = await read_json(request, PersonBody)
     person = Person(body.issuer, body.subject, body.reason)

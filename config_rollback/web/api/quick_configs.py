@@ -38,7 +38,7 @@ class _Answer(NamedTuple):
 
 
 class QuickConfigs:
-    """Answers what memory can answer at once; the rest goes on to the application, which answers the same.
+    """Answers requests that memory can answer at once, and passes the others to the application.
 
     That is: every refusal, every wait, every tag but the current one.
     """
@@ -69,7 +69,9 @@ class QuickConfigs:
         prepared = self._by_path().get(scope.get("raw_path", b""))
         if prepared is None:
             return None
-        given: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a repeated one the first
+        given: dict[bytes, bytes] = dict(
+            reversed(scope["headers"])
+        )  # if a header occurs twice, the first one counts
         if b"content-length" in given or b"transfer-encoding" in given:
             return None
         if not self._accepts(given.get(b"authorization", b"")):
@@ -97,7 +99,7 @@ class QuickConfigs:
         return _Answer(200, headers, body)
 
     def _by_path(self) -> Mapping[bytes, _Prepared]:
-        """What is active, by the path that our client asks for; another spelling goes the long way."""
+        """The active configuration for our client's path; other spellings go to the application."""
         active = self._deps.delivery.active
         if active is not self._active:
             self._prepared = {

@@ -46,7 +46,7 @@ class VersionWithConfig(Version):
 
 
 class Change(TypedDict):
-    """A field that differs, a nested one by its path; null where a side lacks it."""
+    """A field that differs, named by its path; a side is null if it does not have the field."""
 
     field: str
     before: Any

@@ -1,4 +1,4 @@
-"""`/alerts`: what Alertmanager told, newest first, each with the way to the rollback."""
+"""`/alerts`: the alerts that Alertmanager sent, newest first, each with a link to the rollback."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ async def show(visit: Visit) -> Response:
 
     def read() -> tuple[Sequence[Alert], Sequence[Alert]]:
         with deps.store.read() as transaction:
-            # Each for itself: what ended hides nothing that fires.
+            # Separate queries, so that ended alerts cannot push firing ones off the list.
             return transaction.alerts(MAX_ALERTS, status="firing"), transaction.alerts(
                 MAX_ALERTS, status="resolved"
             )
 
-    (told, resolved), now = await run_sync(read), deps.clock()
-    silent = [alert for alert in told if unheard(alert, now)]
-    firing = [alert for alert in told if alert not in silent]
+    (reported, resolved), now = await run_sync(read), deps.clock()
+    silent = [alert for alert in reported if unheard(alert, now)]
+    firing = [alert for alert in reported if alert not in silent]
     return page(visit, "alerts.html", firing=firing, silent=silent, resolved=resolved)
 
 

@@ -1,4 +1,4 @@
-"""The KPI of two versions side by side, as far as Prometheus can tell in a bounded time."""
+"""The KPIs of two versions side by side, if Prometheus answers in time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class Evidence:
     """The KPI of each version over one window; `problem` says why there are none.
 
-    What was `restored` counts from that activation on: what it served before is not what came of it.
+    The `restored` version counts from that activation on: the rollback did not cause earlier messages.
     """
 
     window: str

@@ -52,7 +52,7 @@ async def log_in(visit: Visit) -> Response:
     next_path = check_next(form.get("next", "/"))
     deps = dependencies(visit.request)
     if not form.get("token"):
-        raise UnauthenticatedError("a login link is needed")
+        raise UnauthenticatedError("get a login link first")
     identity = deps.sessions.read_login_token(form["token"])
     login = await run_sync(partial(deps.sessions.open, identity, visit.request.cookies.get(deps.cookie_name)))
     response = RedirectResponse(next_path, 303)

@@ -29,7 +29,7 @@ class StartQuery(Query):
 
 
 async def start(visit: Visit) -> Response:
-    """To the provider. Changes nothing here: what is to be remembered goes into the browser's cookie.
+    """Redirects to the provider. Changes nothing here: the state of the login is in the browser's cookie.
 
     A link, not a form: browsers apply `form-action` to the redirect that answers a form.
     """
@@ -63,7 +63,7 @@ async def callback(visit: Visit) -> Response:
     logins = _logins(request)
     pairs = request.query_params.multi_items()
     if len(pairs) != len(dict(pairs)):
-        raise InvalidRequestError("a query parameter is given twice")
+        raise InvalidRequestError("a query parameter occurs twice")
     name = _cookie_name(request, request.query_params.get("state", ""))
     cookie = request.cookies.get(name)
     visit.next_path = logins.next_path(cookie)

@@ -33,17 +33,17 @@ class Row:
 
     @property
     def alerts(self) -> list[Alert]:
-        """Those about what is active."""
+        """The alerts about the active version."""
         return self._about_active(self.firing)
 
     @property
     def past(self) -> list[Alert]:
-        """Those about another version, which end by themselves once nothing serves it."""
+        """The alerts about other versions, which end by themselves when nothing serves these versions."""
         return [alert for alert in self.firing if alert not in self.alerts]
 
     @property
     def silent(self) -> list[Alert]:
-        """Those about what is active that were not repeated."""
+        """The alerts about the active version that were not repeated."""
         return self._about_active(self.unheard)
 
     def _about_active(self, alerts: list[Alert]) -> list[Alert]:
@@ -59,9 +59,9 @@ async def show(visit: Visit) -> Response:
     def read() -> list[Row]:
         serving = deps.clients.by_version()
         with deps.store.read() as transaction:
-            told = transaction.alerts(MAX_ALERTS, status="firing")
-            silent = [alert for alert in told if unheard(alert, now)]
-            firing = [alert for alert in told if alert not in silent]
+            reported = transaction.alerts(MAX_ALERTS, status="firing")
+            silent = [alert for alert in reported if unheard(alert, now)]
+            firing = [alert for alert in reported if alert not in silent]
             rows = [
                 Row(
                     activation,
@@ -73,7 +73,7 @@ async def show(visit: Visit) -> Response:
                 )
                 for activation, version in transaction.all_active()
             ]
-            return sorted(rows, key=lambda row: not row.alerts)  # what needs somebody comes first
+            return sorted(rows, key=lambda row: not row.alerts)  # personas with alerts come first
 
     return page(visit, "overview.html", rows=await run_sync(read))
 

@@ -65,7 +65,7 @@ def shortened(pieces: list[Piece]) -> list[Piece]:
 
 
 def _shown(value: Any) -> Any:
-    """What a template writes: text with what nobody sees made visible, but markup as it is.
+    """What a template writes: text with invisible characters shown, and markup unchanged.
 
     A field that is sent back holds its own value: `value="{{ text|e }}"`, which is markup.
     """

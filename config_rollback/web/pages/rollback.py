@@ -1,4 +1,4 @@
-"""`/rollback/{persona}`: what a rollback would change and why; the button; what came of it."""
+"""`/rollback/{persona}`: what a rollback would change and why; the button; the result."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ class Outcome:
 
 
 async def show(visit: Visit) -> Response:
-    """The decision, or with `result` what came of it. Changes nothing."""
+    """The page of the decision, or with `result` that of the result. Changes nothing."""
     request = visit.request
     persona = persona_of(request)
     await require_login(visit, "read", persona)
     query = query_of(request, RollbackQuery)
     if query.result is not None:
-        # A page that reloads by itself can be told not to (WCAG 2.2.1).
+        # A person can stop the automatic reload (WCAG 2.2.1).
         return await _show_result(visit, persona, query.result, watched=query.reload != "off")
     situation = await run_sync(lambda: _situation(request, persona, query))
     deps = dependencies(request)
@@ -148,7 +148,7 @@ async def act(visit: Visit) -> Response:
 
 
 async def _compare(situation: Situation) -> list[tuple[diff.Change, list[diff.Piece]]] | None:
-    """See `Situation.compare`; None where a version is not as it was published."""
+    """See `Situation.compare`; None if a version is not as it was published."""
     try:
         return await run_sync(situation.compare)
     except Exception:  # whatever it holds: the button does not need the comparison
@@ -165,7 +165,7 @@ async def _show_result(visit: Visit, persona: str, audit_id: int, watched: bool)
             row, activation = transaction.audit_row(audit_id), transaction.activation_of_audit(audit_id)
             active = transaction.active(persona)
             if row is None or activation is None or active is None or activation.persona != persona:
-                raise NotFoundError("no such rollback")
+                raise NotFoundError("there is no such rollback")
             return Outcome(row, activation, active, serving)
 
     outcome = await run_sync(read)
@@ -200,7 +200,7 @@ def _situation(request: Request, persona: str, query: RollbackQuery) -> Situatio
     with dependencies(request).store.read() as transaction:
         active = transaction.active(persona)
         if active is None:
-            raise NotFoundError("no such persona")
+            raise NotFoundError("there is no such persona")
         expected_version = query.expected_version or active.version
         number = query.to or transaction.default_target(active)
         target = None if number is None else transaction.version(persona, number)

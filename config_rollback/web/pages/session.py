@@ -27,7 +27,7 @@ async def find_login(request: Request) -> Login:
     cookie = request.cookies.get(deps.cookie_name)
     if cookie is None:
         raise UnauthenticatedError("log in to see this page")
-    deps.sessions.check_cookie(cookie)  # without the database: anybody can send one
+    deps.sessions.check_cookie(cookie)  # without the database, because anybody can send a cookie
     return await run_sync(partial(deps.sessions.find, cookie))
 
 
@@ -46,7 +46,7 @@ def set_session(request: Request, response: Response, login: Login) -> None:
 
 
 async def require_login(visit: Visit, action: str = "read", persona: str | None = None) -> Login:
-    """As `find_login`, and the role is `ops`; raises `ForbiddenError` where it is not."""
+    """As `find_login`, for the role `ops`; raises `ForbiddenError` for another role."""
     visit.login = login = await find_login(visit.request)
     await access.require_role(visit.request, login.actor, action, persona)
     return login
@@ -62,7 +62,7 @@ async def read_own_form(request: Request) -> Mapping[str, str]:
 async def require_form(
     visit: Visit, action: str, persona: str | None = None
 ) -> tuple[Login, Mapping[str, str]]:
-    """A form sent in its own session by somebody of role `ops`."""
+    """A form that a person with the role `ops` sent in their own session."""
     form = await read_own_form(visit.request)
     visit.login = login = await find_login(visit.request)
     check_form_token(login.cookie, form.get("form_token", ""))

@@ -1,4 +1,4 @@
-"""A request of a page, from the route to the page that answers it, be it that of an error."""
+"""A request of a page, from the route to the page that answers it, which may be an error page."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from config_rollback.web.pages import render
 
 @dataclass
 class Visit:
-    """A request of a page, and what is known of it by now, for the page of an error."""
+    """A request of a page, and what the handler has found out so far, for an error page."""
 
     request: Request
     login: Login | None = None
-    """Whoever is logged in, be it without the role `ops`."""
+    """The login, also of a person without the role `ops`."""
     next_path: str | None = None
-    """Where an error leads back to; by default the page that was asked for, or whose form was sent."""
+    """The page that an error page links back to; by default the requested page, or the page of the form."""
     reason: str = ""
-    """What was typed into the form: browsers do not keep it."""
+    """The reason that the person entered into the form, which browsers do not keep."""
 
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
 def page_route(path: str, handler: Handler, method: str = "GET") -> Route:
-    """The route of a page: what the handler refuses is a page too, for a browser."""
+    """The route of a page. If the handler raises an error, the browser gets an error page."""
 
     @wraps(handler)
     async def endpoint(request: Request) -> Response:
@@ -52,7 +52,7 @@ def page_route(path: str, handler: Handler, method: str = "GET") -> Route:
 
 
 def page(visit: Visit, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page of the service for whoever is logged in."""
+    """A page of the service for the person who is logged in."""
     deps = dependencies(visit.request)
     text = render.html(
         template,

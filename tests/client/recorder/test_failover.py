@@ -115,7 +115,7 @@ def two(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def recorder_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recorder]]:
-    """Makes recorders that begin with the first URL and flush when told to. All are closed at the end."""
+    """Makes recorders that begin with the first URL and flush on request. All are closed at the end."""
     monkeypatch.setattr(sender, "shuffled", list)
     recorders: list[Recorder] = []
 

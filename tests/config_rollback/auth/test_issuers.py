@@ -297,7 +297,7 @@ def test_the_log_says_why_and_holds_no_token(
     caplog.set_level("INFO")
     answer = trusting.request("GET", "/v1/ops/personas", token=given)
     assert error(answer) == (401, "token_invalid")
-    assert answer.json()["error"]["message"] == "the token is not valid", "it says nothing to whoever forges"
+    assert answer.json()["error"]["message"] == "the token is not valid", "a forger learns nothing"
     wait_until(lambda: '"event": "request"' in caplog.text)  # after the answer
     (line,) = [json.loads(r.message) for r in caplog.records if '"event": "request"' in r.message]
     assert (line["error"], line["reason"]) == ("token_invalid", reason)

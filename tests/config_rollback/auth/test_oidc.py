@@ -350,7 +350,7 @@ def test_25_whoever_is_not_ops_sees_nothing(
     assert 'data-code="forbidden"' in answer.text
     row = service.audit()[-1]
     assert (row["actor"], row["role"], row["error_code"]) == ("ann", role, "forbidden")
-    assert row["issuer"] == provider.url, "the session has forgotten who vouched for it"
+    assert row["issuer"] == provider.url, "the session has lost its issuer"
 
 
 @pytest.mark.parametrize(

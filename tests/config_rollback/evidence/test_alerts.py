@@ -110,7 +110,7 @@ def test_an_alert_told_again_after_its_end_fires_again(service: Service, browser
     service.clock.move(minutes=1)
     assert send(service, alert()) == {"received": 1, "new": 0}
     assert [row[1:] for row in rows(service)] == [("firing", None)]
-    assert "1 firing, as Alertmanager reports." in browser.get("/alerts").text
+    assert "1 alert is firing." in browser.get("/alerts").text
     send(service, alert(status="resolved", endsAt="2026-03-01T12:09:00Z"))
     assert rows(service)[0][1] == "resolved"
 
@@ -250,7 +250,7 @@ def test_grafanas_own_webhook_is_taken_as_alertmanagers(service: Service, browse
 def test_the_page_shows_firing_alerts_with_the_way_to_the_rollback(
     service: Service, browser: Browser
 ) -> None:
-    assert "Nothing is firing." in browser.get("/alerts").text
+    assert "No alert is firing." in browser.get("/alerts").text
     send(service, alert(), alert(fingerprint="f", status="resolved", endsAt="2026-03-01T12:00:00Z"))
     page = browser.get("/alerts").text
     assert page.count('data-testid="alert"') == 2

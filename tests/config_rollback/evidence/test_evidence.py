@@ -80,7 +80,7 @@ def test_p95_has_an_interval_and_what_is_surely_worse_is_marked(
         "p95_latency_ms": 0,  # 1,300 to 1,500 overlaps with 1,100 to 1,400
     }
     cells = rows["out_of_scope_rate"].split("<td")
-    assert ">worse<" in cells[1], "version 2, which serves now"
+    assert ">worse<" in cells[1], "version 2, which is active"
     assert "1,300 to 1,500 ms" in rows["p95_latency_ms"]
     assert "of 1,000" in rows["p95_latency_ms"]
 
@@ -186,7 +186,7 @@ def test_46_without_prometheus_the_page_says_so_and_the_button_works(
     prometheus.raw = raw
     page = browser.get(LINK).text
     assert 'data-testid="kpi-problem"' in page
-    assert "A rollback does not need them." in page
+    assert "You can roll back without them." in page
     assert browser.post("/rollback/concierge", form(page)).status_code == 303
     result = browser.get("/rollback/concierge?result=3")
     assert result.status_code == 200
@@ -257,7 +257,7 @@ def test_a_prometheus_that_hangs_is_not_waited_for(
     prometheus.answer = hang  # type: ignore[method-assign]
     try:
         page = browser.get(LINK).text
-        assert "Prometheus does not answer in time" in page
+        assert "Prometheus did not answer in time" in page
         assert browser.post("/rollback/concierge", form(page)).status_code == 303
     finally:
         let_go.set()

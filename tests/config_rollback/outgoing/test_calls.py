@@ -45,7 +45,7 @@ def database(sqlite: Sqlite) -> Sqlite:
 
 @pytest.fixture
 def _endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for another service does so for longer than this test takes."""
+    """A call that waits for another service waits longer than this test takes."""
     monkeypatch.setattr(calls, "DOCUMENT_SECONDS", 100.0)
     monkeypatch.setattr(oidc, "EXCHANGE_SECONDS", 100.0)
     monkeypatch.setattr(kpis, "TOTAL_SECONDS", 100.0)

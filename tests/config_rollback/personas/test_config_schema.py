@@ -153,7 +153,7 @@ def test_a_schema_that_allows_anything_still_bounds_the_depth(tmp_path: Path) ->
     for _ in range(MAX_DEPTH - 1):
         nested = [nested]
     assert schema.validate({"a": nested}) == {"a": nested}
-    with pytest.raises(InvalidRequestError, match="nests at most 32 deep"):
+    with pytest.raises(InvalidRequestError, match="must not be nested more than 32 levels deep"):
         schema.validate({"a": [nested]})
 
 

@@ -1,4 +1,4 @@
-"""Whoever may do nothing cannot fill the audit, and no attempt is lost from it."""
+"""A person without rights cannot fill the audit log, and no attempt is lost from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is repeated, by a script or because its answer was lost, acts once at most."""
+"""A command that is repeated, by a script or because its answer was lost, acts at most once."""
 
 from __future__ import annotations
 

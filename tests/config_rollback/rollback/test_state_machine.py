@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
             return error.code
 
     def expect(self, call: Call, wish: Publication | Rollback, decide: Callable[[], Any]) -> Any:
-        """Attempts the wish, and compares with what the model decides."""
+        """Attempts the request, and compares with what the model decides."""
         kept = (call.actor.subject, call.idempotency_key or "")
         if call.idempotency_key and kept in self.kept:
             earlier, answer = self.kept[kept]
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(persona=PERSONAS, calls=st.integers(2, 4))
     def roll_back_at_once(self, persona: str, calls: int) -> None:
-        """Whoever comes first wins; the others find that the version has changed."""
+        """The first request wins; the others find that the version has changed."""
         known = self.personas[persona]
         wish = Rollback(self.name(persona), known.active or 1)
         with ThreadPoolExecutor(calls) as pool:

@@ -121,7 +121,7 @@ def test_a_database_of_the_schema_before_goes_on(
     assert (old["issuer"], old["content_hash"], old["attempts"]) == (None, None, 1)
     assert new["issuer"] == "driftback"
     assert new["content_hash"] == service.version(1, "coach")["content_hash"]
-    assert database.execute("SELECT * FROM sessions") == [], "nobody knows who vouched for them"
+    assert database.execute("SELECT * FROM sessions") == [], "their issuer is unknown"
     engine.dispose()
 
 

@@ -204,7 +204,7 @@ def test_a_page_left_open_while_somebody_acts_does_nothing(drifted: Service, bro
     answer = browser.post("/rollback/concierge", sent)
     assert answer.status_code == 409
     assert 'data-code="config_changed_since_alert"' in answer.text
-    assert "Version 3 serves now." in answer.text
+    assert "Version 3 is active now." in answer.text
     assert drifted.active_version() == 3
 
 
@@ -225,18 +225,18 @@ def test_a_link_whose_rollback_was_done_leads_to_what_came_of_it(drifted: Servic
     assert 'href="/rollback/concierge?result=3"' in page
     drifted.publish(temperature=1)
     page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
-    assert "<h1>Nothing to do here any more</h1>" in page, "version 3 was published since"
-    assert "version 3 serves now, published" in page
+    assert "<h1>There is nothing to do here any more</h1>" in page, "version 3 was published since"
+    assert "Version 3 is active now, published" in page
 
 
 def test_the_undo_of_a_rollback_is_not_called_a_rollback(drifted: Service, browser: Browser) -> None:
     drifted.roll_back(expected_version=2)
     page = browser.get("/rollback/concierge?from=1&to=2").text
-    assert "<h1>Put version 2 of concierge back?</h1>" in page
+    assert "<h1>Restore version 2 of concierge?</h1>" in page
     assert "Move concierge forward from version 1 to 2</button>" in page
     drifted.roll_back(expected_version=1, to_version=2)
     page = browser.get("/rollback/concierge?from=1&to=2").text
-    assert "<h1>Nothing to do here any more</h1>" in page
+    assert "<h1>There is nothing to do here any more</h1>" in page
     assert "went forward again from version 1 to 2" in page
     page = browser.get("/rollback/concierge?from=2&alert=OutOfScopeDrift").text
     assert "Roll concierge back from version 2 to 1</button>" in page, "version 1 is still the good one"
@@ -255,7 +255,7 @@ def test_the_alert_that_led_here_is_shown_after_it_has_ended(drifted: Service, b
 
 def test_after_a_rollback_its_alert_asks_nobody_for_another(drifted: Service, browser: Browser) -> None:
     send(drifted, alert())
-    assert "1 of 1 personas has a firing alert" in browser.get("/").text
+    assert "One persona has a firing alert" in browser.get("/").text
     drifted.roll_back(expected_version=2)
     page = browser.get("/").text
     assert "OutOfScopeDrift still fires about version 2, which is not active any more" in page
@@ -275,11 +275,11 @@ def test_the_alerts_lead_to_alertmanager_where_that_is_known(
 def test_personas_with_alerts_come_first(drifted: Service, browser: Browser) -> None:
     drifted.publish("a quiet one")
     quiet = browser.get("/").text
-    assert "No alert is firing about any of the 2 personas" in quiet
+    assert "No alert is firing. Active versions:" in quiet
     assert quiet.index('data-persona="a quiet one"') < quiet.index('data-persona="concierge"')
     send(drifted, alert())
     page = browser.get("/").text
-    assert "1 of 2 personas has a firing alert" in page
+    assert "One persona has a firing alert" in page
     assert page.index('data-persona="concierge"') < page.index('data-persona="a quiet one"')
 
 
@@ -289,26 +289,26 @@ def test_an_alert_that_is_not_repeated_alarms_nobody_for_ever(drifted: Service, 
     drifted.publish("a quiet one")
     send(drifted, alert())
     drifted.clock.move(hours=4, minutes=30)
-    assert "1 of 2 personas has a firing alert" in browser.get("/").text
-    assert "1 firing, as Alertmanager reports" in browser.get("/alerts").text
-    assert "Not heard of" not in browser.get("/alerts").text
+    assert "One persona has a firing alert" in browser.get("/").text
+    assert "1 alert is firing" in browser.get("/alerts").text
+    assert "Not repeated" not in browser.get("/alerts").text
     drifted.clock.move(hours=1)
     overview, inbox, page = (browser.get(path).text for path in ("/", "/alerts", link))
-    assert "No alert is firing about any of the 2 personas" in overview
+    assert "No alert is firing. Active versions:" in overview
     assert overview.index('data-persona="a quiet one"') < overview.index('data-persona="concierge"')
     for shown in (overview, inbox, page):
-        assert "heard of since" in shown
+        assert "repeated since" in shown
         assert "1 Mar 2026, 12:00 UTC" in shown
         assert 'class="badge firing"' not in shown
-    assert "Nothing is firing." in inbox
-    assert "has reported no alert" not in inbox
-    assert "No alert about concierge is firing now." in page
+    assert "No alert is firing." in inbox
+    assert "has not reported any alert" not in inbox
+    assert "No alert about concierge is firing." in page
     send(drifted, alert())
-    assert "1 of 2 personas has a firing alert" in browser.get("/").text
-    assert "not heard of since" not in browser.get(link).text
+    assert "One persona has a firing alert" in browser.get("/").text
+    assert "not repeated since" not in browser.get(link).text
     drifted.publish(temperature=1)
     drifted.clock.move(hours=6)
-    assert "not heard of since" not in drifted.browser().get("/").text, "nor is it about what is active"
+    assert "not repeated since" not in drifted.browser().get("/").text, "nor is it about what is active"
 
 
 def test_a_result_can_be_kept_from_reloading(drifted: Service, browser: Browser) -> None:

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("persona", "publish", "folder"), "cannot read folder: Is a directory"),
         (("persona", "publish", "empty"), "empty: must contain `persona`, `config` and, optionally, `note`"),
         (("persona", "publish", "binary"), "binary: the file is not UTF-8"),
-        (("persona", "publish", "deep"), "deep: it nests too deeply"),
+        (("persona", "publish", "deep"), "deep: it is nested too deeply"),
         (("persona", "list", "--state-dir", "empty"), "'empty' is a file"),
         (
             ("persona", "list", "--url", "ftp://x"),
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (("persona", "list", "--url", "http://a:99999"), "--url, DRIFTBACK_URL: http://a:99999 is not a URL"),
         (("audit", "verify", "--file", "absent"), "cannot read absent: No such file or directory"),
-        (("audit", "verify", "--file", "empty"), "empty: the file is empty: there is no row to verify"),
+        (("audit", "verify", "--file", "empty"), "empty: the file is empty: there are no rows to verify"),
         (("audit", "verify", "--file", "folder"), "'folder' is a directory"),
         (("audit", "verify", "--file", "deep"), "deep: line 1: recursion limit exceeded"),
         (("audit", "export", "absent/x", *SERVICE), "cannot write absent/x: No such file or directory"),

@@ -50,11 +50,11 @@ def test_what_nobody_sees_is_written_as_an_escape() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("persona: p\nconfig: {a: 1, a: 2}", "line 2, column 16: the key 'a' is given twice"),
-        ("persona: a\nconfig: {}\npersona: b", "line 3, column 1: the key 'persona' is given twice"),
-        ("persona: p\nconfig: {a: 1e999}", "config: Value error, Out of range float values"),
+        ("persona: p\nconfig: {a: 1, a: 2}", "line 2, column 16: the key 'a' occurs twice"),
+        ("persona: a\nconfig: {}\npersona: b", "line 3, column 1: the key 'persona' occurs twice"),
+        ("persona: p\nconfig: {a: 1e999}", "1e999 is larger than any number that can be kept"),
         ("- a", "must contain `persona`, `config` and, optionally, `note`"),
-        ("persona: p\nconfig: " + "[" * 3000 + "]" * 3000, "it nests too deeply"),
+        ("persona: p\nconfig: " + "[" * 3000 + "]" * 3000, "it is nested too deeply"),
     ],
     ids=lambda value: str(value[:40]),
 )

@@ -1,6 +1,6 @@
-"""`driftback up` where a Grafana is on PATH: a stand-in that is started, asked and told the same.
+"""`driftback up` where a Grafana is on PATH: a stand-in that gets the same arguments and requests.
 
-No package has Grafana itself; what it is told is checked as Grafana would read it.
+No package has Grafana itself; its arguments and files are checked as Grafana would read them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 
 from tests.support.stacks import ROOT, answers, stack, wait_for
 
-# Writes what it is told, then answers its health check.
+# Writes its arguments and environment, then answers its health check.
 STAND_IN = f"""#!{sys.executable}
 import http.server, json, os, pathlib, sys
 told = {{"arguments": sys.argv[1:], "environment": dict(os.environ)}}

@@ -1,4 +1,4 @@
-"""Accepted baselines are found fast; on PostgreSQL the guards hold in replication mode too."""
+"""An index that finds accepted baselines; on PostgreSQL the triggers work in replication mode too."""
 
 from __future__ import annotations
 

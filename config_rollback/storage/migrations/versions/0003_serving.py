@@ -1,4 +1,4 @@
-"""Which version each process serves, told by one replica to the others."""
+"""Which version each process serves, reported by one replica to the others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The record names an actor's issuer and the content of a version; an activation has a row of its own.
+"""Audit rows name the actor's issuer and the content of a version; each activation has its own row.
 
-Rows from before keep their scheme, and stay as they are. Sessions from before say nothing of who vouched for
-them: they end.
+Older rows keep their scheme and do not change. Older sessions do not name an issuer, so they end.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def _refuse_shared_rows() -> None:
     if rows := [str(row[0]) for row in shared]:
         raise RuntimeError(
             f"two activations name audit row {', '.join(rows)}: one was added behind the service; "
-            'see "When the record does not hold" in docs/operations.md'
+            'see "When the audit log does not match" in docs/operations.md'
         )
 
 
@@ -50,7 +49,7 @@ def _guard_replace() -> None:
 
 
 def _key_idempotency() -> None:
-    """SQLite cannot change a primary key: there the table is made anew."""
+    """SQLite cannot change a primary key: there the table is created again."""
     if op.get_bind().dialect.name != "sqlite":
         op.execute(
             "ALTER TABLE idempotency DROP CONSTRAINT idempotency_pkey,"

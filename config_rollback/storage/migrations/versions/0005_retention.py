@@ -1,4 +1,4 @@
-"""What is deleted when it is old is found by an index."""
+"""Indexes that find the old rows to delete."""
 
 from __future__ import annotations
 
