@@ -48,7 +48,7 @@ def rows() -> Iterator[Row]:
         ("durable ingest, 50 label sets a push, vs 50 plain counters", plain_note, "plain", many),
     ):
         rate = median(ours)
-        for checked, goal in (("", 20.0), ("--push.disable-consistency-check", 10.0)):
+        for checked, goal in (("", 10.0), ("--push.disable-consistency-check", 10.0)):
             peer = f"Pushgateway {checked}".strip()
             theirs = median(peers[kind, checked])
             yield compare(f"{name}: {peer}", rate, theirs, "pushes/s CPU", ">=", goal, note)
