@@ -1,8 +1,6 @@
 """The Recorder against real exporters: each message arrives exactly once, no error reaches the caller."""
 
-import _thread
 import errno
-import json
 import logging
 import os
 import signal
@@ -10,12 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,34 +20,14 @@ import pytest
 import requests
 
 from driftback import Recorder, latency_bounds
-from driftback.recorder.buffer import FEW_THREADS, LATENCY_SUM, MAX_LABEL_SETS
+from driftback.recorder.buffer import LATENCY_SUM
 from driftback.recorder.sender import Counts
 from driftback.recorder.transport import Transport
-from tests.exporter.running import TOKEN, Client, Process, Running, wait_for
+from tests.exporter.running import TOKEN, Process, Running, wait_for
 from tests.support.stacks import free_port
 
 NOBODY = "http://127.0.0.1:1"
 LABELS: dict[str, Any] = {"journey": "chat", "persona": "concierge", "config_version": "1"}
-
-
-@pytest.fixture
-def recorder_for() -> Iterator[Callable[..., Recorder]]:
-    """Makes recorders that flush often. All are closed at the end."""
-    recorders: list[Recorder] = []
-
-    def make(exporter: Client | str, **options: Any) -> Recorder:
-        url = exporter if isinstance(exporter, str) else exporter.url
-        recorders.append(Recorder(url, **{"token": TOKEN, "flush_interval": 0.02, **options}))
-        return recorders[-1]
-
-    yield make
-    for recorder in recorders:
-        recorder.close(timeout=0.1)
-
-
-@pytest.fixture
-def recorder(exporter: Running, recorder_for: Callable[..., Recorder]) -> Recorder:
-    return recorder_for(exporter)
 
 
 def test_a_full_disk_of_the_exporter_costs_no_message(
@@ -133,22 +109,6 @@ def test_what_cannot_be_written_is_counted_as_dropped_and_holds_up_nothing(
     assert "float32 is not JSON serializable" in caplog.text
 
 
-def test_a_push_that_could_not_be_made_ready_waits(
-    exporter: Running, recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    recorder = recorder_for(exporter, flush_interval=60)
-    recorder.record(**LABELS, latency_ms=5)
-    with monkeypatch.context() as memory:
-        memory.setattr(json, "dumps", no_memory)
-        assert not recorder.flush(timeout=0.1)
-        wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=1, in_doubt=0, dropped=0))
-    assert recorder.flush()
-    assert recorder.counts() == Counts(acknowledged=1, waiting=0, in_doubt=0, dropped=0)
-
-
 def test_a_declared_label_set_is_exported_at_zero(exporter: Running, recorder: Recorder) -> None:
     recorder.declare(**LABELS)
     assert recorder.flush()
@@ -175,104 +135,6 @@ def test_a_latency_on_a_bound_belongs_to_the_bucket_below_it(exporter: Running, 
 def test_the_background_thread_sends_without_being_asked(exporter: Running, recorder: Recorder) -> None:
     recorder.record(**LABELS, latency_ms=1)
     wait_for(lambda: exporter.value("conversation_messages_total") == 1)
-
-
-def test_threads_lose_nothing_even_after_they_ended(exporter: Running, recorder: Recorder) -> None:
-    def work(number: int) -> None:
-        for count in range(3000):
-            recorder.record(**{**LABELS, "config_version": number % 2}, latency_ms=count, input_tokens=1)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        assert recorder.flush()
-    assert recorder.flush()
-    assert recorder.flush()
-    assert exporter.value("conversation_messages_total") == 18_000
-    assert exporter.value("conversation_latency_seconds_count") == 18_000
-    assert exporter.value("conversation_tokens_total", direction="input") == 18_000
-    wait_for(lambda: recorder.flush() and not recorder._buffer._threads)
-
-
-def _own_thread(work: Callable[[], None]) -> None:
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-
-
-def _foreign_thread(work: Callable[[], None]) -> None:
-    """A thread that `threading` did not make and never hears the end of, such as one of a C library."""
-    done = _thread.allocate_lock()
-    done.acquire()
-
-    def work_and_say() -> None:
-        try:
-            work()
-        finally:
-            done.release()
-
-    _thread.start_new_thread(work_and_say, ())
-    done.acquire()
-
-
-in_threads = pytest.mark.parametrize("in_a_thread", [_own_thread, _foreign_thread])
-
-
-@in_threads
-def test_ended_threads_leave_nothing_behind_while_the_exporter_is_away(
-    launch: Callable[..., Process],
-    recorder_for: Callable[..., Recorder],
-    in_a_thread: Callable[[Callable[[], None]], None],
-) -> None:
-    port = free_port()
-    recorder = recorder_for(f"http://127.0.0.1:{port}")
-    for number in range(300):
-        version = {**LABELS, "config_version": number % 2}
-        in_a_thread(partial(recorder.record, **version, latency_ms=500, input_tokens=1))
-    assert not recorder.flush(timeout=0.2)
-    wait_for(lambda: not recorder.flush(timeout=0.01) and not recorder._buffer._threads)
-    wait_for(lambda: recorder.counts() == Counts(acknowledged=0, waiting=300, in_doubt=0, dropped=0))
-    exporter = launch(EXPORTER_PORT=str(port))
-    assert recorder.flush(timeout=20)
-    assert recorder.counts() == Counts(acknowledged=300, waiting=0, in_doubt=0, dropped=0)
-    assert exporter.value("conversation_messages_total", config_version="1") == 150
-    assert exporter.value("conversation_latency_seconds_sum") == 150
-    assert exporter.value("conversation_tokens_total", direction="input") == 300
-
-
-@in_threads
-def test_ended_threads_leave_little_behind_between_two_deliveries(
-    exporter: Running,
-    recorder_for: Callable[..., Recorder],
-    in_a_thread: Callable[[Callable[[], None]], None],
-) -> None:
-    recorder = recorder_for(exporter, flush_interval=3600)
-    most = 0
-    for number in range(1, 1001):
-        in_a_thread(lambda: recorder.record(**LABELS, latency_ms=500))
-        most = max(most, len(recorder._buffer._threads))
-        if number % 100 == 0:
-            assert recorder.counts().waiting == number
-    assert most <= 2 * FEW_THREADS
-    assert recorder.flush()
-    assert exporter.value("conversation_messages_total") == 1000
-
-
-def test_threads_that_begin_and_end_all_the_time_lose_nothing(exporter: Running, recorder: Recorder) -> None:
-    def work() -> None:
-        for _ in range(400):
-            _own_thread(lambda: recorder.record(**LABELS, latency_ms=500, input_tokens=1))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        assert recorder.flush()
-    assert recorder.flush()
-    assert recorder.counts() == Counts(acknowledged=1600, waiting=0, in_doubt=0, dropped=0)
-    assert exporter.value("conversation_messages_total") == 1600
-    assert exporter.value("conversation_tokens_total", direction="input") == 1600
 
 
 def test_nothing_is_lost_while_the_exporter_is_away(
@@ -311,27 +173,6 @@ def test_a_killed_exporter_costs_no_message_and_counts_none_twice(
     exporter = launch(EXPORTER_PORT=str(port))
     assert recorder.flush(timeout=30)
     assert exporter.value("conversation_messages_total") == sent
-
-
-def test_a_lost_answer_is_retried_with_the_same_bytes_and_counted_once(
-    exporter: Running, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    post = Transport._post
-    bodies = []
-
-    def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
-        bodies.append(body)
-        answer = post(transport, body)
-        if len(bodies) < 3:
-            raise TimeoutError
-        return answer
-
-    monkeypatch.setattr(Transport, "_post", lossy)
-    recorder.record(**LABELS, latency_ms=5)
-    assert recorder.flush(timeout=20)
-    assert bodies[0] == bodies[1] == bodies[2]
-    assert exporter.value("conversation_messages_total") == 1
-    assert exporter.value("exporter_pushes_total", result="duplicate") == 2
 
 
 @pytest.mark.parametrize(
@@ -382,28 +223,6 @@ def test_an_unknown_reason_is_counted_as_other(exporter: Running, recorder: Reco
     recorder.record(**LABELS, latency_ms=5.0, outcome="llm_error", reason="moon")
     assert recorder.flush()
     assert exporter.value("conversation_llm_errors_total", reason="other") == 1
-
-
-@pytest.mark.parametrize("argument", ["journey", "persona", "config_version", "reason"])
-def test_however_many_texts_a_caller_invents_memory_stays_as_it_is(
-    recorder_for: Callable[..., Recorder], argument: str
-) -> None:
-    recorder = recorder_for(NOBODY, flush_interval=3600)
-    length = 20_000 if argument == "reason" else 100
-
-    def held_after(messages: range) -> int:
-        for number in messages:
-            invented = {argument: f"{number:0{length}}"}
-            recorder.record(**{**LABELS, "outcome": "llm_error", **invented}, latency_ms=5)
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    try:
-        before = held_after(range(5000))
-        assert held_after(range(5000, 10_000)) - before < 3_000_000
-    finally:
-        tracemalloc.stop()
-    assert sum(recorder.counts()) == 10_000
 
 
 def test_a_declaration_that_makes_no_sense_does_not_raise(recorder: Recorder) -> None:
@@ -459,31 +278,6 @@ def test_who_counts_what_makes_no_sense_is_told_once_what_would(
     assert "(said once)" in line
 
 
-def test_a_thread_holds_little_of_a_label_set_and_touches_none_that_did_not_change(
-    exporter: Running, recorder_for: Callable[..., Recorder]
-) -> None:
-    recorder = recorder_for(exporter, flush_interval=3600)
-    label_sets = 100
-
-    def count() -> None:
-        for number in range(label_sets):
-            recorder.record(
-                **{**LABELS, "persona": f"p{number % 30}", "config_version": number}, latency_ms=5
-            )
-
-    count()
-    recorder._buffer.take()
-    (thread,) = recorder._buffer._threads
-    held = sum(sys.getsizeof(cell) for kept in (thread.cells, thread.taken) for cell in kept.values())
-    assert held < label_sets * 1024
-    before = {key: id(cell) for key, cell in thread.taken.items()}
-    assert recorder._buffer.take() == []
-    assert {key: id(cell) for key, cell in thread.taken.items()} == before
-    recorder.record(**{**LABELS, "persona": "p7", "config_version": 7}, latency_ms=5, ttft_ms=5)
-    (item,) = recorder._buffer.take()
-    assert (item["persona"], item["messages"], item["ttft"]["buckets"]) == ("p7", 1, {0: 1})
-
-
 def test_a_wrong_token_loses_nothing(
     start: Callable[..., Running], recorder_for: Callable[..., Recorder]
 ) -> None:
@@ -496,15 +290,6 @@ def test_a_wrong_token_loses_nothing(
     exporter = start(port=port)
     assert recorder.flush(timeout=20)
     assert exporter.value("conversation_messages_total") == 1
-
-
-def test_a_server_that_is_no_exporter_acknowledges_nothing(
-    recorder_for: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Transport, "_post", lambda *_: (200, b"<h1>Welcome to nginx!</h1>"))
-    recorder = recorder_for("http://127.0.0.1:1")
-    recorder.record(**LABELS, latency_ms=5)
-    assert not recorder.flush(timeout=0.1)
 
 
 def test_label_sets_are_declared_again_to_an_exporter_that_lost_its_state(
@@ -521,21 +306,6 @@ def test_label_sets_are_declared_again_to_an_exporter_that_lost_its_state(
     assert recorder.flush(timeout=20)
     assert recorder.flush(timeout=20)
     assert exporter.value("conversation_messages_total", **LABELS) == 0
-
-
-def test_label_sets_past_the_bound_are_counted_under_other(
-    start: Callable[..., Running], recorder_for: Callable[..., Recorder], tmp_path: Path
-) -> None:
-    (tmp_path / "policy.yaml").write_text("{max_personas: 5000, max_series: 5000}")
-    exporter = start(policy_file=tmp_path / "policy.yaml")
-    recorder = recorder_for(exporter)
-    for _ in range(2):
-        for number in range(MAX_LABEL_SETS + 50):
-            recorder.record(**{**LABELS, "persona": f"p{number}"}, latency_ms=5)
-    assert recorder.flush(timeout=20)
-    assert exporter.value("conversation_messages_total") == 2 * (MAX_LABEL_SETS + 50)
-    assert exporter.value("conversation_messages_total", persona="other") == 100
-    assert exporter.value("exporter_series") == MAX_LABEL_SETS + 1
 
 
 @pytest.fixture
@@ -830,19 +600,6 @@ def test_children_made_by_multiprocessing_send_what_they_counted_before_they_end
 def test_only_the_constructor_raises(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Recorder(**{"url": "http://127.0.0.1:1", "token": TOKEN, **change})
-
-
-def test_a_connection_that_the_exporter_has_closed_is_made_anew_without_a_word(
-    exporter: Running, recorder: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
-    recorder.record(**LABELS, latency_ms=5)
-    assert recorder.flush()
-    exporter.close_connections()
-    wait_for(lambda: exporter.connections() == 0)
-    recorder.record(**LABELS, latency_ms=5)
-    assert recorder.flush()
-    assert exporter.value("conversation_messages_total") == 2
-    assert caplog.records == []
 
 
 def test_a_push_that_is_too_large_is_split_and_loses_nothing(

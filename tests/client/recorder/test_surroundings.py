@@ -1,9 +1,7 @@
 """The Recorder under signals, under eventlet, with any URL, with exceptions that nobody thought of."""
 
-import http.client
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -19,11 +17,9 @@ import pytest
 
 import driftback
 from driftback import Recorder
-from driftback.contract import SeriesDelta
 from driftback.recorder.buffer import Buffer
 from driftback.recorder.sender import Counts, Sender
-from driftback.recorder.stream import Parcel, Stream
-from driftback.recorder.transport import Transport, Verdict
+from driftback.recorder.transport import Transport
 from tests.exporter.running import TOKEN, Running, wait_for
 
 CLIENT_FOLDER = Path(driftback.__file__).parent
@@ -61,7 +57,7 @@ for _ in range(2000):
     count()
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert recorder.flush(60)
-while sum(thread.name == "driftback" for thread in threading.enumerate()) > 1:
+while sum(thread.name == "driftback-recorder" for thread in threading.enumerate()) > 1:
     time.sleep(0.01)  # a second one ends at once
 print(json.dumps([calls, list(recorder.counts())]))
 """
@@ -99,7 +95,9 @@ def test_a_declaration_while_the_first_starts_the_thread_starts_no_second_one(
             assert recorder.flush()
 
             def senders() -> int:
-                return sum("client" in thread.name for thread in set(threading.enumerate()) - before)
+                return sum(
+                    thread.name == "driftback-recorder" for thread in set(threading.enumerate()) - before
+                )
 
             wait_for(lambda: senders() == 1)  # a second one ends at once
     finally:
@@ -216,43 +214,6 @@ def fail(*_: object, **__: object) -> None:
     raise UnheardOfError
 
 
-@pytest.mark.parametrize(
-    ("where", "what", "in_doubt"),
-    [
-        (selectors, "DefaultSelector", False),
-        (http.client.HTTPConnection, "connect", False),
-        (http.client.HTTPConnection, "request", True),
-        (http.client.HTTPConnection, "getresponse", True),
-        (Transport, "_post", True),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_an_exception_that_nobody_thought_of_is_a_try_that_failed(
-    exporter: Running, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, in_doubt: bool
-) -> None:
-    stream = Stream(exporter.url, TOKEN)
-    item = SeriesDelta(
-        journey="chat",
-        persona="p",
-        config_version="1",
-        messages=1,
-        latency={"sum": 0.1, "buckets": {1: 1}},
-    )
-    if what == "DefaultSelector":  # asked about a connection that is there
-        assert stream.send(Parcel([])).verdict is Verdict.ACKNOWLEDGED
-    with monkeypatch.context() as broken:
-        broken.setattr(where, what, fail)
-        answer = stream.send(Parcel([item]))
-    assert answer.verdict is (Verdict.UNKNOWN if in_doubt else Verdict.NOT_TAKEN)
-    assert answer.reason == "UnheardOfError"
-    assert (stream.in_doubt is not None) is in_doubt
-    assert not stream.is_due()
-    again = stream.retry() if in_doubt else stream.send(Parcel([item]))
-    assert again.verdict is Verdict.ACKNOWLEDGED
-    assert exporter.value("conversation_messages_total") == 1
-    stream.close()
-
-
 @pytest.mark.parametrize("method", ["_send_all", "_settle_doubt"])
 def test_a_delivery_that_fails_anyhow_is_not_tried_again_at_once(
     exporter: Running, monkeypatch: pytest.MonkeyPatch, method: str
@@ -271,72 +232,6 @@ def test_a_delivery_that_fails_anyhow_is_not_tried_again_at_once(
             sender.deliver()
     assert sender.pause(60.0) > 0
     sender.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "host", "port", "path"),
-    [
-        ("http://[::1]", "::1", 80, "/v1/push"),
-        ("http://[::1]:9810", "::1", 9810, "/v1/push"),
-        ("https://[::1]/", "::1", 443, "/v1/push"),
-        ("HTTP://Exporter.example:9810/a/b/", "Exporter.example", 9810, "/a/b/v1/push"),
-        ("http://exporter:", "exporter", 80, "/v1/push"),
-    ],
-)
-def test_a_url_is_served_as_it_says(url: str, host: str, port: int, path: str) -> None:
-    transport = Transport(url, TOKEN)
-    assert (transport._connection.host, transport._connection.port) == (host, port)
-    assert transport._path == path
-
-
-def test_it_sends_to_an_exporter_that_listens_on_ipv6(start: Callable[..., Running]) -> None:
-    exporter = start(host="::1")
-    port = exporter.url.rpartition(":")[2]
-    with Recorder(f"http://[::1]:{port}", TOKEN) as recorder:
-        recorder.record(**LABELS, latency_ms=5)
-        assert recorder.flush()
-        assert recorder.counts().acknowledged == 1
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "127.0.0.1:9810",
-        "http://",
-        "ftp://exporter",
-        "http://[::1",
-        "http://exporter:99999",
-        "http://exporter:0",
-        "http://exporter:x",
-        "http://user:secret@exporter",
-        "http://exporter?a=b",
-        "http://exporter/a?b",
-        "http://exporter/#a",
-        "http://exporter/a b",
-        "http://exporter/ä",
-        "http://ex porter",
-    ],
-)
-def test_a_url_that_cannot_be_served_as_it_says_is_refused_and_no_password_told(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^url") as refused:
-        Recorder(url, TOKEN)
-    assert "secret" not in str(refused.value)
-
-
-def test_65_a_proxy_or_a_netrc_of_the_environment_is_not_asked(
-    exporter: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".netrc").write_text("default login somebody password something\n")
-    (tmp_path / ".netrc").chmod(0o600)
-    with monkeypatch.context() as environment:
-        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
-            environment.setenv(name, "http://127.0.0.1:1")
-        environment.setenv("NETRC", str(tmp_path / ".netrc"))
-        environment.setenv("HOME", str(tmp_path))
-        with Recorder(exporter.url, TOKEN) as recorder:
-            recorder.record(**LABELS, latency_ms=5)
-            assert recorder.flush()
-    assert exporter.value("conversation_messages_total") == 1
 
 
 CELERY = """
