@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from config_rollback import errors
 from config_rollback.metrics import Metrics
-from config_rollback.web.http import MAX_DISCARDED_BYTES, new_request_id
+from config_rollback.web.http import MAX_BODY_BYTES, new_request_id
 from exporter.errors import BodyTooLargeError, ExporterError, TooManyConnectionsError, TooManyPipelinedError
 from exporter.http.exchange import Exchange, Reply
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class AsgiServer:
     """Answers requests by an ASGI application (`exporter.http.connection.Application`)."""
 
-    max_body_bytes = MAX_DISCARDED_BYTES
+    max_body_bytes = MAX_BODY_BYTES
     body_seconds = inf  # `web.http` bounds what it reads, and nothing else is read
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -58,6 +58,11 @@ class AsgiServer:
         if status == 429:
             headers.append((b"retry-after", b"1"))
         return Reply(status, headers, msgspec.json.encode({"error": content, "request_id": request_id}))
+
+    async def close(self, seconds: float) -> None:
+        """Wait for calls whose clients are gone: they use what the application closes next."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
 
     def evicted(self) -> None:
         """A connection was ended to make room for another."""

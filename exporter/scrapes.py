@@ -18,14 +18,19 @@ from exporter.render import View, render
 
 MAX_SCRAPES = 8
 """Scrapes at once: each holds a copy of all counters until its answer is read."""
-TRIES, TRY_SECONDS = 100, 0.05
-"""How often a scrape looks for a place while all are taken and none waits for its reader."""
+MAX_WAITING = 16
+"""Scrapes that may wait for a place."""
+PLACE_SECONDS, LOOK_SECONDS = 5.0, 0.02
+"""How long a scrape waits for a place, and how often the first one that waits looks for it."""
 
 _log = structlog.get_logger("exporter.scrapes")
 
 
 class Scrapes:
-    """Answers so many scrapes at once; one more takes the place of that whose reader is slowest."""
+    """Answers so many scrapes at once; one more takes the place of that whose reader is slowest.
+
+    Where no reader is slow, a few scrapes wait in their order.
+    """
 
     def __init__(
         self, view: Callable[[], View], registry: CollectorRegistry, monitoring: SelfMonitoring
@@ -34,12 +39,15 @@ class Scrapes:
         self._registry = registry
         self._monitoring = monitoring
         self._running: set[Exchange] = set()
+        self._turn = asyncio.Lock()  # which is given in the order in which it was asked for
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(
         self, exchange: Exchange, head: Head, request_id: str, refuse: Callable[[Exception], None]
     ) -> None:
-        """Answer a scrape, or have it refused with TooManyScrapesError."""
+        """Answer a scrape, or have it refused with TooManyScrapesError. Raises it if too many wait."""
+        if len(self._tasks) >= MAX_SCRAPES + MAX_WAITING:
+            raise TooManyScrapesError(f"{MAX_WAITING} scrapes wait for their turn: try again later")
         task = asyncio.create_task(self._answer(exchange, head, request_id, refuse))
         exchange.on_end = task.cancel
         self._tasks.add(task)
@@ -49,9 +57,7 @@ class Scrapes:
         self, exchange: Exchange, head: Head, request_id: str, refuse: Callable[[Exception], None]
     ) -> None:
         try:
-            if not await self._take_place():
-                raise TooManyScrapesError(f"{MAX_SCRAPES} scrapes are being answered: try again later")
-            self._running.add(exchange)
+            await self._take_place(exchange)
             await self._write(exchange, head, request_id)
         except Exception as error:  # noqa: BLE001 (every request gets an answer, or its end)
             if exchange.started:
@@ -87,13 +93,15 @@ class Scrapes:
         for piece in render(self._view(), openmetrics):
             yield piece.encode()
 
-    async def _take_place(self) -> bool:
-        """Whether there is a place. Waits a while for one that is done, or that its reader keeps waiting."""
-        for _ in range(TRIES):
-            if len(self._running) < MAX_SCRAPES or self._make_room():
-                return True
-            await asyncio.sleep(TRY_SECONDS)
-        return False
+    async def _take_place(self, exchange: Exchange) -> None:
+        """Wait for a place: of a scrape that is done, or of one that waits for its reader."""
+        try:
+            async with asyncio.timeout(PLACE_SECONDS), self._turn:
+                while len(self._running) >= MAX_SCRAPES and not self._make_room():  # noqa: ASYNC110 (slow readers wake nobody)
+                    await asyncio.sleep(LOOK_SECONDS)
+                self._running.add(exchange)
+        except TimeoutError:
+            raise TooManyScrapesError(f"{MAX_SCRAPES} scrapes are being answered: try again later") from None
 
     def _make_room(self) -> bool:
         slowest = min(self._running, key=lambda exchange: exchange.waiting_since)

@@ -228,6 +228,7 @@ class Connection(asyncio.Protocol):
         waiting = self._reader.waiting
         while self._current is None and waiting and not self._transport.is_closing():
             self._current = waiting.popleft()
+            self._is_idle, self._idle_since = False, self._loop.time()
             self._application.begin(self._current)
         self._going_on = False
         if self._current is None and self._due is not None and not self._transport.is_closing():

@@ -115,6 +115,9 @@ class Exchange:
         lines = [_STATUS_LINES[status], b"date: " + self._line.date]
         sized = status in _WITHOUT_BODY or self.method == b"HEAD"
         for name, value in headers:
+            if name == b"connection":
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
             lines.append(name + b": " + value)
             sized = sized or name == b"content-length"
         if not sized and self.version != "1.0":  # whose answers end with the connection anyway
@@ -141,7 +144,7 @@ class Exchange:
             return
         if end := self._head + (b"0\r\n\r\n" if self._chunked else b""):
             self._line.write(end)
-        self.over = True
+        self._forget()
         self._line.finished(self)
 
     async def drain(self) -> None:
@@ -150,13 +153,20 @@ class Exchange:
 
     def end(self) -> None:
         """There will be no answer of the application. Called by the connection."""
-        self.over = True
-        if self.on_end is not None:
-            self.on_end()
+        on_end = self.on_end
+        self._forget()
+        if on_end is not None:
+            on_end()
 
     def abort(self) -> None:
         """End the connection at once."""
         self._line.abort()
+
+    def _forget(self) -> None:
+        """Let go of the body now, not when the garbage collector finds the cycle that `on_end` makes."""
+        self.over = True
+        self.on_end = self.then = None
+        self.body = bytearray()
 
     def _part(self, name: str) -> bytes:
         try:

@@ -3,7 +3,8 @@
 import resource
 import socket
 
-BACKLOG = 4096
+BACKLOG = 1024
+"""Connections that may come at once: asyncio accepts them all before it asks whether there is room."""
 SPARE = 256
 """File descriptors beside those of connections: the journal, pools of database connections, libraries."""
 
@@ -43,7 +44,7 @@ def _provide_descriptors(connections: int, setting: str) -> None:
 
     Without room a server could not even take a connection to refuse it, or open its files.
     """
-    needed = connections + SPARE
+    needed = connections + BACKLOG + SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:

@@ -36,6 +36,10 @@ class Server:
         try:
             await self._stopping.wait()
         finally:
+            loop.remove_reader(listener)
+            await asyncio.sleep(
+                0
+            )  # what was just accepted would leak if it met a closed server (CPython gh-109564)
             listening.close()
             if not self.connections:
                 self._all_closed.set()
@@ -46,6 +50,7 @@ class Server:
                     await self._all_closed.wait()
             for connection in list(self.connections):
                 connection.abort()
+            await self._all_closed.wait()
             checking.cancel()
 
     def stop(self) -> None:
@@ -55,6 +60,10 @@ class Server:
     def opened(self, connection: Connection) -> bool:
         """Whether there is room for a connection: that of the one whose peer keeps us waiting longest."""
         self.connections[connection] = None
+        if self._stopping.is_set():  # it was accepted just before
+            self._all_closed.clear()
+            connection.stop()
+            return True
         if len(self.connections) <= self._max_connections:
             return True
         now = asyncio.get_running_loop().time()
@@ -64,6 +73,7 @@ class Server:
                 other.abort()
                 self.application.evicted()
                 return True
+        del self.connections[connection]  # it is refused, and takes nobody's place
         return False
 
     def answered(self, connection: Connection) -> None:

@@ -1,0 +1,122 @@
+"""Connections of a server: no more than it may have, and none that outlives it."""
+
+import asyncio
+import contextlib
+import gc
+import select
+import socket
+import warnings
+from collections.abc import Callable, Coroutine
+
+from exporter.errors import ExporterError
+from exporter.http.exchange import Exchange, Reply
+from exporter.http.listener import listen
+from exporter.http.server import Server
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Silent:
+    """An application that answers nothing."""
+
+    max_body_bytes = 100
+    body_seconds = 100.0
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        self.begun += 1
+
+    def refuse(self, exchange: Exchange | None, error: ExporterError) -> Reply:
+        return Reply(429, [], b"")
+
+    def evicted(self) -> None:
+        raise NotImplementedError
+
+
+def _connected(listener: socket.socket) -> socket.socket:
+    client = socket.create_connection(listener.getsockname()[:2])
+    client.settimeout(60)
+    return client
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 (nobody sets an event)
+            await asyncio.sleep(0.01)
+
+
+def test_a_request_that_is_never_answered_ends_with_the_server() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        server = Server(application, 10)
+        listener = listen("127.0.0.1", 0, 10, "TEST_")
+        client = _connected(listener)
+        client.sendall(REQUEST)
+        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
+        await _until(lambda: application.begun == 1)
+        server.stop()
+        await serving
+        assert not server.connections
+        return client
+
+    _assert_closed(serve)
+
+
+def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        server = Server(application, 10)
+        listener = listen("127.0.0.1", 0, 10, "TEST_")
+        first = _connected(listener)
+        first.sendall(REQUEST)
+        serving = asyncio.create_task(server.serve(listener, grace_seconds=60))
+        await _until(lambda: application.begun == 1)
+        second = _connected(listener)
+        await asyncio.sleep(0)  # the loop has accepted it, or will before it looks whether to stop
+        server.stop()
+        await _until(lambda: _readable(second))
+        first.close()
+        await serving
+        return second
+
+    _assert_closed(serve)
+
+
+def test_a_connection_that_is_refused_takes_nobodys_place() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        server = Server(application, 2)
+        listener = listen("127.0.0.1", 0, 2, "TEST_")
+        busy = [_connected(listener) for _ in range(2)]
+        for client in busy:
+            client.sendall(REQUEST)
+        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
+        await _until(lambda: application.begun == 2)
+        refused = [_connected(listener) for _ in range(20)]
+        await _until(lambda: all(_readable(client) for client in refused))
+        assert [client.recv(12) for client in refused] == [b"HTTP/1.1 429"] * 20
+        assert len(server.connections) == 2
+        for client in refused:
+            client.close()
+        server.stop()
+        await serving
+        busy[0].close()
+        return busy[1]
+
+    _assert_closed(serve)
+
+
+def _readable(client: socket.socket) -> bool:
+    return bool(select.select([client], [], [], 0)[0])
+
+
+def _assert_closed(serve: Callable[[], Coroutine[None, None, socket.socket]]) -> None:
+    """That the server has closed the connection whose client `serve` returns, and left none open."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with asyncio.run(serve()) as client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
