@@ -28,8 +28,8 @@ STOP_SECONDS = 5
 """How long a stop waits for answers in progress."""
 
 
-async def serve(app: Starlette, listener: socket) -> bool:
-    """Answer until a signal. False where the service could not start; the log says why."""
+async def serve(app: Starlette, listener: socket) -> int:
+    """Answer until a signal. The exit code: 0, 1 after an error, 3 where the service could not start."""
     deps: Dependencies = app.state.dependencies
     server = Server(AsgiServer(app, deps.metrics), deps.settings.max_connections)
 
@@ -46,11 +46,12 @@ async def serve(app: Starlette, listener: socket) -> bool:
             await server.serve(listener, STOP_SECONDS)
     except Exception:
         log.exception("stopped_by_an_error" if started else "cannot_start")
-    return started
+        return 1 if started else 3
+    return 0
 
 
 def main() -> int:
-    """Exit code 2 for unusable settings, 3 where the server could not start."""
+    """Exit code 2 for unusable settings, else that of `serve`."""
     parser = argparse.ArgumentParser(
         prog="python -m config_rollback",
         description="Keeps persona configurations and rolls them back, audited: API, pages and delivery.",
@@ -68,7 +69,7 @@ def main() -> int:
     except (SettingsError, ListenError) as error:
         sys.stderr.write(f"config_rollback: {error}\n")
         return 2
-    return 0 if asyncio.run(serve(app, listener)) else 3
+    return asyncio.run(serve(app, listener))
 
 
 if __name__ == "__main__":

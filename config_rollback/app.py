@@ -23,8 +23,12 @@ from config_rollback.web.api.quick_configs import QuickConfigs
 from config_rollback.web.dependencies import build
 from config_rollback.web.error_responses import error_response
 from config_rollback.web.middleware import RequestContext
+from config_rollback.web.operation import operation_of
 from config_rollback.web.pages import routes as page_routes
 from config_rollback.web.pages.visit import Visit, error_page, wants_html
+
+API = ("/v1/", "/-/", "/openapi.json")
+"""Paths without pages: errors are JSON, also for a browser."""
 
 
 def create_app(
@@ -78,11 +82,13 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         refused = errors.NotFoundError("there is no page at this address")
     else:
         raise error
-    response = (
-        error_page(Visit(request), refused) if wants_html(request) else error_response(request, refused)
-    )
+    matching = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+    is_api = request.scope["path"].startswith(API) or any(operation_of(r.endpoint) for r in matching)
+    if wants_html(request) and not is_api:
+        response = error_page(Visit(request), refused)
+    else:
+        response = error_response(request, refused)
     if isinstance(refused, errors.MethodNotAllowedError):
         # Starlette names only the methods of the first route with this path.
-        matching = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
         response.headers["Allow"] = ", ".join(sorted({m for route in matching for m in route.methods}))
     return response

@@ -9,6 +9,7 @@ assert [message.outcome for message in recorder.messages] == ["out_of_scope"]
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from driftback.config.client import ConfigClient
 from driftback.config.last_known_good import Active
 from driftback.recorder.recorder import Recorder
 from driftback.recorder.sender import Counts
+
+_log = logging.getLogger("driftback")
 
 _NOBODY = "http://127.0.0.1:1"
 _TOKEN = "fake"  # noqa: S105 (it opens nothing)
@@ -139,7 +142,10 @@ class FakeAsyncConfigClient(AsyncConfigClient):
 
     async def publish(self, config: dict[str, Any]) -> Active:
         """Serve the next version: `on_change` has ended before `current` changes. Returns it."""
-        await self._tell(self._fake._next(config))
+        try:
+            await self._tell(self._fake._next(config))
+        except Exception:  # noqa: BLE001 (the service's code must not stop the client)
+            _log.exception("on_change failed")
         return self._fake.publish(config)
 
     async def close(self) -> None:

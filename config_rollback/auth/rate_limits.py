@@ -62,6 +62,7 @@ class RateLimits:
         self._calls = Calls(STORE_THREADS)
         self._looking: asyncio.Task[None] | None = None
         self._latest = 0.0
+        self._is_to_forget = False
         self.store_up = True
         """Whether calls are counted in the configured store."""
         self._user = parse(settings.rate_limit_user)
@@ -83,8 +84,9 @@ class RateLimits:
         if is_set_back:
             log.warning("rate_limits_begin_again", reason="the clock was set back")
             self._own = MovingWindowRateLimiter(MemoryStorage())
+            self._is_to_forget = True
         if self._shared is not None and self.store_up:
-            count = partial(_count, self._shared, keys, forget=is_set_back)
+            count = partial(self._count_shared, self._shared, keys)
             try:
                 await self._calls.run(count, STORE_TIMEOUT_SECONDS)
             except RateLimitedError:
@@ -96,6 +98,12 @@ class RateLimits:
             else:
                 return
         _count(self._own, keys)
+
+    def _count_shared(self, shared: MovingWindowRateLimiter, keys: Iterable[Key]) -> None:
+        if self._is_to_forget:
+            shared.storage.reset()
+            self._is_to_forget = False  # not before: the store may be away
+        _count(shared, keys)
 
     def _lose(self, shared: MovingWindowRateLimiter, error: Exception) -> None:
         if self.store_up:
@@ -115,9 +123,7 @@ class RateLimits:
         log.info("rate_limit_store_found")
 
 
-def _count(limiter: MovingWindowRateLimiter, keys: Iterable[Key], forget: bool = False) -> None:
-    if forget:
-        limiter.storage.reset()
+def _count(limiter: MovingWindowRateLimiter, keys: Iterable[Key]) -> None:
     for name, limit, key in keys:
         if not limiter.hit(limit, _NAMESPACE, name, key):
             raise RateLimitedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ WATCH_SECONDS = 0.5
 """How often to look for activations made elsewhere, by another process or in a restored backup."""
 RELY_SECONDS = 5.0
 """How often to look while PostgreSQL notifies this process, in seconds."""
+REPAIR_SECONDS = 5.0
+"""How often to read everything again while something is withheld, in seconds."""
 
 _ETAG = re.compile(r'"[0-9]{1,9}-([0-9]{1,9})-[0-9a-f]{8}"')
 
@@ -54,6 +57,7 @@ class Delivery:
         self._active: Mapping[str, ActiveConfig] = {}
         self._withheld: Mapping[str, str | None] = {}
         self._newest_activation: tuple[int, str | None] | None = None
+        self._read_at = 0.0
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._refreshing = asyncio.Lock()
         self._closing = False
@@ -160,11 +164,14 @@ class Delivery:
             event.set()
 
     def _load(self, known: tuple[int, str | None] | None) -> _Loaded | None:
+        begun = time.monotonic()
         with self._store.read() as transaction:
             newest = transaction.newest_activation()
             # A withheld configuration may have been repaired without an activation.
-            if newest == known and not self._withheld:
+            may_be_repaired = self._withheld and begun >= self._read_at + REPAIR_SECONDS
+            if newest == known and not may_be_repaired:
                 return None
+            self._read_at = begun
             entries = transaction.newest_entries()
         active: dict[str, ActiveConfig] = {}
         withheld = {}

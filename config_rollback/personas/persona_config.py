@@ -83,6 +83,9 @@ def content_hash(canonical: str) -> str:
 def describe(error: ValidationError, *prefix: str) -> list[dict[str, str]]:
     """The problem of each field, without the values, which may be secret or huge."""
     return [
-        {"field": ".".join(str(part) for part in (*prefix, *problem["loc"])), "problem": problem["msg"]}
+        {
+            "field": ".".join(str(part) for part in (*prefix, *problem["loc"])),
+            "problem": problem["msg"].removeprefix("Value error, "),
+        }
         for problem in error.errors(include_input=False, include_url=False)
     ]

@@ -151,6 +151,8 @@ APPLICATION = {
     "SELECT": ("alembic_version",),
 }
 """Privileges of a role that runs the service without owning its tables."""
+_NUMBERED = (("activations", "activation_id"), ("alerts", "alert_id"))
+"""Columns whose numbers PostgreSQL gives, from a sequence."""
 AUDITOR = {"SELECT": ("versions", "activations", "audit", "audit_head", "alerts", "alembic_version")}
 """Privileges of a role that reads history, and neither sessions nor what would open one."""
 
@@ -163,11 +165,18 @@ def lacking_rights(connection: Connection) -> list[str]:
         for table in tables
         for right in rights.split(", ")
     ]
-    columns = [f"has_table_privilege('{table}', '{right}')" for table, right in wanted]
-    sequence = "pg_get_serial_sequence('activations', 'activation_id')"
-    columns.append(f"has_sequence_privilege({sequence}, 'USAGE')")
+    # A right on columns may be enough. DELETE is none of these.
+    columns = [
+        f"has_{'table' if right == 'DELETE' else 'any_column'}_privilege('{table}', '{right}')"
+        for table, right in wanted
+    ]
+    columns += [
+        f"has_sequence_privilege(pg_get_serial_sequence('{table}', '{column}'), 'USAGE')"
+        for table, column in _NUMBERED
+    ]
     has = connection.exec_driver_sql(f"SELECT {', '.join(columns)}").one()
-    names = [f"{right} on {table}" for table, right in wanted] + ["USAGE on the sequences"]
+    names = [f"{right} on {table}" for table, right in wanted]
+    names += [f"USAGE on the sequence of {table}" for table, _ in _NUMBERED]
     return [name for name, is_there in zip(names, has, strict=True) if not is_there]
 
 

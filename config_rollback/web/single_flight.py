@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
@@ -40,6 +40,7 @@ class SingleFlight(Generic[Result]):
         try:
             if self._run is None or self._run.done():
                 self._run = asyncio.create_task(run_sync(self._work))
+                self._run.add_done_callback(_ended)
             return await while_connected(request, _of(self._run))
         finally:
             self._waiting -= 1
@@ -47,3 +48,8 @@ class SingleFlight(Generic[Result]):
 
 async def _of(run: asyncio.Task[Result]) -> Result:
     return await asyncio.shield(run)  # for the others go on waiting
+
+
+def _ended(run: asyncio.Task[Any]) -> None:
+    if not run.cancelled():
+        run.exception()  # otherwise asyncio would log an exception that nobody waits for any more

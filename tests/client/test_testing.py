@@ -102,6 +102,20 @@ def test_the_asynchronous_one_serves_what_the_test_publishes() -> None:
     assert seen == [(1, None), (2, 1)]
 
 
+def test_an_on_change_that_raises_is_logged_and_the_version_served(caplog: pytest.LogCaptureFixture) -> None:
+    def on_change(_: Active) -> None:
+        raise ZeroDivisionError
+
+    async def serve() -> None:
+        configs = FakeAsyncConfigClient(persona="concierge", on_change=on_change)
+        assert await configs.publish(CONFIG) == configs.current
+
+    fake = FakeConfigClient(persona="concierge", on_change=on_change)
+    assert fake.publish(CONFIG) == fake.current
+    asyncio.run(serve())
+    assert caplog.text.count("on_change failed") == 2
+
+
 def test_the_documented_example_runs() -> None:
     page = (ROOT / "docs" / "instrumenting.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(from driftback.testing.*?)```", page, re.DOTALL)

@@ -253,3 +253,23 @@ def test_a_log_that_cannot_be_written_decides_nothing(process: Process) -> None:
     answer = requests.post(f"{persona}/rollback", json={"expected_version": 2}, headers=ops(), timeout=30)
     assert answer.json()["data"]["to_version"] == 1
     assert process.end(signal.SIGTERM) == 0
+
+
+BROKEN = """
+import sys
+from config_rollback.__main__ import Server, main
+
+async def serve(*_):
+    raise OSError("the listener is gone")
+
+Server.serve = serve
+sys.exit(main())
+"""
+
+
+def test_an_error_after_the_start_is_no_good_end(process: Process) -> None:
+    command = [sys.executable, "-c", BROKEN]
+    ended = subprocess.run(
+        command, env=process.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, "stopped_by_an_error" in ended.stderr) == (1, True), ended.stderr

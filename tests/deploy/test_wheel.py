@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,11 @@ def _run(site: Path, code: str) -> str:
     return subprocess.run(
         command, env=environment, cwd=site, capture_output=True, text=True, check=True, timeout=60
     ).stdout
+
+
+def test_the_server_needs_the_client_of_its_own_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"driftback=={__version__}" in project["dependencies"]
 
 
 def test_the_stack_finds_its_files_in_the_wheel(installed: Path) -> None:

@@ -69,6 +69,12 @@ class Redis:
         else:
             self._client().config_set("maxmemory", 0)
 
+    def allow_scripts(self, allowed: bool) -> None:
+        """Whether it runs what its clients count and forget with."""
+        self._client().acl_setuser(
+            "default", enabled=True, categories=[f"{'+' if allowed else '-'}@scripting"]
+        )
+
     def _client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=PASSWORD)
 

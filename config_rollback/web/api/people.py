@@ -1,4 +1,4 @@
-"""`/v1/ops/access`: who is shut out."""
+"""`/v1/ops/access`: who is blocked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PersonBody(BaseModel):
 
 @operation("ops", list[response_models.ShutOut])
 async def list_people(request: Request) -> Response:
-    """Who is shut out, the newest first."""
+    """Who is blocked, the newest first."""
     await access.require_ops(request, "read")
     query_of(request, Query)
 
@@ -62,7 +62,7 @@ async def list_people(request: Request) -> Response:
 
 @operation("ops", Decided, is_act=True, body=PersonBody, errors=(OwnAccessError, TooManyShutOutError))
 async def revoke(request: Request) -> Response:
-    """Shuts a person out: their sessions end, their tokens open nothing."""
+    """Blocks a person: their sessions end, their tokens open nothing."""
     actor = await access.require_ops(request, audit.SHUT_OUT)
     body = await read_json(request, PersonBody)
     person = Person(body.issuer, body.subject, body.reason)

@@ -14,7 +14,12 @@ from starlette.routing import Route
 
 from config_rollback.auth.redirects import check_next
 from config_rollback.auth.sessions import Login
-from config_rollback.errors import ConfigRollbackError, InvalidRedirectError, UnauthenticatedError
+from config_rollback.errors import (
+    AuthenticationError,
+    ConfigRollbackError,
+    InvalidRedirectError,
+    UnauthenticatedError,
+)
 from config_rollback.web import error_responses
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import request_id
@@ -94,10 +99,12 @@ def _refusal(visit: Visit, error: ConfigRollbackError) -> Response:
     if isinstance(error, UnauthenticatedError) and request.method in ("GET", "HEAD"):
         error_responses.count(request, error)
         return RedirectResponse(f"/login?{urlencode({'next': _path_of(request)})}", 303)
-    if not wants_html(request):
-        return error_responses.error_response(request, error)
-    error_responses.count(request, error)
-    return error_page(visit, error)
+    response = error_responses.error_response(request, error)
+    if wants_html(request):
+        response = error_page(visit, error)
+    if isinstance(error, AuthenticationError):
+        del response.headers["WWW-Authenticate"]  # a page takes no bearer token
+    return response
 
 
 def _path_of(request: Request) -> str:

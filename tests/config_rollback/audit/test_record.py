@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from config_rollback.audit import exports
+from config_rollback.delivery import delivery
 from config_rollback.personas.persona_config import canonical_json, content_hash
 from tests.config_rollback.databases import Database
 from tests.config_rollback.delivery.test_delivery import wait_until
@@ -199,12 +200,19 @@ def test_a_second_end_of_the_chain_changes_nothing(recorded: Service) -> None:
 
 
 def test_a_content_that_is_put_right_is_delivered_without_an_activation(
-    recorded: Service, start_on: Callable[..., Service], caplog: pytest.LogCaptureFixture
+    recorded: Service,
+    start_on: Callable[..., Service],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(delivery, "REPAIR_SECONDS", 1e9)
     ((content,),) = recorded.database.execute("SELECT config_json FROM versions WHERE number = 3")
     forge(recorded.database, FORGERIES["another content"])
     again = start_on(recorded.database)
     assert error(again.config()) == (503, "config_withheld")
+    own = again.app.state.dependencies.delivery
+    assert own._load(own._newest_activation) is None, "it does not read everything at every look"
+    monkeypatch.setattr(delivery, "REPAIR_SECONDS", 0.0)
     recorded.database.execute("UPDATE versions SET config_json = ? WHERE number = 3", content)
     wait_until(lambda: again.config().status_code == 200)
     assert again.config().json()["data"]["version"] == 3

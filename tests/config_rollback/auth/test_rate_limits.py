@@ -200,6 +200,40 @@ def test_a_clock_that_is_set_back_keeps_nobody_out(
     asyncio.run(run())
 
 
+def test_a_store_that_was_away_when_the_clock_was_set_back_forgets_later(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "RETRY_SECONDS", 0.1)
+    settings = Settings(
+        database_url=SecretStr(f"sqlite:///{tmp_path}/x.db"),
+        jwt_secret=SecretStr(SECRET),
+        rate_limit_store=SecretStr(redis.url),
+        rate_limit_user="2/minute",
+    )
+    real, ahead = time.time, 3600.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    ann = Actor("ann", "ops", "driftback")
+
+    async def run() -> None:
+        nonlocal ahead
+        limits = RateLimits(settings)
+        for _ in range(2):
+            await limits.check_user(ann)
+        redis.allow_scripts(False)
+        ahead = 0.0
+        await limits.check_user(ann)
+        assert limits._looking is not None, "the store is lost"
+        redis.allow_scripts(True)
+        await asyncio.wait_for(limits._looking, 30)
+        for _ in range(2):
+            await limits.check_user(ann)
+        with pytest.raises(RateLimitedError):
+            await limits.check_user(ann)
+        assert limits.store_up
+
+    asyncio.run(run())
+
+
 def test_whatever_the_store_answers_people_are_let_in(start: Start, tmp_path: Path) -> None:
     def answer(server: socket.socket) -> None:
         with suppress(OSError):  # closed at the end

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from config_rollback.errors import InvalidRequestError
 from config_rollback.personas.persona_config import (
@@ -10,6 +13,7 @@ from config_rollback.personas.persona_config import (
     check_new_persona,
     check_persona,
     content_hash,
+    describe,
 )
 
 HIDDEN = [
@@ -49,3 +53,12 @@ def test_hidden_characters_are_refused_in_a_new_name_alone(name: str) -> None:
 def test_one_spelling_per_content() -> None:
     assert canonical_json({"b": "ä", "a": [1, 2.5]}) == '{"a":[1,2.5],"b":"\\u00e4"}'
     assert content_hash("{}") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_a_problem_is_in_our_own_words() -> None:
+    def refuse(_: str) -> str:
+        raise ValueError("cannot be a name")
+
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(Annotated[str, AfterValidator(refuse)]).validate_python("x")
+    assert describe(refused.value, "name") == [{"field": "name", "problem": "cannot be a name"}]

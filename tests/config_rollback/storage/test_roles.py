@@ -108,6 +108,7 @@ def test_roles_are_for_postgresql_and_need_a_name(database: Postgresql, tmp_path
         ("UPDATE", "audit_head"),
         ("SELECT", "idempotency"),
         ("ALL", "SEQUENCE activations_activation_id_seq"),
+        ("ALL", "SEQUENCE alerts_alert_id_seq"),
     ],
 )
 def test_a_service_whose_role_lacks_a_right_that_an_act_needs_is_not_ready(
@@ -122,3 +123,14 @@ def test_a_service_whose_role_lacks_a_right_that_an_act_needs_is_not_ready(
     assert metric(service, "config_database_up 0.0")
     assert run("db", "grant", "--database-url", roles["owner"].url, "--application", app).exit_code == 0
     assert service.request("GET", "/-/ready", token=None).status_code == 200
+
+
+def test_rights_on_the_columns_are_enough(
+    roles: dict[str, Postgresql], start_on: Callable[..., Service]
+) -> None:
+    app = f"app_{roles['owner'].name}"
+    roles["owner"].execute(f"REVOKE UPDATE ON audit_head FROM {app}")
+    roles["owner"].execute(f"GRANT UPDATE (audit_id, hash) ON audit_head TO {app}")
+    service = start_on(roles["app"])
+    assert service.request("GET", "/-/ready", token=None).status_code == 200
+    service.publish()

@@ -453,3 +453,29 @@ def test_pages_need_no_script(drifted: Service, browser: Browser) -> None:
         assert "<script" not in text
         assert " style=" not in text
         assert " onclick=" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/-/nothing", 404),
+        ("GET", "/v1/ops/personas/concierge/rollback", 405),
+        ("POST", "/openapi.json", 405),
+        ("POST", "/metrics", 405),
+    ],
+)
+def test_the_api_answers_a_browser_as_any_other_client(
+    service: Service, method: str, path: str, status: int
+) -> None:
+    answer = service.request(method, path, headers={"Accept": "text/html"})
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
+
+
+def test_a_page_asks_for_no_bearer_token(service: Service) -> None:
+    browser = Browser(service)
+    for kind in ("text/html", "application/json"):
+        answer = browser.post("/login", {"token": "x"}, {"Accept": kind})
+        assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (401, False)
+    browser.close()
