@@ -137,7 +137,7 @@ def test_a_login_leads_back_to_the_same_link(service: Service, provider: Provide
     assert "HttpOnly" in answer.headers["Set-Cookie"]
     shown = browser.get(LINK).text
     assert 'id="rollback-button"' in shown
-    assert "Recorded as ann." in shown
+    assert "The audit row will name ann." in shown
 
 
 def test_two_tabs_log_in_side_by_side(provider: Provider, browser: Browser) -> None:
