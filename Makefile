@@ -11,8 +11,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # A lock names everything: nothing is left to be resolved.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
-# Test files side by side, more than there are cores: most of their time goes into waiting for real processes.
-WORKERS ?= 4
+# Test files side by side: most of their time goes into waiting for real processes.
+WORKERS ?= 2
 
 .PHONY: help install develop demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit lock lowest rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 

@@ -31,7 +31,8 @@ STOP_SECONDS = 5
 async def serve(app: Starlette, listener: socket) -> int:
     """Answer until a signal. The exit code: 0, 1 after an error, 3 where the service could not start."""
     deps: Dependencies = app.state.dependencies
-    server = Server(AsgiServer(app, deps.metrics), deps.settings.max_connections)
+    application = AsgiServer(app, deps.metrics)
+    server = Server(application, deps.settings.max_connections)
 
     def stop() -> None:
         deps.delivery.close()  # lets waiting long polls answer before the stop waits for them
@@ -44,6 +45,7 @@ async def serve(app: Starlette, listener: socket) -> int:
         async with app.router.lifespan_context(app):
             started = True
             await server.serve(listener, STOP_SECONDS)
+            await application.close(STOP_SECONDS)
     except Exception:
         log.exception("stopped_by_an_error" if started else "cannot_start")
         return 1 if started else 3

@@ -18,7 +18,7 @@ from exporter.render import View, render
 
 MAX_SCRAPES = 8
 """Scrapes at once: each holds a copy of all counters until its answer is read."""
-MAX_WAITING = 16
+MAX_WAITING = 64
 """Scrapes that may wait for a place."""
 PLACE_SECONDS, LOOK_SECONDS = 5.0, 0.02
 """How long a scrape waits for a place, and how often the first one that waits looks for it."""

@@ -573,7 +573,7 @@ def test_what_nobody_sees_is_shown_by_every_command(
     assert "⚠<U+FE0F>" in run("audit", "list").stdout
     refused = run("persona", "publish", document("con\u200bcierge"), stdin="y\n")
     assert "Publish this for con<U+200B>cierge" in refused.stderr
-    assert "invalid_request: a persona's name contains U+200B, which is invisible" in refused.stderr
+    assert "invalid_request: a persona's name holds U+200B, which is invisible" in refused.stderr
     for command in (("persona", "show", "concierge", "--json"), ("audit", "list", "--json")):
         assert run(*command).stdout.isascii()
 

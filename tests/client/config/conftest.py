@@ -8,6 +8,7 @@ from tests.config_rollback.conftest import (  # noqa: F401 (pytest takes fixture
     pytest_generate_tests,
     service,
     sqlite,
+    sqlite_template,
     start,
     start_on,
 )

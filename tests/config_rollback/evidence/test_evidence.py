@@ -257,7 +257,7 @@ def test_a_prometheus_that_hangs_is_not_waited_for(
     prometheus.answer = hang  # type: ignore[method-assign]
     try:
         page = browser.get(LINK).text
-        assert "Prometheus did not answer in time" in page
+        assert "Prometheus does not answer in time" in page
         assert browser.post("/rollback/concierge", form(page)).status_code == 303
     finally:
         let_go.set()

@@ -104,7 +104,10 @@ def test_65_netrc_does_not_take_the_place_of_a_token(service: Service, netrc: Pa
     assert run("persona", "list", "--url", service.url, "--token", service.token()).exit_code == 0
     run("persona", "list", "--url", heard.url, "--token", "the-token")
     heard.leads_to = heard.url.replace("127.0.0.1", "localhost")
-    assert "give --url as it is there" in run("persona", "list", "--url", heard.url, "--token", "t").stderr
+    assert (
+        "give the final address with --url"
+        in run("persona", "list", "--url", heard.url, "--token", "t").stderr
+    )
     assert [headers["Authorization"] for headers in heard.headers] == ["Bearer the-token", "Bearer t"]
 
 

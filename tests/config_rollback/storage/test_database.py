@@ -138,7 +138,7 @@ def test_a_standby_is_not_ready_until_it_is_promoted(
     service = start_on(Postgresql(standby, postgresql.name))
     assert error(service.request("GET", "/-/ready", token=None)) == (503, "storage_unavailable")
     assert metric(service, "config_database_up 0.0")
-    assert "the database is read-only" in caplog.text
+    assert "the database takes no writes" in caplog.text
     assert service.config().json()["data"]["version"] == 2, "what it knows it serves"
     assert error(service.roll_back(expected_version=2)) == (503, "audit_unavailable")
     standby.execute("SELECT pg_promote()")

@@ -108,6 +108,32 @@ def test_a_connection_that_is_refused_takes_nobodys_place() -> None:
     _assert_closed(serve)
 
 
+class Last(Silent):
+    """An application that ends the connection with its answer."""
+
+    def begin(self, exchange: Exchange) -> None:
+        exchange.start(200, [(b"connection", b"close"), (b"content-length", b"0")])
+        exchange.finish()
+
+
+def test_an_application_that_says_close_is_the_last_to_answer() -> None:
+    async def serve() -> socket.socket:
+        server = Server(Last(), 1)
+        listener = listen("127.0.0.1", 0, 1, "TEST_")
+        client = _connected(listener)
+        client.sendall(REQUEST * 2)
+        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
+        answer = bytearray()
+        while piece := await asyncio.to_thread(client.recv, 65536):
+            answer += piece
+        assert answer.count(b"HTTP/1.1") == answer.count(b"connection: close") == 1
+        server.stop()
+        await serving
+        return client
+
+    _assert_closed(serve)
+
+
 def _readable(client: socket.socket) -> bool:
     return bool(select.select([client], [], [], 0)[0])
 
