@@ -97,6 +97,9 @@ class GroupCommit:
         """Begin to write. Call in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._thread.submit(
+            int
+        )  # begins the thread now: at a push there may be none to be had, and nobody would answer
         self._idle = asyncio.Event()
         self._idle.set()
 
