@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class AsgiServer:
     """Answers requests by an ASGI application (`exporter.http.connection.Application`)."""
 
-    max_body_bytes = MAX_BODY_BYTES
+    max_body_bytes = MAX_BODY_BYTES + 64 * 1024  # of what is little too long, `web.http` says so on a page
     body_seconds = inf  # `web.http` bounds what it reads, and nothing else is read
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from config_rollback.errors import (
+    BodyTooLargeError,
     ConfigRollbackError,
     InvalidJsonError,
     InvalidRequestError,
@@ -153,9 +154,12 @@ def _require_media_type(request: Request, wanted: str) -> None:
 
 
 async def _read_body(request: Request) -> bytes:
-    """The body; the server refuses one that is longer than MAX_BODY_BYTES."""
+    """The body. The server refuses one that is much longer than MAX_BODY_BYTES."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.body()
+            body = await request.body()
     except TimeoutError:
         raise RequestTimeoutError(f"the body did not arrive within {BODY_SECONDS:g} seconds") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"the body must have at most {MAX_BODY_BYTES} bytes")
+    return body
