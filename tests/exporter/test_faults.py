@@ -136,7 +136,10 @@ class Fleet:
         sent: Counter[bytes] = Counter()
         acknowledged = set()
         for log in self._folder.glob("client-*"):
-            for line in log.read_bytes().splitlines():
+            whole, _, _ = log.read_bytes().rpartition(
+                b"\n"
+            )  # killed in a write: what it noted it had not yet sent
+            for line in whole.splitlines():
                 if line.startswith(b"> "):
                     sent[line[2:]] += 1
                 else:
