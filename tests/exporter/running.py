@@ -208,6 +208,30 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+def served_by_two_workers(command: list[str], port: int, folder: Path, exporter: Client) -> int:
+    """Run a service there until 50 requests and both workers were answered, and end it; how many requests.
+
+    It answers with the name of the worker.
+    """
+    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
+    server = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    sent = 0
+    workers: set[str] = set()
+    try:
+        deadline = time.monotonic() + 60
+        while len(workers) < 2 or sent < 50:
+            assert time.monotonic() < deadline
+            try:
+                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
+                sent += 1
+            except requests.ConnectionError:
+                time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    return sent
+
+
 def settings_for(state_dir: Path, **changes: Any) -> Settings:
     """Settings that depend on nothing but the arguments."""
     values: dict[str, Any] = {"state_dir": state_dir, "port": 0, "ingest_tokens": SecretStr(TOKEN), **changes}

@@ -1,10 +1,7 @@
 """The Recorder as services run it: over TLS, and in the workers of gunicorn."""
 
-import os
 import ssl
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import pytest
 import requests
 
 from driftback import Recorder
-from tests.exporter.running import TOKEN, Clock, Running, settings_for
+from tests.exporter.running import TOKEN, Clock, Running, served_by_two_workers, settings_for
 from tests.support.stacks import free_port
 from tests.support.tls import self_signed
 
@@ -88,23 +85,6 @@ def test_gunicorns_workers_and_their_master_each_send_their_own_messages(
     (tmp_path / "service.py").write_text(SERVICE)
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"127.0.0.1:{port}"]
-    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
-    server = subprocess.Popen(
-        [*command, "service:application"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
-    )
-    sent = 0
-    workers: set[str] = set()
-    try:
-        deadline = time.monotonic() + 60
-        while len(workers) < 2 or sent < 50:
-            assert time.monotonic() < deadline
-            try:
-                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
-                sent += 1
-            except requests.ConnectionError:
-                time.sleep(0.05)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    sent = served_by_two_workers([*command, "service:application"], port, tmp_path, exporter)
     assert exporter.value("conversation_messages_total", persona="worker") == sent
     assert exporter.value("conversation_messages_total", persona="master") == 1

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -17,13 +16,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import requests
 
 from driftback import Recorder, latency_bounds
 from driftback.recorder.buffer import LATENCY_SUM
 from driftback.recorder.sender import Counts
 from driftback.recorder.transport import Transport
-from tests.exporter.running import TOKEN, Process, Running, wait_for
+from tests.exporter.running import TOKEN, Process, Running, served_by_two_workers, wait_for
 from tests.support.stacks import free_port
 
 NOBODY = "http://127.0.0.1:1"
@@ -428,22 +426,7 @@ def test_the_workers_of_a_server_each_send_what_they_counted_before_they_end(
         "2",
         "--no-access-log",
     ]
-    environment = {**os.environ, "EXPORTER_URL": exporter.url, "EXPORTER_TOKEN": TOKEN}
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    sent = 0
-    workers: set[str] = set()
-    try:
-        deadline = time.monotonic() + 60
-        while len(workers) < 2 or sent < 50:
-            assert time.monotonic() < deadline
-            try:
-                workers.add(requests.get(f"http://127.0.0.1:{port}/", timeout=10).text)
-                sent += 1
-            except requests.ConnectionError:
-                time.sleep(0.05)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    sent = served_by_two_workers(command, port, tmp_path, exporter)
     assert exporter.value("conversation_messages_total") == sent
 
 

@@ -6,7 +6,7 @@ import gc
 import select
 import socket
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 from exporter.errors import ExporterError
 from exporter.http.exchange import Exchange, Reply
@@ -47,17 +47,26 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@contextlib.asynccontextmanager
+async def _serving(
+    application: Silent, max_connections: int, grace_seconds: float = 0
+) -> AsyncIterator[tuple[Server, socket.socket]]:
+    """A server and its listener; it has stopped at the end."""
+    server = Server(application, max_connections)
+    listener = listen("127.0.0.1", 0, max_connections, "TEST_")
+    serving = asyncio.create_task(server.serve(listener, grace_seconds))
+    yield server, listener
+    server.stop()
+    await serving
+
+
 def test_a_request_that_is_never_answered_ends_with_the_server() -> None:
     async def serve() -> socket.socket:
         application = Silent()
-        server = Server(application, 10)
-        listener = listen("127.0.0.1", 0, 10, "TEST_")
-        client = _connected(listener)
-        client.sendall(REQUEST)
-        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
-        await _until(lambda: application.begun == 1)
-        server.stop()
-        await serving
+        async with _serving(application, 10) as (server, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST)
+            await _until(lambda: application.begun == 1)
         assert not server.connections
         return client
 
@@ -67,18 +76,15 @@ def test_a_request_that_is_never_answered_ends_with_the_server() -> None:
 def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> None:
     async def serve() -> socket.socket:
         application = Silent()
-        server = Server(application, 10)
-        listener = listen("127.0.0.1", 0, 10, "TEST_")
-        first = _connected(listener)
-        first.sendall(REQUEST)
-        serving = asyncio.create_task(server.serve(listener, grace_seconds=60))
-        await _until(lambda: application.begun == 1)
-        second = _connected(listener)
-        await asyncio.sleep(0)  # the loop has accepted it, or will before it looks whether to stop
-        server.stop()
-        await _until(lambda: _readable(second))
-        first.close()
-        await serving
+        async with _serving(application, 10, grace_seconds=60) as (server, listener):
+            first = _connected(listener)
+            first.sendall(REQUEST)
+            await _until(lambda: application.begun == 1)
+            second = _connected(listener)
+            await asyncio.sleep(0)  # the loop has accepted it, or will before it looks whether to stop
+            server.stop()
+            await _until(lambda: _readable(second))
+            first.close()
         return second
 
     _assert_closed(serve)
@@ -87,21 +93,17 @@ def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> 
 def test_a_connection_that_is_refused_takes_nobodys_place() -> None:
     async def serve() -> socket.socket:
         application = Silent()
-        server = Server(application, 2)
-        listener = listen("127.0.0.1", 0, 2, "TEST_")
-        busy = [_connected(listener) for _ in range(2)]
-        for client in busy:
-            client.sendall(REQUEST)
-        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
-        await _until(lambda: application.begun == 2)
-        refused = [_connected(listener) for _ in range(20)]
-        await _until(lambda: all(_readable(client) for client in refused))
-        assert [client.recv(12) for client in refused] == [b"HTTP/1.1 429"] * 20
-        assert len(server.connections) == 2
-        for client in refused:
-            client.close()
-        server.stop()
-        await serving
+        async with _serving(application, 2) as (server, listener):
+            busy = [_connected(listener) for _ in range(2)]
+            for client in busy:
+                client.sendall(REQUEST)
+            await _until(lambda: application.begun == 2)
+            refused = [_connected(listener) for _ in range(20)]
+            await _until(lambda: all(_readable(client) for client in refused))
+            assert [client.recv(12) for client in refused] == [b"HTTP/1.1 429"] * 20
+            assert len(server.connections) == 2
+            for client in refused:
+                client.close()
         busy[0].close()
         return busy[1]
 
@@ -118,17 +120,13 @@ class Last(Silent):
 
 def test_an_application_that_says_close_is_the_last_to_answer() -> None:
     async def serve() -> socket.socket:
-        server = Server(Last(), 1)
-        listener = listen("127.0.0.1", 0, 1, "TEST_")
-        client = _connected(listener)
-        client.sendall(REQUEST * 2)
-        serving = asyncio.create_task(server.serve(listener, grace_seconds=0))
-        answer = bytearray()
-        while piece := await asyncio.to_thread(client.recv, 65536):
-            answer += piece
-        assert answer.count(b"HTTP/1.1") == answer.count(b"connection: close") == 1
-        server.stop()
-        await serving
+        async with _serving(Last(), 1) as (_, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST * 2)
+            answer = bytearray()
+            while piece := await asyncio.to_thread(client.recv, 65536):
+                answer += piece
+            assert answer.count(b"HTTP/1.1") == answer.count(b"connection: close") == 1
         return client
 
     _assert_closed(serve)
