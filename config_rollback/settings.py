@@ -18,13 +18,10 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from config_rollback.errors import SettingsError
+from config_rollback.signing import MINIMUM_SECRET_BYTES, OWN_ISSUER
 from exporter.secret_files import read_secret, read_tokens, split_tokens
 
 PREFIX = "CONFIG_ROLLBACK_"
-OWN_ISSUER = "driftback"
-"""`iss` of the tokens and login links that this service signs itself."""
-MINIMUM_SECRET_BYTES = 32
-"""RFC 7518, section 3.2: an HS256 key is at least as long as the hash."""
 
 _SECRETS = (
     "database_url",

@@ -26,6 +26,7 @@ from authlib.integrations.requests_client import OAuth2Session
 from config_rollback.auth import claims as rules
 from config_rollback.auth.issuers import signed_claims
 from config_rollback.auth.keys import KeySet
+from config_rollback.auth.redirects import CALLBACK_PATH, LOGIN_SECONDS
 from config_rollback.clock import Clock
 from config_rollback.errors import (
     AuthenticationError,
@@ -38,14 +39,11 @@ from config_rollback.outgoing.calls import Calls, Document
 from config_rollback.rollback.attempts import Actor
 from config_rollback.settings import Settings
 
-LOGIN_SECONDS = 600
-"""How long a login at the provider may take, in seconds."""
 DISCOVERY_AGE = timedelta(hours=1)
 EXCHANGE_SECONDS = 6.0
 """How long a browser waits for the provider to take its code back, a thread that gets free included."""
 MAX_EXCHANGES = 4
 """Calls at the same time: anybody can start a login and come back with an invalid code."""
-CALLBACK_PATH = "/auth/callback"
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _ALGORITHM = "HS256"
@@ -212,10 +210,3 @@ class OidcLogins:
             raise ValueError("an endpoint is not a URL, or is less safe than the issuer")
         self._jwks_uri = endpoints["jwks_uri"]
         return endpoints
-
-
-def from_settings(settings: Settings, clock: Clock) -> OidcLogins | None:
-    """The logins by the configured provider; None if there is none."""
-    if settings.oidc_issuer is None or settings.oidc_client_id is None:
-        return None
-    return OidcLogins(settings.oidc_issuer, settings.oidc_client_id, settings, clock)

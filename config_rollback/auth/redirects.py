@@ -1,10 +1,14 @@
-"""A login may lead only to a page of this service."""
+"""Where a login leads: only to a page of this service."""
 
 from __future__ import annotations
 
 from config_rollback.errors import InvalidRedirectError
 
 MAX_LENGTH = 2000
+CALLBACK_PATH = "/auth/callback"
+"""Where the OpenID provider sends a browser back to."""
+LOGIN_SECONDS = 600
+"""How long a login at the provider may take."""
 
 
 def check_next(path: str) -> str:

@@ -19,7 +19,7 @@ from config_rollback.auth import claims as rules
 from config_rollback.auth.claims import MAX_LIFETIME_SECONDS
 from config_rollback.clock import Clock
 from config_rollback.errors import TokenScopeMismatchError
-from config_rollback.settings import OWN_ISSUER
+from config_rollback.signing import OWN_ISSUER
 
 ALGORITHM = "HS256"
 AUDIENCE = "config_rollback"

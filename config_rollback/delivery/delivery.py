@@ -9,15 +9,18 @@ import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import structlog
 
 from config_rollback.audit import record
 from config_rollback.clock import isoformat
-from config_rollback.delivery.listening import Listener
 from config_rollback.errors import StorageBusyError, StorageUnavailableError, TooManyPollsError
 from config_rollback.storage.store import Store
+
+if TYPE_CHECKING:
+    from config_rollback.delivery.listening import Listener
 
 WATCH_SECONDS = 0.5
 """How often to look for activations made elsewhere, by another process or in a restored backup."""
@@ -62,8 +65,13 @@ class Delivery:
         self._refreshing = asyncio.Lock()
         self._closing = False
         self._look = asyncio.Event()
-        is_postgresql = store.engine.name == "postgresql"
-        self._listener = Listener(store.engine, self._look.set) if is_postgresql else None
+        self._listener: Listener | None = None
+        if store.engine.name == "postgresql":
+            from config_rollback.delivery.listening import (
+                Listener,
+            )  # with psycopg, which SQLite does not need
+
+            self._listener = Listener(store.engine, self._look.set)
 
     @property
     def active(self) -> Mapping[str, ActiveConfig]:

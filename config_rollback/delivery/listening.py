@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Engine
 
 from config_rollback.storage.database import ACTIVATIONS_CHANNEL
-from config_rollback.storage.postgres_connection import PARAMETERS
+from config_rollback.storage.postgresql import PARAMETERS
 
 RETRY_SECONDS = 1.0
 """Pause before the next connection, shortened by a random share up to half."""

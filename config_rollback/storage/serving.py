@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, or_, select, tuple_
-from sqlalchemy.dialects import postgresql
 
 from config_rollback.storage.models import (
     ServingProcess,
@@ -35,6 +34,8 @@ class Serving(Queries):
 
         Those before `forget`, and the oldest where there are more than `keep`, go.
         """
+        from sqlalchemy.dialects import postgresql
+
         table = ServingProcess.__table__
         row = postgresql.insert(ServingProcess)
         newer = {"version": row.excluded.version, "seen_at": row.excluded.seen_at}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-import psycopg
 import structlog
 from sqlalchemy import Engine, delete, exists, func, or_, select, tuple_
 from sqlalchemy.exc import DBAPIError
@@ -118,19 +117,19 @@ def _translated() -> Iterator[None]:
 
 
 def _is_lock_timeout(cause: BaseException | None) -> bool:
-    if isinstance(cause, psycopg.Error):
-        return cause.sqlstate == "55P03"  # lock_not_available
-    # The low byte is the code, the rest says which kind.
+    if getattr(cause, "sqlstate", None) == "55P03":  # PostgreSQL's lock_not_available
+        return True
+    # The low byte is SQLite's code, the rest says which kind.
     return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _log(error: DBAPIError) -> None:
     """The error text of the driver, without the parameters, which contain configurations and people."""
-    cause, sqlstate = str(error.orig), None
-    if isinstance(error.orig, psycopg.Error):
-        # The DETAIL after the primary message may contain the whole row.
-        cause, sqlstate = error.orig.diag.message_primary or cause, error.orig.sqlstate
-    log.error("storage_failed", cause=cause, sqlstate=sqlstate)
+    # PostgreSQL's primary message: the DETAIL after it may contain the whole row.
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    log.error(
+        "storage_failed", cause=primary or str(error.orig), sqlstate=getattr(error.orig, "sqlstate", None)
+    )
 
 
 class Transaction(Versions, AuditRows, People, Alerts, Serving):
@@ -150,7 +149,9 @@ class Transaction(Versions, AuditRows, People, Alerts, Serving):
         if self._session.scalar(select(or_(func.pg_is_in_recovery(), read_only))):
             log.error("storage_failed", cause="the database takes no writes: a standby, or set read-only")
             raise StorageUnavailableError("the database is read-only")
-        if lacking := database.lacking_rights(self._session.connection()):
+        from config_rollback.storage.postgresql import lacking_rights
+
+        if lacking := lacking_rights(self._session.connection()):
             log.error("storage_failed", cause=f"the service's role lacks {', '.join(lacking)}")
             raise StorageUnavailableError(
                 "the service's database role lacks rights: run `driftback db grant` as the tables' owner"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
-from config_rollback.auth import oidc
 from config_rollback.auth.issuers import AccessTokens
-from config_rollback.auth.oidc import OidcLogins
 from config_rollback.auth.rate_limits import RateLimits
 from config_rollback.auth.sessions import Sessions, cookie_name
 from config_rollback.auth.shut_out import ShutOut
@@ -29,6 +28,9 @@ from config_rollback.storage import database
 from config_rollback.storage.store import Store
 from config_rollback.upkeep import Upkeep
 from config_rollback.web.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from config_rollback.auth.oidc import OidcLogins
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Dependencie
         shut_out=ShutOut(store, attempts),
         access_tokens=AccessTokens(verifier, settings, clock),
         sessions=Sessions(store, verifier, secret, clock),
-        oidc=oidc.from_settings(settings, clock),
+        oidc=_oidc(settings, clock),
         delivery=delivery,
         clients=clients,
         metrics=metrics,
@@ -98,6 +100,14 @@ def build(settings: Settings, clock: Clock, monotonic: Monotonic) -> Dependencie
         exposition=SingleFlight(metrics.render),
         readiness=SingleFlight(store.check_writable),
     )
+
+
+def _oidc(settings: Settings, clock: Clock) -> OidcLogins | None:
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    from config_rollback.auth.oidc import OidcLogins  # with Authlib, which takes a tenth of a start
+
+    return OidcLogins(settings.oidc_issuer, settings.oidc_client_id, settings, clock)
 
 
 def dependencies(connection: HTTPConnection) -> Dependencies:

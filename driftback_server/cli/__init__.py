@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Annotated
 
-import structlog
 import typer
 
 from driftback import __version__
@@ -52,7 +51,6 @@ def main() -> None:
     """Entry point of the `driftback` script."""
     output.guard()
     os.umask(0o077)  # copies, exports and the stack's files hold configurations or secrets
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     try:
         _app()
     except SystemExit as ended:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from config_rollback.settings import OWN_ISSUER
+from config_rollback.signing import OWN_ISSUER
 from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection
 

@@ -15,7 +15,7 @@ import typer
 from config_rollback.audit.chain import ACCEPT_BASELINE
 from config_rollback.personas import diff
 from config_rollback.visible import visible
-from driftback_server.cli import connection, documents
+from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection, persona_path
 from driftback_server.cli.persona import PersonaArgument, active_of, print_changes, require_active
 
@@ -48,6 +48,8 @@ def publish(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show what would change, and publish the file as the next version, which is active at once."""
+    from driftback_server.cli import documents  # with pydantic, which only `show` and `publish` need
+
     _require_from(leaves, key)
     try:
         document = documents.read(file)

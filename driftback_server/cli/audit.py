@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from config_rollback.audit import exports
 from config_rollback.audit.chain import ACTIONS, STATUSES, Head, Verification
-from config_rollback.storage.store import Store
 from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection
-from driftback_server.cli.db import opened, require_file
+from driftback_server.cli.db import verify_audit
 from driftback_server.cli.output import output
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the audit log is intact.")
@@ -114,7 +112,7 @@ def verify(
     except ValueError as error:
         connection.fail(str(error), connection.USAGE)
     if database_url is not None:
-        result = asdict(_verify_database(database_url, known))
+        result = asdict(verify_audit(database_url, known))
     elif file is None:
         result = Connection.open(url, token, state_dir).get("/v1/ops/audit/verify", head=head)["data"]
     else:
@@ -136,14 +134,9 @@ def verify(
         raise typer.Exit(connection.REFUSED)
 
 
-def _verify_database(database_url: str, known: Head | None) -> Verification:
-    with opened(database_url) as engine:
-        require_file(engine)
-        with Store(engine).read() as transaction:
-            return transaction.verify_audit(known)
-
-
 def _verify_file(file: Path, known: Head | None) -> Verification:
+    from config_rollback.audit import exports  # with pydantic, which no other command of this group needs
+
     try:
         with file.open("rb") as lines:
             return exports.verify(lines, known)

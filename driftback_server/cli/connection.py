@@ -28,7 +28,7 @@ from rich.text import Text
 from config_rollback.auth.claims import LEEWAY_SECONDS
 from config_rollback.auth.tokens import mint_access_token
 from config_rollback.outgoing import sessions as outgoing
-from config_rollback.settings import MINIMUM_SECRET_BYTES
+from config_rollback.signing import MINIMUM_SECRET_BYTES
 from config_rollback.visible import visible
 from driftback_server.cli.output import output
 from driftback_server.stack.layout import Layout, default_state_dir, demo_state_dir

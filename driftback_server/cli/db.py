@@ -1,26 +1,30 @@
-"""`driftback db`: the schema, the roles and the copies of the database."""
+"""`driftback db`: the schema, the roles and the copies of the database.
+
+The storage of the service is imported where it is used: it takes longer than any other command.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config_rollback.errors import UnavailableError
-from config_rollback.settings import check_database_url, sqlite_url
-from config_rollback.storage import database
-from config_rollback.storage.store import Store
 from driftback_server.cli import connection
 from driftback_server.cli.output import output
 from driftback_server.stack.layout import Layout, default_state_dir
 from exporter.secret_files import read_secret
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from config_rollback.audit.chain import Head, Verification
 
 app = typer.Typer(no_args_is_help=True, help="The database's schema, roles and copies.")
 
@@ -41,6 +45,8 @@ DatabaseOption = Annotated[
 @app.command()
 def upgrade(database_url: DatabaseOption = None, state_dir: connection.StateDirOption = None) -> None:
     """Upgrade the schema to the newest version; the service does the same when it starts."""
+    from config_rollback.storage import database
+
     with opened(_url(database_url, state_dir)) as engine:
         database.upgrade(engine)
         output.act_is_done()
@@ -62,10 +68,12 @@ def grant(
     with opened(url) as engine:
         if engine.name != "postgresql":
             connection.fail("Only PostgreSQL has roles: give --database-url.", connection.USAGE)
+        from config_rollback.storage import postgresql
+
         if application is not None:
-            database.grant(engine, application, database.APPLICATION)
+            postgresql.grant(engine, application, postgresql.APPLICATION)
         if auditor is not None:
-            database.grant(engine, auditor, database.AUDITOR)
+            postgresql.grant(engine, auditor, postgresql.AUDITOR)
         output.act_is_done()
         connection.out.print(f"{_shown(engine)}: privileges granted.", soft_wrap=True)
 
@@ -77,20 +85,21 @@ def backup(
     state_dir: connection.StateDirOption = None,
 ) -> None:
     """Copy the SQLite database while the service runs, and verify the copy. For PostgreSQL use pg_dump."""
+    from config_rollback.storage import database
+
     if file.exists():
         connection.fail(f"{file} exists already: name another file.", connection.USAGE)
     with opened(_url(database_url, state_dir)) as engine:
         if engine.name != "sqlite":
             connection.fail("Use pg_dump for PostgreSQL: see docs/operations.md.", connection.USAGE)
-        require_file(engine)
+        _require_file(engine)
         partial = file.with_name(f"{file.name}.partial")
         try:
             database.backup(engine, partial)
         except sqlite3.Error as error:  # of the source or of the copy
             partial.unlink(missing_ok=True)
             connection.fail(f"cannot copy {_shown(engine)} to {file}: {error}", connection.REFUSED)
-    with opened(sqlite_url(partial)) as copy, Store(copy).read() as transaction:
-        result = transaction.verify_audit()
+    result = verify_audit(_sqlite_url(partial))
     if not result.valid:
         connection.fail(connection.broken(result.broken_at, result.problem), connection.REFUSED)
     partial.replace(file)
@@ -106,6 +115,15 @@ def backup(
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
     """The engine for a command. If the database fails, the command ends with an error."""
+    import structlog
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from config_rollback.settings import check_database_url
+    from config_rollback.storage import database
+
+    if not structlog.is_configured():
+        # Standard output is for results.
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         check_database_url(url)
     except ValueError as error:
@@ -122,7 +140,17 @@ def opened(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def require_file(engine: Engine) -> None:
+def verify_audit(url: str, known: Head | None = None) -> Verification:
+    """Checks the audit log of a database. If the database fails, the command ends with an error."""
+    from config_rollback.storage.store import Store
+
+    with opened(url) as engine:
+        _require_file(engine)
+        with Store(engine).read() as transaction:
+            return transaction.verify_audit(known)
+
+
+def _require_file(engine: Engine) -> None:
     """Ends the command if the SQLite file does not exist, because connecting would create an empty one."""
     if engine.name == "sqlite" and not Path(str(engine.url.database)).is_file():
         connection.fail(
@@ -133,6 +161,8 @@ def require_file(engine: Engine) -> None:
 
 def _cause(error: Exception) -> str:
     """The error of the database, and the remedy."""
+    from sqlalchemy.exc import DBAPIError
+
     raised = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
     cause = raised.orig if isinstance(raised, DBAPIError) else raised
     if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == UNDEFINED_TABLE:
@@ -151,7 +181,7 @@ def _url(given: str | None, state_dir: Path | None) -> str:
         configured = _configured_url(given)
     else:
         configured = connection.unless_exported(given, "CONFIG_ROLLBACK_DATABASE_URL", state_dir)
-    return configured or sqlite_url(_default_database(state_dir))
+    return configured or _sqlite_url(_default_database(state_dir))
 
 
 def _configured_url(given: str | None) -> str | None:
@@ -175,3 +205,9 @@ def _default_database(state_dir: Path | None) -> Path:
     if state_dir is None and configured:
         return Path(configured) / "config_rollback.db"
     return Layout(state_dir or default_state_dir()).data / "config_rollback" / "config_rollback.db"
+
+
+def _sqlite_url(file: Path) -> str:
+    from config_rollback.settings import sqlite_url
+
+    return sqlite_url(file)

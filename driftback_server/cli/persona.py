@@ -9,9 +9,8 @@ from rich.text import Text
 
 from config_rollback.personas import diff
 from config_rollback.visible import visible
-from driftback_server.cli import connection, documents
+from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection, persona_path
-from driftback_server.cli.documents import Document
 from driftback_server.cli.output import output
 
 app = typer.Typer(no_args_is_help=True, help="Persona configurations and their versions.")
@@ -62,6 +61,8 @@ def show(
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show one version with its configuration, as YAML that `publish` can read."""
+    from driftback_server.cli import documents  # with pydantic, which only `show` and `publish` need
+
     service = Connection.open(url, token, state_dir)
     number = version or require_active(service, persona)["active_version"]
     data = service.get(f"{persona_path(persona)}/versions/{number}")["data"]
@@ -71,7 +72,7 @@ def show(
     state = "active" if data["active"] else "not active"
     by = visible(data["created_by"])
     print(f"# version {number}, {state}, by {by} at {data['created_at']}")  # noqa: T201 (the command's output)
-    document = Document(persona=persona, note=data["note"], config=data["config"])
+    document = documents.Document(persona=persona, note=data["note"], config=data["config"])
     print(documents.written(document, allow_unicode=output.is_utf8), end="")  # noqa: T201
 
 

@@ -7,17 +7,17 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from driftback_server.stack.demo import Drama
 from driftback_server.stack.errors import StackError
 from driftback_server.stack.layout import Layout, default_state_dir, demo_state_dir
 from driftback_server.stack.ports import Ports
-from driftback_server.stack.render import PrometheusOptions
-from driftback_server.stack.stack import Options, Stack
+
+if TYPE_CHECKING:
+    from driftback_server.stack.stack import Stack
 
 _LIVENESS_SECONDS = 1.0
 # The demo evaluates the same rules more often, so that its alert comes sooner.
@@ -66,6 +66,10 @@ def up(
     It needs no root and listens on loopback only. The data in the state folder survives a restart.
     Ctrl-C stops every process.
     """
+    from driftback_server.stack.demo import Drama
+    from driftback_server.stack.render import PrometheusOptions
+    from driftback_server.stack.stack import Options, Stack
+
     notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
     try:
         ports = Ports().shifted(port_offset)

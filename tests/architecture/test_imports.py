@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("driftback", "exporter", "config_rollback", "driftback_server", "grafana", "examples")
 FOLDERS = {"driftback": ROOT / "client"}
 """Of packages that do not lie at the root."""
-LEAVES = ("catalogue", "errors", "secret_files", "settings")
+LEAVES = ("catalogue", "errors", "secret_files", "settings", "signing")
 SERVICES_MAY_IMPORT = ("driftback", "examples")
 
 
@@ -72,7 +72,7 @@ def _forbidden(module: str, target: str) -> str | None:
     if target.endswith(".app") and not module.endswith(".__main__"):
         return "only __main__ imports app"
     if _is_leaf(module) and not _is_leaf(target) and other != "driftback":
-        return "catalogue, errors, secret_files and settings import each other at most"
+        return f"{', '.join(LEAVES)} import each other at most"
     if home == "config_rollback" and other == "driftback_server":
         return "the service knows nothing of the command line and the native stack"
     if _own(module, ("driftback_server.stack",)) and _own(target, ("driftback_server.cli",)):

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from config_rollback.storage import database as schema
-from config_rollback.storage import postgres_connection
+from config_rollback.storage import postgresql as driver
 from config_rollback.storage.store import Store
 from tests.config_rollback.databases import Database, Postgresql, Sqlite
 from tests.config_rollback.running import Browser, Clock, Service
@@ -128,7 +128,7 @@ def patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many writers at once, on a slow disk: the last waits for longer than a user would be let wait."""
     monkeypatch.setattr(schema.connect, "__defaults__", (60.0,))
     for limit in ("STATEMENT_SECONDS", "SILENCE_SECONDS"):
-        monkeypatch.setattr(postgres_connection, limit, 60.0)
+        monkeypatch.setattr(driver, limit, 60.0)
 
 
 @pytest.fixture

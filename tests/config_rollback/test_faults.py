@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config_rollback.audit.chain import Attempt
 from config_rollback.storage import database as schema
-from config_rollback.storage import postgres_connection
+from config_rollback.storage import postgresql as driver
 from config_rollback.storage.store import Store
 from tests.config_rollback.databases import Database, Postgresql
 from tests.config_rollback.running import Clock, Service, fields
@@ -262,7 +262,7 @@ def test_40_after_a_commit_that_nobody_confirmed_the_retry_tells_the_truth(
     cut: Cut,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(driver, "SILENCE_SECONDS", 2.0)
     service = start_on(behind(proxy, postgresql))
     service.publish()
     service.publish(temperature=1)
@@ -287,8 +287,8 @@ def test_40_a_server_that_goes_silent_hangs_nobody(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 2.0)
-    monkeypatch.setitem(postgres_connection.PARAMETERS, "connect_timeout", 2)
+    monkeypatch.setattr(driver, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setitem(driver.PARAMETERS, "connect_timeout", 2)
     service = start_on(behind(proxy, postgresql))
     service.publish()
     service.publish(temperature=1)
@@ -314,12 +314,12 @@ def test_postgresql_itself_ends_what_takes_too_long(postgresql: Postgresql) -> N
     # The lock's first, which is told apart, then the statement's; the client gives up after both.
     limits = {"lock_timeout": "5s", "statement_timeout": "8s", "idle_in_transaction_session_timeout": "15s"}
     assert shown == limits
-    assert postgres_connection.SILENCE_SECONDS > postgres_connection.STATEMENT_SECONDS
+    assert driver.SILENCE_SECONDS > driver.STATEMENT_SECONDS
 
 
 def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 1.0)
-    monkeypatch.setattr(postgres_connection, "STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr(driver, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(driver, "STATEMENT_SECONDS", 0.5)
     engine = schema.connect(postgresql.url)
     slow = "SELECT pg_sleep(1.5)"
 
@@ -329,7 +329,7 @@ def test_a_migration_may_take_longer(postgresql: Postgresql, monkeypatch: pytest
     monkeypatch.setattr(command, "upgrade", work)
     schema.upgrade(engine)
     # Else a server that is a little late with its word is given up.
-    monkeypatch.setattr(postgres_connection, "SILENCE_SECONDS", 30.0)
+    monkeypatch.setattr(driver, "SILENCE_SECONDS", 30.0)
     with engine.connect() as connection, pytest.raises(DBAPIError, match="statement timeout"):
         connection.exec_driver_sql(slow)
     engine.dispose()
@@ -487,7 +487,7 @@ def test_43_a_role_with_the_least_rights_runs_the_service_and_cannot_touch_histo
     postgresql.server.execute(f"CREATE ROLE {role} LOGIN")
     owner = schema.connect(postgresql.url)
     postgresql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-    schema.grant(owner, role)
+    driver.grant(owner, role)
     owner.dispose()
     limited = Postgresql(postgresql.server, postgresql.name, role)
     service = start_on(limited)

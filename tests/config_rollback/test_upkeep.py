@@ -9,6 +9,7 @@ import pytest
 
 from config_rollback import upkeep
 from config_rollback.storage import database as schema
+from config_rollback.storage import postgresql as driver
 from config_rollback.storage.store import FORGETTABLE
 from tests.config_rollback.databases import Database, Postgresql
 from tests.config_rollback.delivery.test_delivery import wait_until
@@ -138,7 +139,7 @@ def test_a_role_that_may_not_delete_yet_serves_all_the_same(
     role = f"app_{postgresql.name}"
     owner = schema.connect(postgresql.url)
     postgresql.server.execute(f"CREATE ROLE {role} LOGIN")
-    schema.grant(owner, role)
+    driver.grant(owner, role)
     postgresql.execute(f"REVOKE DELETE ON sessions, idempotency, alerts FROM {role}")
     owner.dispose()
     service = start_on(Postgresql(postgresql.server, postgresql.name, role))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -67,11 +67,11 @@ BODIES = (
 
 def route(routes: Iterable[BaseRoute]) -> Route:
     """The route that answers with the description of `routes`."""
-    content = describe(routes)
+    described = cache(lambda: describe(routes))  # at the first request: most processes never get one
 
     async def show(_: Request) -> Response:
         """This document."""
-        return json_response(content)
+        return json_response(described())
 
     return Route("/openapi.json", show)
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
+from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from config_rollback.auth.oidc import CALLBACK_PATH, LOGIN_SECONDS, OidcLogins
-from config_rollback.auth.redirects import check_next
+from config_rollback.auth.redirects import CALLBACK_PATH, LOGIN_SECONDS, check_next
 from config_rollback.errors import InvalidRequestError, NotFoundError
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import while_connected
 from config_rollback.web.pages.session import set_session
 from config_rollback.web.pages.visit import Visit, page_route
 from config_rollback.web.query import Query, Text, query_of
+
+if TYPE_CHECKING:
+    from config_rollback.auth.oidc import OidcLogins
 
 MAX_COOKIES_LENGTH = 4000
 """Of all logins in progress in one browser, such as in tabs: proxies refuse long heads, nginx from 8 KB."""
