@@ -143,6 +143,10 @@ class InvalidRequestError(RequestError, code="invalid_request", status=422, titl
     """Well-formed, but a field is missing, unknown, or out of range."""
 
 
+class MalformedRequestError(InvalidRequestError, status=400):
+    """The request is not valid HTTP/1.1, or is not safe."""
+
+
 class InvalidRedirectError(RequestError, code="invalid_redirect", status=400):
     """`next` does not name a page of this service."""
 

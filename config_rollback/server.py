@@ -6,20 +6,20 @@ import asyncio
 from math import inf
 from urllib.parse import unquote
 
-import msgspec
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
 from config_rollback import errors
 from config_rollback.metrics import Metrics
-from config_rollback.web.http import MAX_BODY_BYTES, new_request_id
+from config_rollback.web.http import MAX_BODY_BYTES, error_json, new_request_id
+from config_rollback.web.middleware import RAW_SECURITY_HEADERS
 from exporter.errors import BodyTooLargeError, ExporterError, TooManyConnectionsError, TooManyPipelinedError
 from exporter.http.exchange import Exchange, Reply
 
-_OURS: dict[type[ExporterError], tuple[int, type[errors.ConfigRollbackError]]] = {
-    BodyTooLargeError: (413, errors.BodyTooLargeError),
-    TooManyConnectionsError: (429, errors.TooManyConnectionsError),
-    TooManyPipelinedError: (429, errors.TooManyPipelinedError),
+_OURS: dict[type[ExporterError], type[errors.ConfigRollbackError]] = {
+    BodyTooLargeError: errors.BodyTooLargeError,
+    TooManyConnectionsError: errors.TooManyConnectionsError,
+    TooManyPipelinedError: errors.TooManyPipelinedError,
 }
 
 log = structlog.get_logger(__name__)
@@ -49,15 +49,13 @@ class AsgiServer:
 
     def refuse(self, exchange: Exchange | None, error: ExporterError) -> Reply:  # noqa: ARG002
         """What is not HTTP (a double Content-Length, a bare line break, no Host), or over a bound."""
-        status, kind = _OURS.get(type(error), (400, errors.InvalidRequestError))
-        ours = kind(error.message)
+        ours = _OURS.get(type(error), errors.MalformedRequestError)(error.message)
         self._metrics.refused(ours)
         request_id = new_request_id(None)
-        content = {"code": ours.code, "message": ours.message, "details": {}}
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-        if status == 429:
-            headers.append((b"retry-after", b"1"))
-        return Reply(status, headers, msgspec.json.encode({"error": content, "request_id": request_id}))
+        response = error_json(ours, request_id)
+        headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
+        headers += [*RAW_SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
+        return Reply(response.status_code, headers, bytes(response.body))
 
     async def close(self, seconds: float) -> None:
         """Wait for calls whose clients are gone: they use what the application closes next."""
@@ -123,7 +121,7 @@ class _Call:
 
 def _scope(exchange: Exchange) -> Scope:
     """What ASGI knows of a request. Raises InvalidHttpError."""
-    raw_path = exchange.path
+    raw_path, query = exchange.path_and_query()
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -132,7 +130,7 @@ def _scope(exchange: Exchange) -> Scope:
         "scheme": "http",
         "path": unquote(raw_path.decode("latin-1")),
         "raw_path": raw_path,
-        "query_string": exchange.query,
+        "query_string": query,
         "root_path": "",
         "headers": exchange.headers,
         "server": None,

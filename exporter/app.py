@@ -89,7 +89,7 @@ class Application:
         head = dict(reversed(exchange.headers))
         request_id = request_id_of(head)
         try:
-            path = unquote_to_bytes(exchange.path).decode("latin-1")
+            path = unquote_to_bytes(exchange.path_and_query()[0]).decode("latin-1")
             if path not in ROUTES:
                 raise errors.NotFoundError("Not Found")
             if exchange.method.decode() not in ROUTES[path]:

@@ -83,10 +83,10 @@ def json_response(content: Any, status: int = 200) -> Response:
     )
 
 
-def error_json(error: ConfigRollbackError, request_id: str, status: int | None = None) -> Response:
-    """`{error: {code, message, details}, request_id}`, by default with the error's own status."""
+def error_json(error: ConfigRollbackError, request_id: str) -> Response:
+    """`{error: {code, message, details}, request_id}`, with the status and the headers of the error."""
     content = {"code": error.code, "message": error.message, "details": error.details}
-    response = json_response({"error": content, "request_id": request_id}, status or error.status)
+    response = json_response({"error": content, "request_id": request_id}, error.status)
     response.headers.update(error.headers)
     return response
 

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config_rollback.errors import ConfigRollbackError, InvalidRequestError, TooManyRequestsError
+from config_rollback.errors import ConfigRollbackError, MalformedRequestError, TooManyRequestsError
 from config_rollback.web.dependencies import Dependencies
 from config_rollback.web.http import error_json, new_request_id
 from config_rollback.web.operation import operation_of
@@ -94,15 +94,12 @@ class RequestContext:
         error: ConfigRollbackError
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
-            error, status = InvalidRequestError("the body has two lengths"), 400
+            error = MalformedRequestError("the body has two lengths")
         elif self._running > self._max_requests:  # of connections that are gone, too
-            error, status = (
-                TooManyRequestsError("the service answers too many requests now: try again later"),
-                429,
-            )
+            error = TooManyRequestsError("the service answers too many requests now: try again later")
         else:
             return None
         self._metrics.refused(error)
-        response = error_json(error, request_id, status)
+        response = error_json(error, request_id)
         response.headers["Connection"] = "close"
         return response

@@ -6,6 +6,9 @@ answer ends the connection (RFC 9112, section 9.6).
 Nothing that a peer sends can grow without a bound: `reader.py` bounds heads, bodies, and the requests that
 wait for their turn. While one waits, or an answer is not read, nothing more is read. `server.py` bounds the
 connections, and asks each of them regularly whether its peer is overdue.
+
+Behind its last answer a connection ends its side, and reads on for a while before it closes: a peer that
+still sends would get a reset instead of the answer (RFC 9112, section 9.6).
 """
 
 import asyncio
@@ -22,7 +25,11 @@ MAX_UNREAD_BYTES: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
 """Time in which the head of a request must arrive, from its first byte or from the connection's start."""
 KEEP_ALIVE_SECONDS: Final = 5.0
-"""Time in which the next request must begin after an answer."""
+"""Time in which the next request must begin after an answer, or the peer must close after the last one."""
+MAX_DROPPED_BYTES: Final = 8 * 1024**2
+"""Of what is read and dropped behind the last answer."""
+HALF_CLOSED_SECONDS: Final = 5.0
+"""Time in which an answer must begin after its peer has ended its side: it may be gone altogether."""
 FRESH_SECONDS: Final = 0.1
 """Time in which a request that was begun makes room for nobody: it may be here, and not yet read."""
 DRAIN_SECONDS: Final = 30.0
@@ -53,6 +60,8 @@ class Owner(Protocol):
 
     application: Application
     date: bytes
+    buffer: memoryview
+    """What one read of a socket brings, for a moment."""
 
     def opened(self, connection: "Connection") -> bool:
         """Whether there is room for it."""
@@ -60,11 +69,14 @@ class Owner(Protocol):
     def answered(self, connection: "Connection") -> None:
         """From now on its peer keeps us waiting."""
 
+    def leaves(self, connection: "Connection") -> None:
+        """Its last answer is given."""
+
     def closed(self, connection: "Connection") -> None:
         """It is gone."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection."""
 
     def __init__(self, owner: Owner) -> None:
@@ -75,9 +87,12 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         """The request that is being answered."""
         self._going_on = False
-        self._reading = True
         self._deaf = False
         """Whether what comes from now on is thrown away."""
+        self._leaving = False
+        """Whether its last answer is given."""
+        self._dropped_bytes = 0
+        self._half_closed_since = inf
         self._due: ExporterError | None = None
         """What is refused behind the answers that are due."""
         self._writable = asyncio.Event()
@@ -108,14 +123,21 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self._current.end()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Where the next bytes go: all connections share it, as each reads it at once."""
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take bytes, and begin what they complete."""
         if self._deaf:
+            self._dropped_bytes += nbytes
+            if self._leaving and self._dropped_bytes > MAX_DROPPED_BYTES:
+                self.close()
             return
         reader = self._reader
         was_in_head = reader.in_head
         try:
-            reader.feed(data)
+            reader.feed(self._owner.buffer[:nbytes])
         except ExporterError as error:
             self._go_on()
             self._refuse(error)
@@ -123,6 +145,22 @@ class Connection(asyncio.Protocol):
         if reader.in_head and not was_in_head:
             self._is_idle, self._idle_since = False, self._loop.time()
         self._go_on()
+        dropped = reader.arriving
+        if dropped is not None and dropped.over and dropped.body_cost > self._application.max_body_bytes:
+            self._leave()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more, but may still read: what has come whole is answered."""
+        current, waiting = self._current, self._reader.waiting
+        if current is None or not current.complete:
+            return False  # which closes
+        self._deaf = True
+        self._half_closed_since = min(self._half_closed_since, self._loop.time())
+        if waiting and not waiting[-1].complete:
+            waiting.pop()
+        if self._due is None:
+            (waiting[-1] if waiting else current).keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         """The peer reads more slowly than is sent to it."""
@@ -160,7 +198,7 @@ class Connection(asyncio.Protocol):
         if exchange.declared_bytes > self._application.max_body_bytes:
             self._refuse_body(exchange)
             return
-        if exchange.expects_continue and not exchange.complete:
+        if exchange.expects_continue and exchange.version != "1.0" and not exchange.complete:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._deliver(exchange)
 
@@ -172,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._unread_since = inf
         self._owner.answered(self)
         if not exchange.keep_alive:
-            self.close()
+            self._leave()
         elif not self._going_on:
             self._go_on()
 
@@ -183,8 +221,10 @@ class Connection(asyncio.Protocol):
         """Whether its peer has yet to send a request, or the rest of one."""
         return self._current is None or not self._current.complete
 
-    def makes_room(self, now: float) -> bool:
-        """Whether it may be ended for another connection: it is idle, or has been waited for a while."""
+    def makes_room(self, now: float, in_request: bool) -> bool:
+        """Whether it may be ended for another: it is idle or, `in_request`, has been waited for a while."""
+        if in_request != (self._current is not None or self._reader.in_head):
+            return False
         return self.is_waited_for and (self._is_idle or now > self._idle_since + FRESH_SECONDS)
 
     def check(self, now: float) -> None:
@@ -193,7 +233,9 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif (exchange := self._current) is not None:
             seconds = self._application.body_seconds
-            if not exchange.complete and now > exchange.read_since + seconds:
+            if now > self._half_closed_since + HALF_CLOSED_SECONDS and not exchange.started:
+                self.abort()
+            elif not exchange.complete and now > exchange.read_since + seconds:
                 exchange.keep_alive = False
                 late = BodyIncompleteError(f"The body did not arrive within {seconds:g} seconds")
                 self._refuse_exchange(exchange, late)
@@ -210,7 +252,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, when its peer has read what was sent."""
-        self._deaf = True
+        self._deaf = self._leaving = True
         self._unread_since = min(self._unread_since, self._loop.time())
         self._transport.close()
 
@@ -226,20 +268,32 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self._deliver(self._current)
         waiting = self._reader.waiting
-        while self._current is None and waiting and not self._transport.is_closing():
+        while self._current is None and waiting and not self._leaving:
             self._current = waiting.popleft()
             self._is_idle, self._idle_since = False, self._loop.time()
             self._application.begin(self._current)
         self._going_on = False
-        if self._current is None and self._due is not None and not self._transport.is_closing():
+        if self._current is None and self._due is not None and not self._leaving:
             self._refuse_connection(self._due)
         self._regulate()
+
+    def _leave(self) -> None:
+        """Send no more, and drop what comes until the peer closes or the time is over."""
+        self._deaf = self._leaving = True
+        self._reader.waiting.clear()
+        self._owner.leaves(self)
+        if self._half_closed_since < inf or not self._transport.can_write_eof():  # as with TLS
+            self.close()
+        else:
+            self._unread_since = min(self._unread_since, self._loop.time())
+            self._transport.write_eof()
+            self._regulate()
 
     def _deliver(self, exchange: Exchange) -> None:
         """Give the application the body that it has asked for, if all of it is here."""
         if exchange.then is None:
             return
-        if len(exchange.body) > self._application.max_body_bytes:
+        if exchange.body_cost > self._application.max_body_bytes:
             self._refuse_body(exchange)
         elif exchange.complete:
             then, exchange.then = exchange.then, None
@@ -250,27 +304,24 @@ class Connection(asyncio.Protocol):
     def _regulate(self) -> None:
         """Read only what can be dealt with."""
         current = self._current
-        unasked = current is not None and current.then is None and len(current.body) > MAX_UNREAD_BYTES
-        wanted = not self._reader.waiting and self._writable.is_set() and not unasked
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        unasked = current is not None and current.then is None and current.body_cost > MAX_UNREAD_BYTES
+        if self._reader.waiting or not self._writable.is_set() or unasked:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _refuse(self, error: ExporterError) -> None:
         """Refuse what is malformed or too much in its turn, and take no more."""
         self._deaf = True
         reader, broken = self._reader, self._reader.arriving
-        if broken is None and reader.has_last:
+        if self._leaving or (broken is None and reader.has_last):
             return  # nobody asks for what comes behind the last request
         _log.warning(error.message)
         if broken is not None and broken is self._current:
             broken.keep_alive = False
             self._refuse_exchange(broken, error)
         elif broken is not None and broken.over:
-            self.close()
+            self._leave()
         else:
             if reader.waiting and reader.waiting[-1] is broken:
                 reader.waiting.pop()

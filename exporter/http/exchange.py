@@ -56,6 +56,8 @@ class Exchange:
     expects_continue = False
     declared_bytes = 0
     """The length that the head gives for the body."""
+    cost = body_cost = 0
+    """What the head and the body count for, in bytes (see `reader.py`)."""
     complete = False
     """Whether all of the body is here."""
     keep_alive = True
@@ -79,15 +81,13 @@ class Exchange:
         """Names in small letters, in the order in which they came."""
         self.body = bytearray()
 
-    @property
-    def path(self) -> bytes:
-        """The path of the target, as it was sent. Raises InvalidHttpError."""
-        return self._part("path")
-
-    @property
-    def query(self) -> bytes:
-        """The query of the target, as it was sent. Raises InvalidHttpError."""
-        return self._part("query")
+    def path_and_query(self) -> tuple[bytes, bytes]:
+        """Both of the target, as they were sent. Raises InvalidHttpError."""
+        try:
+            url = httptools.parse_url(self.target)
+        except httptools.HttpParserInvalidURLError:
+            raise InvalidHttpError("The target of the request is not valid") from None
+        return url.path or b"/", url.query or b""
 
     @property
     def waiting_since(self) -> float:
@@ -167,9 +167,3 @@ class Exchange:
         self.over = True
         self.on_end = self.then = None
         self.body = bytearray()
-
-    def _part(self, name: str) -> bytes:
-        try:
-            return getattr(httptools.parse_url(self.target), name) or b""
-        except httptools.HttpParserInvalidURLError:
-            raise InvalidHttpError("The target of the request is not valid") from None

@@ -5,6 +5,8 @@ import socket
 
 BACKLOG = 1024
 """Connections that may come at once: asyncio accepts them all before it asks whether there is room."""
+MAX_LEAVING = 128
+"""Connections whose last answer is given, and that wait for their peers to close."""
 SPARE = 256
 """File descriptors beside those of connections: the journal, pools of database connections, libraries."""
 
@@ -44,7 +46,7 @@ def _provide_descriptors(connections: int, setting: str) -> None:
 
     Without room a server could not even take a connection to refuse it, or open its files.
     """
-    needed = connections + BACKLOG + SPARE
+    needed = connections + MAX_LEAVING + BACKLOG + SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:

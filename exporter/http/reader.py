@@ -15,10 +15,12 @@ import httptools
 from exporter.errors import ExporterError, InvalidHttpError, TooManyPipelinedError
 from exporter.http.exchange import Exchange, Line
 
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of a head, or of trailers. One that does not end may be longer by one read of the socket."""
+MAX_HEAD_BYTES: Final = 32 * 1024
+"""Of a head, of trailers, and of all heads that wait. One that does not end may be longer by one read."""
 MAX_HEADERS: Final = 100
 """Of a request: each costs several times its bytes."""
+HEADER_COST, CHUNK_COST = 160, 64
+"""Bytes that a header counts for beside its own, and a chunk of a body: what they take of memory and time."""
 MAX_PIPELINED: Final = 32
 """Requests of a connection that may wait for the answer to the one before them."""
 
@@ -41,7 +43,7 @@ class RequestReader:
         self._progress = False
         self._unfinished_bytes = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: memoryview) -> None:
         """Read on. Raises InvalidHttpError or TooManyPipelinedError; then there is no more to read."""
         self._progress = False
         try:
@@ -55,16 +57,14 @@ class RequestReader:
         if self._unfinished_bytes > MAX_HEAD_BYTES:  # the parser keeps a line until it ends
             raise InvalidHttpError("The head or the trailers of the request are too long")
 
-    def _parse(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _parse(self, data: memoryview) -> None:
         while True:
             try:
-                self._parser.feed_data(rest)
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = rest[upgrade.args[0] :]
-                self._begin_again_without_upgrade()
-            else:
+                self._parser.feed_data(data)
                 return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            self._begin_again_without_upgrade()
 
     def _begin_again_without_upgrade(self) -> None:
         """Have a fresh parser read the same head without `Upgrade`, and thereby expect the body."""
@@ -118,20 +118,30 @@ class RequestReader:
             size += len(name) + len(value)
         if hosts > 1 or (not hosts and exchange.version != "1.0"):
             raise InvalidHttpError("A request names one host")
-        if size + len(exchange.target) > MAX_HEAD_BYTES:
+        size += len(exchange.target)
+        if size > MAX_HEAD_BYTES:
             raise InvalidHttpError("The head of the request is too long")
-        if len(self.waiting) > MAX_PIPELINED:
-            raise TooManyPipelinedError(f"At most {MAX_PIPELINED} requests may wait on a connection")
+        exchange.cost = size + HEADER_COST * len(exchange.headers)
+        cost = exchange.cost + sum(waiting.cost for waiting in self.waiting)
+        if len(self.waiting) > MAX_PIPELINED or (self.waiting and cost > MAX_HEAD_BYTES):
+            raise TooManyPipelinedError(
+                f"At most {MAX_PIPELINED} requests, in {MAX_HEAD_BYTES} bytes, may wait on a connection"
+            )
         self._progress, self.in_head = True, False
         exchange.keep_alive = exchange.version != "1.0" and self._parser.should_keep_alive()
         self.has_last = not exchange.keep_alive
         self.waiting.append(exchange)
 
+    def on_chunk_header(self) -> None:
+        """A chunk of a body begins."""
+        self._begun().body_cost += CHUNK_COST
+
     def on_body(self, body: bytes) -> None:
         """A piece of a body. What is too much, or comes behind the answer, is thrown away."""
         self._progress = True
         exchange = self._begun()
-        if not exchange.over and len(exchange.body) <= self._max_body_bytes:
+        exchange.body_cost += len(body)
+        if not exchange.over and exchange.body_cost <= self._max_body_bytes:
             exchange.body += body
 
     def on_message_complete(self) -> None:

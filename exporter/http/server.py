@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import OrderedDict
 from email.utils import formatdate
 from typing import Final
 
 from exporter.http.connection import Application, Connection
-from exporter.http.listener import BACKLOG
+from exporter.http.listener import BACKLOG, MAX_LEAVING
 
+READ_BYTES: Final = 64 * 1024
+"""Of one read of a socket."""
 CHECK_SECONDS: Final = 0.25
 """How often connections are asked whether their peers are overdue."""
 
@@ -24,6 +27,9 @@ class Server:
         self._max_connections = max_connections
         self.connections: dict[Connection, None] = {}
         """Those that are open, in the order in which they were last answered, or opened."""
+        self.leaving: OrderedDict[Connection, None] = OrderedDict()
+        """Those whose last answer is given, and that are no more counted among the others."""
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self._stopping = asyncio.Event()
         self._all_closed = asyncio.Event()
         self.date = _date()
@@ -37,18 +43,15 @@ class Server:
             await self._stopping.wait()
         finally:
             loop.remove_reader(listener)
-            await asyncio.sleep(
-                0
-            )  # what was just accepted would leak if it met a closed server (CPython gh-109564)
+            await asyncio.sleep(0)  # what was just accepted would leak in a closed server (CPython gh-109564)
             listening.close()
-            if not self.connections:
-                self._all_closed.set()
-            for connection in list(self.connections):
+            self._all_closed_if_none()
+            for connection in self._all():
                 connection.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._all_closed.wait()
-            for connection in list(self.connections):
+            for connection in self._all():
                 connection.abort()
             await self._all_closed.wait()
             checking.cancel()
@@ -58,7 +61,7 @@ class Server:
         self._stopping.set()
 
     def opened(self, connection: Connection) -> bool:
-        """Whether there is room for a connection: that of the one whose peer keeps us waiting longest."""
+        """Whether there is room for it: that of a connection whose peer keeps us waiting, idle ones first."""
         self.connections[connection] = None
         if self._stopping.is_set():  # it was accepted just before
             self._all_closed.clear()
@@ -67,13 +70,13 @@ class Server:
         if len(self.connections) <= self._max_connections:
             return True
         now = asyncio.get_running_loop().time()
-        for other in self.connections:
-            if other is not connection and other.makes_room(now):
-                del self.connections[other]
-                other.abort()
-                self.application.evicted()
-                return True
-        del self.connections[connection]  # it is refused, and takes nobody's place
+        for in_request in (False, True):
+            for other in self.connections:
+                if other is not connection and other.makes_room(now, in_request):
+                    del self.connections[other]
+                    other.abort()
+                    self.application.evicted()
+                    return True
         return False
 
     def answered(self, connection: Connection) -> None:
@@ -82,18 +85,32 @@ class Server:
             del self.connections[connection]
             self.connections[connection] = None
 
+    def leaves(self, connection: Connection) -> None:
+        """Its last answer is given: it takes nobody's place, and the first of too many is ended."""
+        self.connections.pop(connection, None)
+        self.leaving[connection] = None
+        if len(self.leaving) > MAX_LEAVING:
+            self.leaving.popitem(last=False)[0].abort()
+
     def closed(self, connection: Connection) -> None:
         """It is gone."""
         self.connections.pop(connection, None)
-        if self._stopping.is_set() and not self.connections:
+        self.leaving.pop(connection, None)
+        self._all_closed_if_none()
+
+    def _all_closed_if_none(self) -> None:
+        if self._stopping.is_set() and not self.connections and not self.leaving:
             self._all_closed.set()
+
+    def _all(self) -> list[Connection]:
+        return [*self.connections, *self.leaving]
 
     async def _check_regularly(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.date = _date()
             now = asyncio.get_running_loop().time()
-            for connection in list(self.connections):
+            for connection in self._all():
                 try:
                     connection.check(now)
                 except Exception:  # noqa: BLE001 (a task that ended would bound nothing any more)

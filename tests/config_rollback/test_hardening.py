@@ -15,7 +15,7 @@ import requests
 from starlette.types import Message, Receive, Scope, Send
 
 from config_rollback.web import http
-from config_rollback.web.middleware import RequestContext
+from config_rollback.web.middleware import SECURITY_HEADERS, RequestContext
 from exporter.http import connection as http_connection
 from exporter.http.reader import MAX_PIPELINED
 from tests.config_rollback.databases import Sqlite
@@ -168,12 +168,30 @@ def test_58_a_body_with_two_lengths_is_refused(service: Service, lengths: bytes)
     ],
 )
 def test_malformed_heads_are_refused_in_the_shape_of_the_contract(service: Service, head: bytes) -> None:
-    assert refusal(exchange(service, head)) == (400, "invalid_request")
+    answer = exchange(service, head)
+    assert refusal(answer) == (400, "invalid_request")
+    every = {name.lower(): value.lower() for name, value in SECURITY_HEADERS.items()}
+    assert answer[1].items() >= (every | {"cache-control": "no-store"}).items()
+
+
+def test_a_target_without_a_path_is_that_of_the_first_page(service: Service) -> None:
+    """RFC 9110, section 4.2.3."""
+    rest = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert exchange(service, b"GET http://x" + rest)[0] == exchange(service, b"GET /" + rest)[0] == 303
+
+
+def test_a_request_whose_sender_ends_its_side_is_answered(service: Service) -> None:
+    with connect(service) as client:
+        client.sendall(authorised(service) + b"Content-Length: 2\r\n\r\n{}")
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_end(client).startswith(b"HTTP/1.1 4")
 
 
 def test_49_a_body_over_the_limit_is_refused_declared_or_chunked(service: Service) -> None:
     declared = exchange(service, authorised(service) + b"Content-Length: 9999999\r\n\r\n")
     assert refusal(declared) == (413, "body_too_large")
+    sent = exchange(service, authorised(service) + b"Content-Length: 6000000\r\n\r\n" + b" " * 6_000_000)
+    assert refusal(sent) == (413, "body_too_large")
     chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
     ended = authorised(service) + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n"
     assert refusal(exchange(service, ended)) == (413, "body_too_large")

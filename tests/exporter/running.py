@@ -145,7 +145,7 @@ class Running(Client):
 
     def connections(self) -> int:
         """How many connections it holds."""
-        return len(self._server.connections)
+        return len(self._server.connections) + len(self._server.leaving)
 
     def close_connections(self) -> None:
         """Close every connection, as if all were idle too long."""

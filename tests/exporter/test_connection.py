@@ -73,6 +73,7 @@ def split(request: bytes) -> tuple[bytes, bytes]:
 UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 """As curl --http2 and Java's HttpClient send it. RFC 9110, section 7.8: a server may ignore it."""
 LAST = push(9, "Connection: close")
+UPGRADING = HEALTHY.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,7 @@ LAST = push(9, "Connection: close")
         (push(1, *UPGRADE) + LAST,),
         (*split(push(1, *UPGRADE)), LAST),
         (push(1, *UPGRADE) + HEALTHY + push(2, *UPGRADE) + LAST,),
-        (
-            HEALTHY.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket")
-            + push(1)
-            + LAST,
-        ),
+        (UPGRADING + push(1) + LAST,),
         (*split(push(1, "connection: upgrade", "upgrade: a", "Upgrade: b")), LAST),
     ],
     ids=["in one packet", "body behind its head", "several", "of a GET", "twice"],
@@ -200,6 +197,34 @@ def test_nothing_is_taken_behind_a_request_that_ends_the_connection(
     assert exporter.value("conversation_messages_total") == counted
 
 
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (push(1), [200]),
+        (push(1) + HEALTHY + push(2) + split(push(3))[0], [200, 200, 200]),
+        (push(1) + GARBAGE, [200, 400]),
+    ],
+    ids=["one", "several, and half of one", "one, and garbage"],
+)
+def test_a_request_whose_sender_ends_its_side_is_answered(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes, answers: list[int]
+) -> None:
+    write, released = Journal.append, threading.Event()
+
+    def slow(journal: Journal, records: Sequence[Record], now: Moment) -> None:
+        assert released.wait(20)
+        write(journal, records, now)
+
+    monkeypatch.setattr(Journal, "append", slow)
+    with connect(exporter) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)
+        released.set()
+        found = until_closed(connection).split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in found] == answers
+
+
 CHUNKED = "Transfer-Encoding: chunked\r\n\r\n"
 LONG = "Content-Length: 1000000\r\n\r\n"
 
@@ -232,6 +257,51 @@ def test_57_what_comes_behind_an_answer_keeps_no_connection(
                 return True
 
         wait_for(closed)
+
+
+TOO_LONG = f"{HEAD}Content-Length: 6000000\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("begun", "status"),
+    [(TOO_LONG, b"413"), (TOO_LONG.replace(TOKEN.encode(), b"wrong"), b"401"), (GARBAGE, b"400")],
+    ids=["a body too long", "a body of a refused request", "garbage"],
+)
+def test_57_who_still_sends_can_read_the_refusal(exporter: Running, begun: bytes, status: bytes) -> None:
+    with connect(exporter) as connection:
+        connection.sendall(begun + b"x" * 6_000_000)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+def test_57_who_goes_on_sending_behind_a_refusal_is_let_go(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "KEEP_ALIVE_SECONDS", 0.3)
+    with connect(exporter) as connection:
+        connection.sendall(TOO_LONG)
+        assert until_closed(connection).startswith(b"HTTP/1.1 413")
+
+        def reset() -> bool:
+            try:
+                connection.sendall(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(reset)
+
+
+@pytest.mark.parametrize(("pieces", "status"), [(2, 200), (150, 413)], ids=["large chunks", "tiny chunks"])
+def test_57_chunks_count_for_more_than_their_bytes(
+    start: Callable[..., Running], pieces: int, status: int
+) -> None:
+    exporter = start(max_body_bytes=4096)
+    _, body = split(push(1))
+    size = len(body) // pieces + 1
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    assert exchange(exporter, (HEAD + "Connection: close\r\n" + CHUNKED).encode() + sent) == [status]
 
 
 @pytest.mark.parametrize("trailer", [b"x" * 65536, b"X: x\r\n" * 10_000], ids=["a line", "lines"])
@@ -290,7 +360,7 @@ def test_57_no_more_is_read_from_who_reads_no_answer(exporter: Running) -> None:
     assert waiting
 
 
-@pytest.mark.parametrize("waiting", [HEALTHY, push(1)], ids=["GET", "push"])
+@pytest.mark.parametrize("waiting", [HEALTHY, push(1), UPGRADING], ids=["GET", "push", "upgrade"])
 def test_61_a_connection_with_too_many_pipelined_requests_ends(exporter: Running, waiting: bytes) -> None:
     sent = waiting * (MAX_PIPELINED + 2) + HEALTHY * 100  # few enough for one read of the server
     with connect(exporter) as connection:
@@ -361,6 +431,23 @@ def test_61_connections_that_do_not_finish_a_request_keep_nobody_out(
             connection.close()
 
 
+def test_61_an_upload_that_pauses_makes_room_only_where_nobody_is_idle(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "FRESH_SECONDS", 0.0)
+    exporter = start(max_connections=3, body_timeout_seconds=60.0)
+    head, body = split(push(1))
+    with connect(exporter) as upload, connect(exporter) as idle, connect(exporter) as silent:
+        upload.sendall(head + body[:9])
+        idle.sendall(HEALTHY)
+        assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for _ in range(5):  # each closes its connection
+            assert exporter.scrape()
+        upload.sendall(body[9:])
+        assert upload.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert until_closed(silent) == b""
+
+
 def test_61_a_connection_too_many_is_refused_where_all_are_being_answered(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +465,10 @@ def test_61_a_connection_too_many_is_refused_where_all_are_being_answered(
             connection.sendall(push(seq + 1))
         wait_for(lambda: exporter.being_answered() == 3)
         with connect(exporter) as connection:
-            head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+            connection.sendall(HEALTHY)
+            assert select.select([connection], [], [], 20)[0]
+            connection.sendall(HEALTHY)  # what is unread at the end would reset the connection
+            head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
         released.set()
         for connection in held:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -421,7 +511,10 @@ def unread_scrape(exporter: Running, receive_buffer: int = 4096) -> socket.socke
     return connection
 
 
-def test_61_readers_that_do_not_read_keep_no_scrape_out(exporter: Running) -> None:
+def test_61_readers_that_do_not_read_keep_no_scrape_out(
+    exporter: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrapes, "PLACE_SECONDS", 60.0)
     exporter.push(*(series(config_version=f"{n % 50}", persona=f"p{n // 50}") for n in range(600)))
     unread = [unread_scrape(exporter) for _ in range(3 * scrapes.MAX_SCRAPES)]
     try:

@@ -30,7 +30,7 @@ PROVIDE = (
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "after"), [(100, 3000, "1780"), (1900, 3000, "1900")], ids=["is raised", "is enough"]
+    ("soft", "hard", "after"), [(100, 3000, "1908"), (1950, 3000, "1950")], ids=["is raised", "is enough"]
 )
 def test_the_limit_of_open_files(soft: int, hard: int, after: str) -> None:
     assert limited(soft, hard, PROVIDE).stdout.strip() == after
@@ -38,7 +38,7 @@ def test_the_limit_of_open_files(soft: int, hard: int, after: str) -> None:
 
 def test_a_limit_that_cannot_be_raised_names_the_remedy() -> None:
     error = limited(100, 700, PROVIDE).stderr.splitlines()[-1]
-    assert "500 connections need 1780 open files, and this process may have 700" in error
+    assert "500 connections need 1908 open files, and this process may have 700" in error
     assert "ulimit -Hn" in error
 
 
@@ -57,5 +57,5 @@ def test_a_setting_beyond_the_limit_keeps_a_service_from_starting(
     run = f"import os, runpy; os.environ |= {settings}; runpy.run_module({program!r}, run_name='__main__')"
     ended = limited(100, 700, run)
     assert ended.returncode in (1, 2)
-    assert f"{prefix}MAX_CONNECTIONS: 500 connections need 1780 open files" in ended.stderr
+    assert f"{prefix}MAX_CONNECTIONS: 500 connections need 1908 open files" in ended.stderr
     assert not state_dir.exists()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import select
 import socket
 import time
 from typing import Any
@@ -413,6 +414,15 @@ def test_health_needs_no_token(exporter: Running) -> None:
 def test_an_answer_without_a_body_is_sent(exporter: Running) -> None:
     response = requests.head(exporter.url + "/-/healthy", timeout=10)
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_http_1_0_knows_no_answer_before_the_answer(exporter: Running) -> None:
+    head = f"{HEAD}Expect: 100-continue\r\nContent-Length: {len(PUSH_BODY)}\r\n\r\n".replace("1.1", "1.0")
+    with connect(exporter) as connection:
+        connection.sendall(head.encode())
+        assert not select.select([connection], [], [], 0.2)[0]
+        connection.sendall(PUSH_BODY)
+        assert until_closed(connection).startswith("HTTP/1.1 200")
 
 
 def test_who_asks_whether_to_send_the_body_is_answered_at_once(exporter: Running) -> None:

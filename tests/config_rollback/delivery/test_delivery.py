@@ -13,6 +13,7 @@ import pytest
 
 from config_rollback.personas.persona_config import canonical_json, content_hash, validate_config
 from config_rollback.web.api import quick_configs
+from exporter.http import connection as http_connection
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
 from tests.config_rollback.web.test_api_ops import error
 
@@ -103,7 +104,8 @@ def test_61_a_poll_too_many_is_refused_and_people_are_not(start: Callable[..., S
     assert metric(service, 'config_requests_refused_total{code="too_many_polls"} 1.0')
 
 
-def test_61_a_poll_ends_with_its_connection(service: Service) -> None:
+def test_61_a_poll_ends_with_its_connection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 0.2)
     service.publish()
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     connection.request("GET", "/v1/personas/concierge/config?wait=60", headers=TOKEN | {"If-None-Match": TAG})

@@ -22,6 +22,7 @@ from config_rollback.evidence import kpis
 from config_rollback.outgoing import calls
 from config_rollback.outgoing import sessions as outgoing
 from config_rollback.web.single_flight import MAX_WAITING
+from exporter.http import connection as http_connection
 from tests.config_rollback.auth.test_issuers import AUDIENCE, ISSUER, JWKS
 from tests.config_rollback.auth.test_issuers import token as issued
 from tests.config_rollback.auth.test_oidc import CLIENT, Provider, begin
@@ -245,8 +246,9 @@ def test_62_scrapes_share_one_thread_and_one_too_many_is_refused_and_counted(
 
 
 def test_62_scrapes_that_nobody_waits_for_take_no_request_of_anybody(
-    start: Callable[..., Service],
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 0.2)
     service = start(max_connections=8)
     service.publish()
     slow = Slow()

@@ -8,7 +8,11 @@ import socket
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+import pytest
+
 from exporter.errors import ExporterError
+from exporter.http import connection as http_connection
+from exporter.http import server as http_server
 from exporter.http.exchange import Exchange, Reply
 from exporter.http.listener import listen
 from exporter.http.server import Server
@@ -16,17 +20,30 @@ from exporter.http.server import Server
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+OK = Reply(200, [], b"{}")
+
+
 class Silent:
-    """An application that answers nothing."""
+    """An application that answers nothing, unless a test does."""
 
     max_body_bytes = 100
     body_seconds = 100.0
 
     def __init__(self) -> None:
-        self.begun = 0
+        self.exchanges: list[Exchange] = []
+        self.ended = 0
+
+    @property
+    def begun(self) -> int:
+        """How many requests have begun."""
+        return len(self.exchanges)
 
     def begin(self, exchange: Exchange) -> None:
-        self.begun += 1
+        self.exchanges.append(exchange)
+        exchange.on_end = self._end
+
+    def _end(self) -> None:
+        self.ended += 1
 
     def refuse(self, exchange: Exchange | None, error: ExporterError) -> Reply:
         return Reply(429, [], b"")
@@ -68,6 +85,7 @@ def test_a_request_that_is_never_answered_ends_with_the_server() -> None:
             client.sendall(REQUEST)
             await _until(lambda: application.begun == 1)
         assert not server.connections
+        assert application.ended == 1
         return client
 
     _assert_closed(serve)
@@ -86,6 +104,67 @@ def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> 
             await _until(lambda: _readable(second))
             first.close()
         return second
+
+    _assert_closed(serve)
+
+
+def test_a_request_that_runs_when_the_server_stops_is_still_answered() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 10, grace_seconds=60) as (server, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST)
+            await _until(lambda: application.begun == 1)
+            server.stop()
+            await asyncio.sleep(0.1)
+            application.exchanges[0].answer(OK)
+            answer = await asyncio.to_thread(client.recv, 65536)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer
+            client.shutdown(socket.SHUT_WR)
+        return client
+
+    _assert_closed(serve)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [REQUEST, REQUEST[:20], b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"],
+    ids=["whole", "half a head", "half a body"],
+)
+def test_a_later_request_of_a_connection_makes_no_room_for_another(
+    monkeypatch: pytest.MonkeyPatch, second: bytes
+) -> None:
+    monkeypatch.setattr(http_connection, "FRESH_SECONDS", 600.0)
+
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 1) as (_, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST)
+            await _until(lambda: application.begun == 1)
+            application.exchanges[0].answer(OK)
+            assert (await asyncio.to_thread(client.recv, 65536)).startswith(b"HTTP/1.1 200")
+            client.sendall(second)
+            await asyncio.sleep(0.2)
+            with _connected(listener) as refused:
+                assert await asyncio.to_thread(refused.recv, 12) == b"HTTP/1.1 429"
+        return client
+
+    _assert_closed(serve)
+
+
+def test_a_request_whose_sender_ends_its_side_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 0.2)
+
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 10) as (server, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST)
+            client.shutdown(socket.SHUT_WR)
+            await _until(lambda: application.ended == 1 and not server.connections)
+        return client
 
     _assert_closed(serve)
 
@@ -128,6 +207,24 @@ def test_an_application_that_says_close_is_the_last_to_answer() -> None:
                 answer += piece
             assert answer.count(b"HTTP/1.1") == answer.count(b"connection: close") == 1
         return client
+
+    _assert_closed(serve)
+
+
+def test_connections_that_wait_for_their_peers_to_close_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_LEAVING", 2)
+
+    async def serve() -> socket.socket:
+        async with _serving(Last(), 10) as (server, listener):
+            clients = []
+            for _ in range(4):
+                clients.append(_connected(listener))
+                clients[-1].sendall(REQUEST)
+                assert (await asyncio.to_thread(clients[-1].recv, 65536)).startswith(b"HTTP/1.1 200")
+            await _until(lambda: (len(server.connections), len(server.leaving)) == (0, 2))
+        for client in clients[1:]:
+            client.close()
+        return clients[0]
 
     _assert_closed(serve)
 
