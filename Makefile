@@ -88,7 +88,7 @@ lock: build/uv/bin/uv ## write the locks (what runs, what builds, all) from pypr
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 
 # Chosen for what they touch: both services over HTTP, storage, tokens, pages, commands, rules.
-LOWEST_TESTS ?= tests/exporter/test_connection.py tests/exporter/test_refusals.py tests/exporter/test_render.py \
+LOWEST_TESTS ?= tests/exporter/http/test_connection.py tests/exporter/test_refusals.py tests/exporter/metrics/test_render.py \
   tests/config_rollback/web/test_api_ops.py tests/config_rollback/delivery/test_delivery.py tests/config_rollback/web/test_pages.py \
   tests/config_rollback/auth/test_rate_limits.py tests/config_rollback/test_cli.py tests/config_rollback/personas/test_config_schema.py \
   tests/config_rollback/auth tests/driftback_server/stack/test_supervisor.py

@@ -18,9 +18,9 @@ from benchmarks.row import Row, compare
 from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
-from exporter.clock import Moment
-from exporter.render import View, render
-from exporter.series import ERRORS, LATENCY, TOKENS, TTFT, SeriesTable
+from exporter.metrics.render import View, render
+from exporter.storage.clock import Moment
+from exporter.storage.series import ERRORS, LATENCY, TOKENS, TTFT, SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta, TokensDelta
 
 ROUNDS = 5

@@ -25,8 +25,8 @@ from exporter.answers import (
 from exporter.errors import ExporterError, StorageError
 from exporter.http.exchange import Exchange, Reply
 from exporter.ingest import Outcome
-from exporter.monitoring import SelfMonitoring
-from exporter.scrapes import Scrapes
+from exporter.metrics.monitoring import SelfMonitoring
+from exporter.metrics.scrapes import Scrapes
 from exporter.service import Service
 from exporter.settings import Settings
 

@@ -12,13 +12,21 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from driftback import contract
-from exporter.clock import Moment
-from exporter.commit import GroupCommit
 from exporter.errors import IdempotencyKeyReusedError, InvalidRequestError, RequestRefusedError
-from exporter.journal import Record
 from exporter.limits import Limits
-from exporter.series import Key
-from exporter.state import EXPIRY, EXPIRY_SECONDS, OBSERVATIONS, PUSH, Expiry, ObservationsBatch, State
+from exporter.storage.clock import Moment
+from exporter.storage.commit import GroupCommit
+from exporter.storage.journal import Record
+from exporter.storage.series import Key
+from exporter.storage.state import (
+    EXPIRY,
+    EXPIRY_SECONDS,
+    OBSERVATIONS,
+    PUSH,
+    Expiry,
+    ObservationsBatch,
+    State,
+)
 from exporter.wire import (
     HistogramDelta,
     Observation,

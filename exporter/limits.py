@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from driftback import contract
 from exporter import catalogue
 from exporter.errors import InvalidRequestError, LabelNotAllowedError, PolicyError
-from exporter.series import Key
+from exporter.storage.series import Key
 from exporter.strict import read_yaml
 from exporter.wire import Label
 

@@ -5,16 +5,16 @@ from collections.abc import Callable
 
 import structlog
 
-from exporter.clock import JournalClock, Moment
-from exporter.commit import GroupCommit
 from exporter.errors import PolicyError, StateUnusableError, StorageError
 from exporter.ingest import Ingest
-from exporter.journal import Journal, Record, Recovery
 from exporter.limits import Limits, load_policy
-from exporter.monitoring import SelfMonitoring
-from exporter.render import View
+from exporter.metrics.monitoring import SelfMonitoring
+from exporter.metrics.render import View
 from exporter.settings import Settings
-from exporter.state import State
+from exporter.storage.clock import JournalClock, Moment
+from exporter.storage.commit import GroupCommit
+from exporter.storage.journal import Journal, Record, Recovery
+from exporter.storage.state import State
 
 EXPIRY_INTERVAL_SECONDS = 3600.0
 

@@ -5,8 +5,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from driftback import __version__
 from exporter import catalogue
 from exporter.catalogue import Metric
-from exporter.journal import Fault
-from exporter.series import SeriesTable
+from exporter.storage.journal import Fault
+from exporter.storage.series import SeriesTable
 
 # Nothing reads `_created` lines; `catalogue.CREATED` says it for each label set.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -15,7 +15,16 @@ from prometheus_client import utils
 from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
-from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, label_pair
+from exporter.storage.series import (
+    ERRORS,
+    LATENCY,
+    MESSAGES,
+    OUT_OF_SCOPE,
+    TOKENS,
+    TTFT,
+    LabelSet,
+    label_pair,
+)
 
 LABEL_SETS_PER_CHUNK = 8
 """How many label sets are rendered before other work may run."""

@@ -13,8 +13,8 @@ from exporter import catalogue
 from exporter.answers import Head
 from exporter.errors import TooManyScrapesError
 from exporter.http.exchange import Exchange, Header
-from exporter.monitoring import SelfMonitoring
-from exporter.render import View, render
+from exporter.metrics.monitoring import SelfMonitoring
+from exporter.metrics.render import View, render
 
 MAX_SCRAPES = 8
 """Scrapes at once: each holds a copy of all counters until its answer is read."""
@@ -23,7 +23,7 @@ MAX_WAITING = 64
 PLACE_SECONDS, LOOK_SECONDS = 5.0, 0.02
 """How long a scrape waits for a place, and how often the first one that waits looks for it."""
 
-_log = structlog.get_logger("exporter.scrapes")
+_log = structlog.get_logger("exporter.metrics.scrapes")
 
 
 class Scrapes:

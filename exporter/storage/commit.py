@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from exporter.clock import JournalClock, Moment
 from exporter.errors import (
     StorageBusyError,
     StorageError,
@@ -23,13 +22,14 @@ from exporter.errors import (
     StorageFullError,
     StorageLostError,
 )
-from exporter.journal import Journal, Record
+from exporter.storage.clock import JournalClock, Moment
+from exporter.storage.journal import Journal, Record
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("exporter.commit")
+_log = structlog.get_logger("exporter.storage.commit")
 
 
 class _Group:

@@ -36,8 +36,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from exporter.clock import Moment
 from exporter.errors import StateLockedError, StateUnusableError
+from exporter.storage.clock import Moment
 
 FORMAT = 2
 READABLE_FORMATS = (1, FORMAT)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from driftback import contract
-from exporter.clock import Moment
+from exporter.storage.clock import Moment
 from exporter.wire import HistogramDelta, SeriesDelta
 
 MESSAGES, OUT_OF_SCOPE = range(2)

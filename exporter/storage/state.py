@@ -12,10 +12,10 @@ from typing import TypeVar
 import msgspec
 
 from driftback import contract
-from exporter.clock import Moment
 from exporter.errors import StateUnusableError
-from exporter.journal import Record, Recovery
-from exporter.series import SavedLabelSet, SeriesTable
+from exporter.storage.clock import Moment
+from exporter.storage.journal import Record, Recovery
+from exporter.storage.series import SavedLabelSet, SeriesTable
 from exporter.wire import Push, SeriesDelta
 
 K = TypeVar("K")

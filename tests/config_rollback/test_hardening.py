@@ -20,7 +20,7 @@ from exporter.http import connection as http_connection
 from exporter.http.reader import MAX_PIPELINED
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import Service
-from tests.exporter.test_connection import ends
+from tests.exporter.http.test_connection import ends
 
 SLOW_CLIENTS = 200
 NEVER = 600.0

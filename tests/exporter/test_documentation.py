@@ -7,9 +7,9 @@ import pytest
 
 from exporter import catalogue
 from exporter.answers import STATUS_AND_CODE
-from exporter.journal import Fault
 from exporter.limits import Policy, load_policy
 from exporter.settings import PREFIX, Settings
+from exporter.storage.journal import Fault
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exporter.md").read_text()
 CODES = [code for _, code in STATUS_AND_CODE.values()] + ["internal_error"]

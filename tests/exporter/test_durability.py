@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from exporter.journal import Fault
+from exporter.storage.journal import Fault
 from tests.exporter.running import Clock, Process, Running, sample, series
 
 
@@ -356,7 +356,7 @@ def test_a_defect_in_the_writer_is_an_error_and_not_a_silence(
     def defective(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("exporter.state.State.apply_push", defective)
+    monkeypatch.setattr("exporter.storage.state.State.apply_push", defective)
     response = exporter.post("/v1/push", push(1))
     assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_failed")
     assert requests.get(exporter.url + "/-/ready", timeout=10).status_code == 503

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from driftback import contract
 from exporter import catalogue
-from exporter.clock import Moment
 from exporter.errors import RequestRefusedError
 from exporter.ingest import Ingest, Outcome
-from exporter.journal import Record, Recovery
 from exporter.limits import Limits, Policy
-from exporter.render import View, render
-from exporter.series import SavedLabelSet
-from exporter.state import State
+from exporter.metrics.render import View, render
+from exporter.storage.clock import Moment
+from exporter.storage.journal import Record, Recovery
+from exporter.storage.series import SavedLabelSet
+from exporter.storage.state import State
 from tests.exporter.running import series
 
 NOW = Moment(0.0, 1_700_000_000.0)

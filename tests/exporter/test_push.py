@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.clock import Moment
 from exporter.ingest import Ingest
+from exporter.storage.clock import Moment
 from tests.exporter.running import Clock, Running, sample, series, wait_for
 
 SCRAPE = Path(__file__).parent / "golden" / "scrape.txt"

@@ -16,11 +16,11 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Count
 from driftback import contract
 from driftback_server.stack.components import ensure
 from exporter import catalogue
-from exporter.clock import Moment
-from exporter.journal import Fault
-from exporter.monitoring import SelfMonitoring
-from exporter.render import View, render
-from exporter.series import SeriesTable
+from exporter.metrics.monitoring import SelfMonitoring
+from exporter.metrics.render import View, render
+from exporter.storage.clock import Moment
+from exporter.storage.journal import Fault
+from exporter.storage.series import SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta
 from tests.grafana import history, model
 from tests.support import web

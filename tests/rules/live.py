@@ -16,9 +16,9 @@ import yaml
 
 from driftback import contract
 from exporter import catalogue
-from exporter.clock import Moment
-from exporter.render import View, render
-from exporter.series import SeriesTable
+from exporter.metrics.render import View, render
+from exporter.storage.clock import Moment
+from exporter.storage.series import SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta
 from tests.rules.files import CHECKOUT, RULES, load
 from tests.support import web

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from driftback import Recorder
-from exporter import scrapes
-from exporter.clock import Moment
 from exporter.http import connection as http_connection
 from exporter.http.reader import MAX_PIPELINED
-from exporter.journal import Journal, Record
+from exporter.metrics import scrapes
+from exporter.storage.clock import Moment
+from exporter.storage.journal import Journal, Record
 from tests.exporter.running import TOKEN, Running, series, wait_for
 
 HEAD = (

@@ -14,9 +14,18 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from driftback import contract
 from exporter import catalogue
 from exporter.catalogue import Metric
-from exporter.clock import Moment
-from exporter.render import LABEL_SETS_PER_CHUNK, View, render
-from exporter.series import ERRORS, LATENCY, MESSAGES, OUT_OF_SCOPE, TOKENS, TTFT, LabelSet, SeriesTable
+from exporter.metrics.render import LABEL_SETS_PER_CHUNK, View, render
+from exporter.storage.clock import Moment
+from exporter.storage.series import (
+    ERRORS,
+    LATENCY,
+    MESSAGES,
+    OUT_OF_SCOPE,
+    TOKENS,
+    TTFT,
+    LabelSet,
+    SeriesTable,
+)
 from exporter.wire import HistogramDelta, SeriesDelta, TokensDelta
 from tests.exporter.running import Running, series
 

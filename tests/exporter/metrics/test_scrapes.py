@@ -7,12 +7,12 @@ from math import inf
 import pytest
 from prometheus_client import CollectorRegistry
 
-from exporter import scrapes
 from exporter.errors import TooManyScrapesError
 from exporter.http.exchange import Exchange
-from exporter.monitoring import SelfMonitoring
-from exporter.render import View
-from exporter.scrapes import MAX_SCRAPES, MAX_WAITING, Scrapes
+from exporter.metrics import scrapes
+from exporter.metrics.monitoring import SelfMonitoring
+from exporter.metrics.render import View
+from exporter.metrics.scrapes import MAX_SCRAPES, MAX_WAITING, Scrapes
 
 
 class Reader:

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from exporter.app import Application
-from exporter.clock import EARLIEST, JournalClock, Moment
 from exporter.errors import ClockError
+from exporter.storage.clock import EARLIEST, JournalClock, Moment
 from tests.exporter.running import Clock, Running, series, settings_for
 
 DAY = 86_400.0

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from exporter.clock import Moment
 from exporter.errors import StateLockedError, StateUnusableError
-from exporter.journal import KEPT_ASIDE, Fault, Journal, Record, Recovery
+from exporter.storage.clock import Moment
+from exporter.storage.journal import KEPT_ASIDE, Fault, Journal, Record, Recovery
 
 EPOCH = 1_700_000_000.0
 
@@ -314,7 +314,7 @@ def test_a_file_that_is_gone_while_in_use_takes_no_record(
 def test_a_format_of_a_newer_version_is_refused_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.journal.FORMAT", 3)
+    monkeypatch.setattr("exporter.storage.journal.FORMAT", 3)
     write(tmp_path)
     monkeypatch.undo()
     before = (tmp_path / "journal").read_bytes()

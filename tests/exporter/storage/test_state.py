@@ -5,12 +5,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter import state as kinds
-from exporter.clock import Moment
 from exporter.errors import StateUnusableError
-from exporter.journal import Record, Recovery
-from exporter.series import SavedLabelSet
-from exporter.state import DAY, MAX_REMEMBERED, Expiry, ObservationsBatch, State
+from exporter.storage import state as kinds
+from exporter.storage.clock import Moment
+from exporter.storage.journal import Record, Recovery
+from exporter.storage.series import SavedLabelSet
+from exporter.storage.state import DAY, MAX_REMEMBERED, Expiry, ObservationsBatch, State
 from exporter.wire import HistogramDelta, Push, SeriesDelta
 
 START = 1_700_000_000.0
