@@ -104,7 +104,7 @@ build/uv/bin/uv:
 	build/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 rules-report: develop ## print how exact the KPI are and how the drift alerts behave; writes build/rules.json
-	$(BIN)/python -m benchmarks.rules_report $(ARGS)
+	$(BIN)/python -m rules_report $(ARGS)
 
 screenshots: develop ## write build/screenshots: every page in every state, phone and desktop, light and dark
 	$(BIN)/python -m tests.support.install

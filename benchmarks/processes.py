@@ -1,17 +1,10 @@
 """Processes that a measurement starts, none of which outlives it."""
 
 import resource
-import signal
-import sys
 from pathlib import Path
 
 ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 """Before a command: the kernel ends it with the thread that started it, even when that is killed."""
-
-
-def leave_on_sigterm() -> None:
-    """Lets SIGTERM unwind the stack as Ctrl-C does: servers are stopped, scratch folders removed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def resident(pid: int) -> int:

@@ -20,7 +20,7 @@ OWN = {"driftback"}
 """Our own distribution: in no lock, for it is installed from the folder next to it."""
 RUNTIME_CODE = ("exporter", "config_rollback", "driftback_server", "examples")
 """What the wheel holds. The rest runs in a checkout, with the extras."""
-OTHER_CODE = ("benchmarks", "deploy", "docs", "grafana", "rules", "tests")
+OTHER_CODE = ("benchmarks", "deploy", "docs", "grafana", "rules", "rules_report", "tests")
 PROGRAMS = {
     "celery": "from celery import",
     "eventlet": "import eventlet",

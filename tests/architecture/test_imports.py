@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("driftback", "exporter", "config_rollback", "driftback_server", "grafana", "examples")
 FOLDERS = {"driftback": ROOT / "client"}
@@ -134,9 +136,13 @@ def test_no_folder_of_code_has_more_than_a_dozen_modules_at_its_root() -> None:
     assert crowded == {}
 
 
-def test_no_benchmark_needs_the_tests() -> None:
-    benchmarks = (ROOT / "benchmarks").rglob("*.py")
-    assert [path for path in benchmarks if any(_own(target, ("tests",)) for target in _imports(path))] == []
+@pytest.mark.parametrize(
+    ("folder", "other"), [("benchmarks", "tests"), ("rules_report", "tests"), ("tests", "benchmarks")]
+)
+def test_tests_and_measurements_do_not_need_each_other(folder: str, other: str) -> None:
+    """But `rules_report` is tested, as all other code is."""
+    paths = (ROOT / folder).rglob("*.py")
+    assert [path for path in paths if any(_own(target, (other,)) for target in _imports(path))] == []
 
 
 def test_one_module_makes_http_sessions() -> None:

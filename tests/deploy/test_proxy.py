@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,9 @@ from driftback_server.stack import components
 from tests.config_rollback.databases import Sqlite
 from tests.config_rollback.running import SERVICE_TOKEN, Clock, Service, fields
 from tests.support import tls
+from tests.support.commands import run
 from tests.support.documents import Documents
+from tests.support.processes import process
 from tests.support.stacks import ROOT, free_port, wait_for
 
 CONF = (ROOT / "deploy" / "nginx.conf").read_text()
@@ -70,16 +71,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         }
         (folder / "nginx.conf").write_text(_here(CONF, places))
         command = [str(nginx), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-        tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
-        assert tested.returncode == 0, tested.stderr
-        process = subprocess.Popen([*command, "-g", "daemon off;"])
-        try:
-            wait_for("nginx", 30, lambda: _accepts(running.port), pause=0.05)
+        run(*command, "-t")
+        with process([*command, "-g", "daemon off;"], folder / "log", lambda: _accepts(running.port)):
             yield running
-        finally:
-            process.terminate()
-            process.wait(20)
-            service.stop()
+        service.stop()
 
 
 def _accepts(port: int) -> bool:

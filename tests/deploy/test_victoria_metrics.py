@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 import requests
 
 from driftback import Recorder
-from driftback_server.stack import components
+from driftback_server.stack.components import ensure
 from driftback_server.stack.ports import LOOPBACK
+from tests.support.processes import process
 from tests.support.stacks import RunningStack, answers, free_port, stack, wait_for
 
 pytestmark = pytest.mark.end_to_end
@@ -28,25 +28,17 @@ Values = dict[tuple[tuple[str, str], ...], float]
 
 @pytest.fixture(scope="module")
 def victoria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = components.ensure(["victoria-metrics"])["victoria-metrics"]
+    folder = tmp_path_factory.mktemp("victoria")
     url = f"http://{LOOPBACK}:{free_port()}"
-    process = subprocess.Popen(
-        [
-            program,
-            f"-storageDataPath={tmp_path_factory.mktemp('victoria') / 'data'}",
-            f"-httpListenAddr={url.removeprefix('http://')}",
-            # By default an answer is 30 s old.
-            "-search.latencyOffset=0s",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for("VictoriaMetrics", 30, lambda: answers(f"{url}/health"))
+    command = [
+        ensure(["victoria-metrics"])["victoria-metrics"],
+        f"-storageDataPath={folder / 'data'}",
+        f"-httpListenAddr={url.removeprefix('http://')}",
+        # By default an answer is 30 s old.
+        "-search.latencyOffset=0s",
+    ]
+    with process(command, folder / "log", lambda: answers(f"{url}/health")):
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ as many evaluations as its chain of rules has links, and the longest has more th
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ import yaml
 from driftback import contract
 from driftback_server.stack import components
 from tests.rules.files import RULES
-from tests.rules.live import Exporter, Prometheus, running, serve
+from tests.rules.live import Exporter, running, serve
+from tests.support.monitoring import Prometheus
+from tests.support.processes import process
 from tests.support.stacks import answers, free_port, wait_for
 
 pytestmark = pytest.mark.soak
@@ -65,7 +66,7 @@ def exporter() -> Exporter:
 
 @pytest.fixture
 def prometheus(exporter: Exporter, tmp_path: Path) -> Iterator[Prometheus]:
-    with running(components.ensure(["prometheus"])["prometheus"], tmp_path, exporter) as asked:
+    with running(tmp_path, exporter) as asked:
         yield asked
 
 
@@ -97,18 +98,11 @@ def victoria(exporter: Exporter, tmp_path: Path) -> Iterator[str]:
             "-evaluationInterval=2s",
             "-remoteWrite.flushInterval=100ms",
         ]
-        processes: list[subprocess.Popen[bytes]] = []
-        try:
-            for command, ready in ((database, f"{url}/health"), (evaluator, f"http://{own}/health")):
-                log = (tmp_path / f"{Path(command[0]).name}.log").open("w")
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log))
-                log.close()
-                wait_for(ready, 30, lambda ready=ready: answers(ready))  # type: ignore[misc]
+        with (
+            process(database, tmp_path / "victoria.log", lambda: answers(f"{url}/health")),
+            process(evaluator, tmp_path / "vmalert.log", lambda: answers(f"http://{own}/health")),
+        ):
             yield url
-        finally:
-            for process in processes:
-                process.terminate()
-                process.wait(20)
 
 
 def test_what_vmalert_records(exporter: Exporter, prometheus: Prometheus, victoria: str) -> None:

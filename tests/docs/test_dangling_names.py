@@ -41,9 +41,6 @@ TEXTS = {
     for path in PATHS
     if (ROOT / path).is_file() and path.suffix not in PICTURES
 }
-CODE = "\n".join(
-    re.sub(r"#.*|\"{3}.*?\"{3}", "", text) for path, text in TEXTS.items() if path.suffix == ".py"
-)
 PAGES = [path for path in TEXTS if path.suffix == ".md"]
 TARGETS = set(re.findall(r"^([\w-]+):", TEXTS[Path("Makefile")], re.MULTILINE))
 
@@ -63,6 +60,11 @@ def prose(path: Path) -> str:
     return "\n".join([*comments, *docstrings])
 
 
+def _named(pattern: str, path: Path) -> list[str]:
+    """What readers of the file find; most files are not parsed, because nowhere in them is such a name."""
+    return re.findall(pattern, prose(path)) if re.search(pattern, TEXTS[path]) else []
+
+
 def is_there(name: str, near: Path) -> bool:
     """Whether it is a path from the root, perhaps with `*`, or from the file that names it."""
     if any(name.startswith(known) for known in ELSEWHERE):
@@ -74,26 +76,20 @@ def _documents(path: Path) -> list[str]:
     return [name for name in re.findall(r"[\w-]+\.md\b", TEXTS[path]) if name not in NAMES]
 
 
-def _capitals(path: Path) -> list[str]:
-    """A document without its ending, behind "see"; but it may be a name of the code."""
-    found = re.findall(r"\b[Ss]ee ([A-Z_]{4,})\b", prose(path))
-    return [name for name in found if f"{name}.md" not in NAMES and not re.search(rf"\b{name}\b", CODE)]
-
-
 def _places(path: Path) -> list[str]:
     pattern = rf"(?<![\w/.:@$~<}}-])(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*[\w*/]"
-    return [name for name in re.findall(pattern, prose(path)) if not is_there(name, path)]
+    return [name for name in _named(pattern, path) if not is_there(name, path)]
 
 
 def _modules(path: Path) -> list[str]:
-    return [name for name in re.findall(r"`(\w+\.py)`", prose(path)) if name not in NAMES]
+    return [name for name in _named(r"`(\w+\.py)`", path) if name not in NAMES]
 
 
 def _targets(path: Path) -> list[str]:
-    return [name for name in re.findall(r"`make ([\w-]+)`", prose(path)) if name not in TARGETS]
+    return [name for name in _named(r"`make ([\w-]+)`", path) if name not in TARGETS]
 
 
-@pytest.mark.parametrize("dangling", [_documents, _capitals, _places, _modules, _targets])
+@pytest.mark.parametrize("dangling", [_documents, _places, _modules, _targets])
 def test_what_a_text_names_is_there(dangling: Callable[[Path], list[str]]) -> None:
     found = {str(path): names for path in TEXTS if (names := dangling(path))}
     assert found == {}

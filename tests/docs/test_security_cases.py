@@ -54,7 +54,7 @@ def test_every_case_is_in_the_table_once() -> None:
     assert cases == list(range(1, len(cases) + 1))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.cases))
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"case {row.cases[0]}")
 def test_the_tests_of_a_case_are_there_and_on_its_databases(row: Row) -> None:
     assert row.tests
     on_both = set()

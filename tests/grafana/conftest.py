@@ -1,4 +1,4 @@
-"""Imports the SDK once, without its warning to prefer dashboards v2, which Grafana before 12 cannot load."""
+"""What the dashboards and the links in alerts are tested against: one Prometheus, with what is around it."""
 
 import time
 import warnings
@@ -7,36 +7,38 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from driftback_server.stack.components import ensure
-from tests.grafana import live, model, services
+from tests.config_rollback.running import Service
+from tests.grafana import live, model
 from tests.grafana.model import Json
+from tests.support import monitoring
+from tests.support.rollback import rollback as config_rollback
 
 with warnings.catch_warnings():
+    # The SDK says once that dashboards v2 are better; Grafana before 12 cannot load them.
     warnings.filterwarnings("ignore", "Prefer using dashboardv2.Dashboard", DeprecationWarning)
     import grafana.build  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def rollback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Rollback]:
+def rollback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A config_rollback in which version 2 of every odd persona is active."""
-    with services.rollback(tmp_path_factory.mktemp("rollback")) as running:
+    with config_rollback(tmp_path_factory.mktemp("rollback")) as running:
         for persona in model.ODD_PERSONAS:
-            running.publish(persona, "first")
-            running.publish(persona, "second")
+            running.publish(persona)
+            running.publish(persona, temperature=0.9)
         yield running
 
 
 @pytest.fixture(scope="session")
-def alertmanager(rollback: services.Rollback, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def alertmanager(rollback: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Host and port of an Alertmanager with the committed routes."""
-    program = ensure(["alertmanager"])["alertmanager"]
-    with services.alertmanager(program, tmp_path_factory.mktemp("alertmanager"), rollback.url) as address:
+    with monitoring.alertmanager(tmp_path_factory.mktemp("alertmanager"), rollback.url) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def prometheus(
-    rollback: services.Rollback, alertmanager: str, tmp_path_factory: pytest.TempPathFactory
+    rollback: Service, alertmanager: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[live.Prometheus]:
     """A Prometheus that knows every odd persona; the first one has eight days of raw counters."""
     folder = tmp_path_factory.mktemp("prometheus")

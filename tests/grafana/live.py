@@ -1,7 +1,6 @@
 """A real Prometheus with the real rules, scraping metrics that a test sets."""
 
 import json
-import subprocess
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -9,12 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
-import yaml
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
 
 from driftback import contract
-from driftback_server.stack.components import ensure
 from exporter import catalogue
 from exporter.metrics.monitoring import SelfMonitoring
 from exporter.metrics.render import View, render
@@ -22,11 +18,10 @@ from exporter.storage.clock import Moment
 from exporter.storage.journal import Fault
 from exporter.storage.series import SeriesTable
 from exporter.wire import HistogramDelta, SeriesDelta
-from tests.grafana import history, model
-from tests.support import web
+from tests.grafana import history
+from tests.support import monitoring, web
+from tests.support.processes import DEADLINE_SECONDS
 from tests.support.stacks import free_port
-
-_DEADLINE_SECONDS = 300
 
 ROLLBACK_URL = "https://driftback.example.org/ops"
 
@@ -44,46 +39,36 @@ _TARGETS = 4
 Sample = dict[str, Any]
 
 
-class Prometheus:
-    """Queries a running Prometheus."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
+class Prometheus(monitoring.Prometheus):
+    """Queries a running Prometheus while nothing changes."""
 
     def moment(self) -> float:
-        """Now, once no scrape of the last seconds has failed: one that timed out leaves a gap."""
-        deadline = time.monotonic() + _DEADLINE_SECONDS
+        """Now, once no scrape of the last seconds has failed. A scrape that timed out leaves a gap."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             now = time.time()
-            steady = self._ask(_STEADY, now)["result"]
+            steady = self.samples(_STEADY, now)
             if [float(sample["value"][1]) for sample in steady] == [_TARGETS]:
                 return now
             assert time.monotonic() < deadline, f"scrapes fail again and again: {steady}"
             time.sleep(0.2)
 
-    def query(self, expr: str, *, ahead: float = 0) -> list[Sample]:
-        """Samples of an instant query, now or so many seconds ahead, everything standing still."""
-        samples: list[Sample] = self._ask(expr, self.moment() + ahead)["result"]
-        return samples
+    def still(self, expr: str, *, ahead: float = 0) -> list[Sample]:
+        """Samples of an instant query, now or so many seconds ahead."""
+        return self.samples(expr, self.moment() + ahead)
 
     def samples_read(self, expr: str) -> int:
         """Samples that Prometheus loads to answer an instant query."""
-        return int(self._ask(expr, self.moment())["stats"]["samples"]["totalQueryableSamples"])
+        answer = self.get("query", query=expr, time=str(self.moment()), stats="all")
+        return int(answer["stats"]["samples"]["totalQueryableSamples"])
 
-    def _ask(self, expr: str, at: float) -> Any:
-        """Fails with Prometheus' own words where the expression is refused."""
-        data = {"query": expr, "time": at, "stats": "all"}
-        answer = requests.post(f"{self.url}/api/v1/query", data=data, timeout=30).json()
-        assert answer["status"] == "success", f"{answer.get('error')}\n{expr}"
-        return answer["data"]
-
-    def wait_for(self, expr: str, samples: int) -> list[Sample]:
+    def wait_for_samples(self, expr: str, count: int) -> list[Sample]:
         """The samples, once there are that many."""
-        deadline = time.monotonic() + _DEADLINE_SECONDS
-        while len(found := self._ask(expr, time.time())["result"]) < samples:
-            assert time.monotonic() < deadline, f"{len(found)} of {samples} samples: {expr}"
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while len(found := self.samples(expr)) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} samples: {expr}"
             time.sleep(0.2)
-        return list(found)
+        return found
 
 
 @contextmanager
@@ -106,20 +91,33 @@ def prometheus(
                 web.serving(lambda _: (200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(rollback)))
             ),
         }
-        port = free_port()
-        targets |= {"prometheus": f"127.0.0.1:{port}", "alertmanager": alertmanager}
-        config = _config(folder, targets, alertmanager, rollback_url)
-        running = Prometheus(stack.enter_context(_process(folder, config, port)))
-        running.wait_for("config_active_version == 1", len(personas))
+        own = f"127.0.0.1:{free_port()}"
+        started = stack.enter_context(
+            monitoring.prometheus(
+                folder,
+                targets | {"prometheus": own, "alertmanager": alertmanager},
+                # Alerts from before it had found Alertmanager are sent a second later, and not a minute.
+                "--rules.alert.resend-delay=1s",
+                alertmanager=alertmanager,
+                driftback_url=rollback_url,
+                rule_files=[_alerts(folder)],
+                address=own,
+            )
+        )
+        running = Prometheus(started.url, started.process)
+        running.wait_for_samples("config_active_version == 1", len(personas))
         activate()
-        running.wait_for("changes(config_active_version[5m]) > 0", len(personas))
-        running.wait_for("increase(config_rollbacks_total[5m])", 1)
-        running.wait_for("increase(alertmanager_notifications_failed_total[5m])", 1)
-        running.wait_for("increase(prometheus_rule_evaluation_failures_total[5m])", 1)
-        running.wait_for("kpi:drift:evidence > 0", len(personas))
-        running.wait_for('kpi:p95_latency_ms{scope="version",window="7d"}', 3 * len(personas))
-        running.wait_for("kpi:version:z", len(personas))
-        running.wait_for('ALERTS{alertstate="firing",persona!=""}', len(ALERTS) * len(personas))
+        for expr, count in (
+            ("changes(config_active_version[5m]) > 0", len(personas)),
+            ("increase(config_rollbacks_total[5m])", 1),
+            ("increase(alertmanager_notifications_failed_total[5m])", 1),
+            ("increase(prometheus_rule_evaluation_failures_total[5m])", 1),
+            ("kpi:drift:evidence > 0", len(personas)),
+            ('kpi:p95_latency_ms{scope="version",window="7d"}', 3 * len(personas)),
+            ("kpi:version:z", len(personas)),
+            ('ALERTS{alertstate="firing",persona!=""}', len(ALERTS) * len(personas)),
+        ):
+            running.wait_for_samples(expr, count)
         yield running
 
 
@@ -195,9 +193,8 @@ def _rollback(personas: tuple[str, ...]) -> tuple[CollectorRegistry, Callable[[]
     return registry, activate
 
 
-def _config(folder: Path, targets: dict[str, str], alertmanager: str, rollback_url: str) -> Path:
-    """The committed configuration with the test's targets, intervals and addresses."""
-    alerts = folder / "alerts.json"
+def _alerts(folder: Path) -> Path:
+    """A rule file with alerts that a metric of the test switches on."""
     rules = [
         {
             "alert": name,
@@ -206,40 +203,6 @@ def _config(folder: Path, targets: dict[str, str], alertmanager: str, rollback_u
         }
         for name in ALERTS
     ]
-    alerts.write_text(json.dumps({"groups": [{"name": "alerts_of_the_test", "rules": rules}]}))
-    config = folder / "prometheus.json"
-    jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()]
-    committed = yaml.safe_load((model.ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-    committed["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    committed["global"]["external_labels"]["driftback_url"] = rollback_url
-    committed["rule_files"] = [str(alerts), str(model.ROOT / "rules" / "*.yml")]
-    committed["scrape_configs"] = jobs
-    committed["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
-    config.write_text(json.dumps(committed))
-    return config
-
-
-@contextmanager
-def _process(folder: Path, config: Path, port: int) -> Iterator[str]:
-    """URL of a Prometheus process."""
-    command = [
-        str(ensure(["prometheus"])["prometheus"]),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        # Alerts from before it had found Alertmanager are sent a second later, and not a minute.
-        "--rules.alert.resend-delay=1s",
-    ]
-    log = folder / "prometheus.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + _DEADLINE_SECONDS
-        while "ready to receive web requests" not in (text := log.read_text()):
-            assert process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=_DEADLINE_SECONDS)
+    file = folder / "alerts.json"
+    file.write_text(json.dumps({"groups": [{"name": "alerts_of_the_test", "rules": rules}]}))
+    return file

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,8 @@ Json = dict[str, Any]
 
 ODD_PERSONAS = (
     "concierge",
-    "night desk & bar",
-    'the "quoted" one',
-    "o'hara",
-    "100% sure?",
-    "a/b\\c",
-    "(draft) #1 [x] {y} ${window} ^a|b*+",
-    "консьерж 礼宾",
+    'the "quoted" one & o\'hara, 100% sure?',
+    "(draft) #1 [x] {y} ${window} ^a|b*+ c/d\\e консьерж 礼宾",
 )
 """Names that a careless query or link breaks on."""
 
@@ -97,8 +93,9 @@ def provisioned(kind: str) -> Json:
     return loaded
 
 
+@cache
 def rules() -> list[Json]:
-    """Every recording and alerting rule."""
+    """Every recording and alerting rule, to be looked at only."""
     files = [
         yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "rules").glob("*.yml"))
     ]

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import requests
-
-from tests.grafana import model
+from tests.grafana import live, model
 from tests.grafana.model import Json
 
 Row = dict[str, Any]
@@ -22,15 +20,13 @@ class Frame:
     rows: list[Row]
 
 
-def answers(prometheus: str, panel: Json, values: Mapping[str, str], moment: float) -> dict[str, list[Json]]:
-    """What the Prometheus at this URL says to each of the panel's queries, all asked for the same moment."""
-    found = {}
-    for target in panel["targets"]:
-        data = {"query": model.interpolate(target["expr"], values), "time": str(moment)}
-        answer = requests.post(f"{prometheus}/api/v1/query", data=data, timeout=30).json()
-        assert answer["status"] == "success", answer
-        found[target["refId"]] = answer["data"]["result"]
-    return found
+def answers(prometheus: live.Prometheus, panel: Json, values: Mapping[str, str]) -> dict[str, list[Json]]:
+    """What Prometheus answers to each of the panel's queries, all asked for the same moment."""
+    moment = prometheus.moment()
+    return {
+        target["refId"]: prometheus.samples(model.interpolate(target["expr"], values), moment)
+        for target in panel["targets"]
+    }
 
 
 def frame(ref_id: str, samples: Sequence[Json]) -> Frame:

@@ -18,11 +18,11 @@ cases = pytest.mark.parametrize(("where", "expr"), EXPRESSIONS, ids=[where for w
 @cases
 @pytest.mark.parametrize("window", ["1h", "7d"])
 def test_expression_has_a_result(prometheus: live.Prometheus, where: str, expr: str, window: str) -> None:
-    assert prometheus.wait_for(model.interpolate(expr, ALL | {"window": window}), 1)
+    assert prometheus.wait_for_samples(model.interpolate(expr, ALL | {"window": window}), 1)
 
 
 def finds_exactly(prometheus: live.Prometheus, where: str, expr: str, persona: str) -> None:
-    samples = prometheus.wait_for(model.interpolate(expr, ALL | {"persona": persona}), 1)
+    samples = prometheus.wait_for_samples(model.interpolate(expr, ALL | {"persona": persona}), 1)
     # The list of personas to choose from does not depend on the chosen one; some alerts have no persona.
     if "variable persona" not in where:
         found = {sample["metric"].get("persona") for sample in samples}
@@ -57,7 +57,7 @@ def test_kpi_and_state_of_one_persona(prometheus: live.Prometheus) -> None:
     shown = {}
     for panel in stats:
         for target in panel["targets"]:
-            (sample,) = prometheus.query(model.interpolate(target["expr"], ALL | {"persona": "concierge"}))
+            (sample,) = prometheus.still(model.interpolate(target["expr"], ALL | {"persona": "concierge"}))
             shown[panel["title"], target["refId"]] = float(sample["value"][1])
     assert shown == {
         ("Messages", "A"): 300,
@@ -80,14 +80,14 @@ def test_a_persona_without_alerts_is_healthy_and_one_without_messages_is_not_jud
 ) -> None:
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == "LLM error rate"]
     state = panel["targets"][1]["expr"].replace("LlmErrorDrift", "NoSuchAlert")
-    (sample,) = prometheus.query(model.interpolate(state, ALL))
+    (sample,) = prometheus.still(model.interpolate(state, ALL))
     assert sample["value"][1] == "0"
     few = re.sub(r">= (bool )?30\b", r">= \g<1>1e9", state)
     assert few != state
-    (sample,) = prometheus.query(model.interpolate(few, ALL))
+    (sample,) = prometheus.still(model.interpolate(few, ALL))
     assert sample["value"][1] == "-1"
     no_reference = re.sub(r"kpi:(drift:baseline|predecessor:messages)", "no_such", state)
-    (sample,) = prometheus.query(model.interpolate(no_reference, ALL))
+    (sample,) = prometheus.still(model.interpolate(no_reference, ALL))
     assert sample["value"][1] == "-2"
 
 
@@ -95,18 +95,18 @@ def test_a_persona_without_alerts_is_healthy_and_one_without_messages_is_not_jud
 def test_nothing_is_healthy_while_rules_are_not_evaluated(prometheus: live.Prometheus, title: str) -> None:
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
     state = model.interpolate(panel["targets"][1]["expr"], ALL)
-    (sample,) = prometheus.query(state, ahead=200)
+    (sample,) = prometheus.still(state, ahead=200)
     assert sample["value"][1] == "3"
-    assert prometheus.query(state, ahead=400) == [], "shown as: state unknown"
+    assert prometheus.still(state, ahead=400) == [], "shown as: state unknown"
 
 
 @pytest.mark.parametrize("window", ["1h", "7d"])
 def test_error_reasons_add_up_to_the_recorded_errors(prometheus: live.Prometheus, window: str) -> None:
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == "LLM errors by reason"]
     values = ALL | {"persona": "concierge", "window": window}
-    samples = prometheus.query(model.interpolate(panel["targets"][0]["expr"], values))
+    samples = prometheus.still(model.interpolate(panel["targets"][0]["expr"], values))
     recorded = f'sum(kpi:llm_errors_total{{scope="persona",window="{window}",persona="concierge"}})'
-    (total,) = prometheus.query(recorded)
+    (total,) = prometheus.still(recorded)
     reasons = {sample["metric"]["reason"]: float(sample["value"][1]) for sample in samples}
     assert reasons.keys() == set(contract.REASONS)
     assert reasons["timeout"] == sum(reasons.values()) == float(total["value"][1]) > 0
@@ -117,7 +117,7 @@ def test_traffic_and_processes_are_split_by_version(prometheus: live.Prometheus)
     for title in ("Share of traffic per version", "Processes per version"):
         (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
         expr = model.interpolate(panel["targets"][0]["expr"], ALL | {"persona": "concierge"})
-        samples = prometheus.query(expr)
+        samples = prometheus.still(expr)
         shown[title] = {s["metric"]["config_version"]: float(s["value"][1]) for s in samples}
     assert sum(shown["Share of traffic per version"].values()) == pytest.approx(1)
     assert shown["Share of traffic per version"].keys() == {"1", "2"}
@@ -140,7 +140,7 @@ def test_version_table_has_one_row_per_journey_and_version(prometheus: live.Prom
 
 
 def test_every_judged_version_shows_its_evidence(prometheus: live.Prometheus) -> None:
-    recorded = prometheus.query("kpi:drift:evidence")
+    recorded = prometheus.still("kpi:drift:evidence")
     rows = _rows(prometheus, "Drifting personas", ALL)
     names = ("kpi", "journey", "persona", "config_version")
     shown = {tuple(row[name] for name in names): row["Value #A"] for row in rows if "Value #A" in row}
@@ -166,9 +166,9 @@ def test_active_versions_table_counts_processes_on_and_off_the_active_version(
 def test_rollback_links_lead_to_the_address_that_config_rollback_reports(prometheus: live.Prometheus) -> None:
     query = model.variables(model.dashboard("driftback-persona"))["rollback_url"]["query"]["query"]
     expr = model.variable_expression(query)
-    assert [sample["metric"] for sample in prometheus.query(expr)] == [{"external_url": live.ROLLBACK_URL}]
+    assert [sample["metric"] for sample in prometheus.still(expr)] == [{"external_url": live.ROLLBACK_URL}]
     silent = expr.replace("config_rollback_info", "no_such_metric")
-    assert [sample["metric"] for sample in prometheus.query(silent)] == [
+    assert [sample["metric"] for sample in prometheus.still(silent)] == [
         {"external_url": DEFAULT_ROLLBACK_URL}
     ]
 
@@ -176,4 +176,4 @@ def test_rollback_links_lead_to_the_address_that_config_rollback_reports(prometh
 def _rows(prometheus: live.Prometheus, title: str, values: dict[str, str]) -> list[tables.Row]:
     """The rows of a table as Grafana shows them."""
     (panel,) = [panel for _, panel in model.panels() if panel["title"] == title]
-    return tables.rows(panel, tables.answers(prometheus.url, panel, values, prometheus.moment()))
+    return tables.rows(panel, tables.answers(prometheus, panel, values))

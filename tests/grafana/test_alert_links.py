@@ -15,28 +15,27 @@ import requests
 from playwright.sync_api import Page, expect
 from playwright.sync_api import TimeoutError as NotShown
 
-from config_rollback.auth.tokens import mint_login_link
-from driftback_server.stack.components import ensure
-from tests.grafana import live, model, services
+from tests.config_rollback.running import Service
+from tests.grafana import live, model
 from tests.grafana.alertmanager_page import ensure_with_page
 from tests.grafana.model import Json
-from tests.support import web
+from tests.support import monitoring, web
 from tests.support.browser import browser_page
 from tests.support.stacks import wait_for
 
 
 @pytest.fixture(scope="module")
-def page(rollback: services.Rollback) -> Iterator[Page]:
+def page(rollback: Service) -> Iterator[Page]:
     """A browser in which the person on call has logged in by a one-time link."""
     with browser_page() as page:
-        page.goto(mint_login_link(services.SECRET, subject="ann", external_url=rollback.url))
+        page.goto(rollback.login_link())
         page.get_by_test_id("login-button").click()
         yield page
 
 
 @pytest.mark.parametrize("persona", model.ODD_PERSONAS)
 def test_rollback_link_opens_the_page_of_that_persona_and_version(
-    alerts: dict[str, Json], rollback: services.Rollback, page: Page, persona: str
+    alerts: dict[str, Json], rollback: Service, page: Page, persona: str
 ) -> None:
     url = alerts[persona]["rollback_url"]
     assert url.startswith(f"{rollback.url}/rollback/")
@@ -46,9 +45,9 @@ def test_rollback_link_opens_the_page_of_that_persona_and_version(
 
 
 def test_rollback_link_leads_through_the_login_to_the_same_page(
-    alerts: dict[str, Json], rollback: services.Rollback, page: Page
+    alerts: dict[str, Json], rollback: Service, page: Page
 ) -> None:
-    persona = "night desk & bar"
+    persona = model.ODD_PERSONAS[1]
     url = alerts[persona]["rollback_url"]
     assert page.context.browser
     stranger = page.context.browser.new_context().new_page()
@@ -56,9 +55,7 @@ def test_rollback_link_leads_through_the_login_to_the_same_page(
     assert urlsplit(stranger.url).path == "/login"
     expect(stranger.get_by_test_id("rollback-button")).to_have_count(0)
     next_path = url.removeprefix(rollback.url)
-    stranger.goto(
-        mint_login_link(services.SECRET, subject="bo", external_url=rollback.url, next_path=next_path)
-    )
+    stranger.goto(rollback.login_link(next_path, subject="bo"))
     stranger.get_by_test_id("login-button").click()
     button = stranger.get_by_test_id("rollback-button")
     expect(button).to_have_text(f"Roll {persona} back from version 2 to 1")
@@ -95,7 +92,7 @@ def test_every_link_is_shown_as_one(alerts: dict[str, Json], persona: str) -> No
 def told(
     alerts: dict[str, Json],
     alertmanager: str,
-    rollback: services.Rollback,
+    rollback: Service,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, str]]:
     """What Alertmanager sends to Slack about each persona, by the committed receiver and template."""
@@ -106,11 +103,10 @@ def told(
             texts.update({p: text for p, a in alerts.items() if escaped(a["summary"]) in text})
         return 200, "text/plain", b"ok"
 
-    program = ensure(["alertmanager"])["alertmanager"]
     folder = tmp_path_factory.mktemp("slack")
     with (
         web.serving(slack) as webhook,
-        services.alertmanager(program, folder, rollback.url, slack_url=f"http://{webhook}") as address,
+        monitoring.alertmanager(folder, rollback.url, slack_url=f"http://{webhook}") as address,
     ):
         pass_on(alertmanager, address)
         wait_for("message about every persona", 60, lambda: texts.keys() == alerts.keys(), pause=0.1)
@@ -146,7 +142,7 @@ def test_the_message_to_slack_leads_to_the_page_of_that_persona(
 
 @pytest.mark.parametrize("persona", model.ODD_PERSONAS)
 def test_the_link_in_the_mail_is_clickable(
-    alerts: dict[str, Json], page: Page, tmp_path: Path, persona: str
+    alerts: dict[str, Json], amtool: Path, page: Page, tmp_path: Path, persona: str
 ) -> None:
     """The committed template of the mail, rendered by amtool and opened in a browser."""
     labels = {"alertname": "ConfigVersionRegression", "severity": "page", "persona": persona}
@@ -157,7 +153,6 @@ def test_the_link_in_the_mail_is_clickable(
     )
     arguments = ['--template.text={{ template "driftback.html" . }}', "--template.type=html"]
     arguments += [f"--template.glob={model.ROOT}/prometheus/templates/*.tmpl", f"--template.data={data}"]
-    amtool = ensure(["amtool"])["amtool"]
     mail = subprocess.run(
         [amtool, "template", "render", *arguments], check=True, capture_output=True, text=True
     ).stdout
@@ -172,7 +167,7 @@ def test_the_link_in_the_mail_is_clickable(
 @pytest.mark.soak
 @pytest.mark.parametrize("persona", model.ODD_PERSONAS)
 def test_links_on_alertmanager_s_own_page_are_clickable(
-    prometheus: live.Prometheus, own_page: str, rollback: services.Rollback, page: Page, persona: str
+    prometheus: live.Prometheus, own_page: str, rollback: Service, page: Page, persona: str
 ) -> None:
     """Soak: Debian's Alertmanager has no page, and the one of the module takes Go and minutes to build."""
     chosen = quote('{alertname="ConfigVersionRegression",predecessor="1"}', safe="")
@@ -205,12 +200,12 @@ def test_links_on_alertmanager_s_own_page_are_clickable(
 def own_page(
     alerts: dict[str, Json],
     alertmanager: str,
-    rollback: services.Rollback,
+    rollback: Service,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """Host and port of an Alertmanager that has its web page, with the same alerts."""
     folder = tmp_path_factory.mktemp("own-page")
-    with services.alertmanager(ensure_with_page(), folder, rollback.url) as address:
+    with monitoring.alertmanager(folder, rollback.url, program=ensure_with_page()) as address:
         pass_on(alertmanager, address)
         while not requests.get(f"http://{address}/api/v2/alerts/groups", timeout=10).json():
             time.sleep(0.2)  # the page reads the groups once

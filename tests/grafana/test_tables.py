@@ -36,7 +36,7 @@ def test_each_thing_has_one_row_and_every_listed_column(
     prometheus: live.Prometheus, title: str, values: dict[str, str]
 ) -> None:
     panel = TABLES[title]
-    shown = tables.rows(panel, tables.answers(prometheus.url, panel, values, prometheus.moment()))
+    shown = tables.rows(panel, tables.answers(prometheus, panel, values))
     things = Counter(tuple(row.get(name) for name in IDENTITIES[title]) for row in shown)
     assert things
     assert {thing: count for thing, count in things.items() if count > 1} == {}

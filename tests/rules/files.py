@@ -30,11 +30,6 @@ def _parsed(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def uncommented(path: Path) -> str:
-    """A configuration with its commented settings switched on; prose has one space after the #."""
-    return re.sub(r"(?m)^(\s*)#(?! \S)", r"\1", path.read_text(encoding="utf-8"))
-
-
 def rules() -> list[Rule]:
     """Every rule of every file, in file order, to be looked at only."""
     return [rule for path in RULE_FILES for group in _parsed(path)["groups"] for rule in group["rules"]]

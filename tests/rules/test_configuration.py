@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.rules.files import CHECKOUT, RULES, load, uncommented
+from tests.rules.files import RULES, load
+from tests.support.monitoring import CONFIGURATION, uncommented
 
-CONFIGURATION = CHECKOUT / "prometheus"
 URLS = {"driftback_url", "grafana_url"}
 
 

@@ -12,7 +12,8 @@ import pytest
 from config_rollback.clock import utc_now
 from config_rollback.errors import InvalidRequestError
 from config_rollback.evidence.kpis import Kpis, Selection
-from tests.rules.live import Exporter, Prometheus, running
+from tests.rules.live import Exporter, running
+from tests.support.monitoring import Prometheus
 
 CHAT_1 = ("chat", "concierge", "1")
 CHAT_2 = ("chat", "concierge", "2")
@@ -44,11 +45,11 @@ def _kpis(prometheus: Prometheus, selection: Selection) -> dict[str, dict[str, A
     return kpis
 
 
-def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_path: Path) -> None:
+def test_counts_are_exact_and_a_bad_new_version_is_named(tmp_path: Path) -> None:
     exporter = Exporter(scoped_journeys=("chat", "support"))
     exporter.declare(CHAT_1)
     exporter.declare(GUIDANCE_1)
-    with running(prometheus, tmp_path, exporter) as asked:
+    with running(tmp_path, exporter) as asked:
         # Known, and not one message: zero, and no rate.
         asked.wait_for(TOTAL, 0)
         assert asked.query("kpi:out_of_scope_rate or kpi:llm_error_rate or kpi:p95_latency_ms") == {}
@@ -130,9 +131,7 @@ def test_counts_are_exact_and_a_bad_new_version_is_named(prometheus: Path, tmp_p
         assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
 
 
-def test_what_a_version_does_since_a_rollback_is_told_from_what_it_did_before(
-    prometheus: Path, tmp_path: Path
-) -> None:
+def test_what_a_version_does_since_a_rollback_is_told_from_what_it_did_before(tmp_path: Path) -> None:
     exporter = Exporter()
     exporter.count(CHAT_1, 289, seconds=4.0, out_of_scope=100, errors=9)
     exporter.count(GUIDANCE_1, 7, seconds=0.4)
@@ -143,7 +142,7 @@ def test_what_a_version_does_since_a_rollback_is_told_from_what_it_did_before(
         )
         return read
 
-    with running(prometheus, tmp_path, exporter) as asked:
+    with running(tmp_path, exporter) as asked:
         asked.wait_for(TOTAL, 296)
         rollback = utc_now()
         assert since(rollback)["messages_total"]["value"] == 0

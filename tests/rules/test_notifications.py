@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests.grafana import services
 from tests.rules.live import Exporter, LabelSet, running
 from tests.support import web
+from tests.support.monitoring import alertmanager
+from tests.support.processes import DEADLINE_SECONDS
 from tests.support.stacks import wait_for
 
-DEADLINE_SECONDS = 300
 GROUP_WAIT = "5s"
 """In place of the committed ten seconds: Prometheus sends the alerts of one evaluation one by one."""
 GROUP_INTERVAL_SECONDS = 1
@@ -61,14 +61,12 @@ def group_interval() -> int:
 
 
 @pytest.fixture
-def notifier(alertmanager: Path, tmp_path: Path, inbox: Inbox, group_interval: int) -> Iterator[str]:
+def notifier(tmp_path: Path, inbox: Inbox, group_interval: int) -> Iterator[str]:
     """Host and port of an Alertmanager with the committed routes; its webhook fills the inbox."""
-    (folder := tmp_path / "alertmanager").mkdir()
     with (
         web.serving(inbox.take) as webhook,
-        services.alertmanager(
-            alertmanager,
-            folder,
+        alertmanager(
+            tmp_path / "alertmanager",
             f"http://{webhook}",
             group_wait=GROUP_WAIT,
             group_interval=f"{group_interval}s",
@@ -97,13 +95,11 @@ def _good(exporter: Exporter, persona: str, age_seconds: float = 30 * 3600) -> N
     exporter.predecessors[persona, "2"] = "1"
 
 
-def test_a_bad_version_gives_exactly_one_notification(
-    prometheus: Path, notifier: str, inbox: Inbox, tmp_path: Path
-) -> None:
+def test_a_bad_version_gives_exactly_one_notification(notifier: str, inbox: Inbox, tmp_path: Path) -> None:
     exporter = Exporter()
     for persona in ("concierge", "coach"):
         _good(exporter, persona)
-    with running(prometheus, tmp_path, exporter, alertmanager=notifier) as asked:
+    with running(tmp_path, exporter, alertmanager=notifier) as asked:
         asked.wait_for("count(kpi:drift:baseline)", 6)
 
         # Version 2 first answers out of scope, later fails and is slow as well.
@@ -148,14 +144,14 @@ def test_a_bad_version_gives_exactly_one_notification(
 
 @pytest.mark.parametrize("group_interval", [5])
 def test_a_ticket_that_becomes_a_page_is_told_once_more_and_both_end_in_one_notification(
-    prometheus: Path, notifier: str, inbox: Inbox, tmp_path: Path, group_interval: int
+    notifier: str, inbox: Inbox, tmp_path: Path, group_interval: int
 ) -> None:
     exporter = Exporter()
     # Too young for a past of its own, and thereby for drift: that begins and ends in the same evaluations,
     # whose alerts come one by one, and a round of the group between them would tell both.
     _good(exporter, "concierge", age_seconds=3 * 3600)
     bad: LabelSet = ("chat", "concierge", "2")
-    with running(prometheus, tmp_path, exporter, alertmanager=notifier) as asked:
+    with running(tmp_path, exporter, alertmanager=notifier) as asked:
         asked.wait_for('count(kpi:messages:last{config_version="1"})', 1)
         exporter.count(bad, 32, seconds=0.4)
         exporter.count(bad, 8, seconds=0.4, out_of_scope=8)  # certain, but few

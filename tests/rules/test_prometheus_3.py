@@ -10,12 +10,11 @@ from tests.rules.files import CHECKOUT
 from tests.support import prometheus_3
 
 SUITES = (
-    "test_promtool.py",
-    "test_live.py",
-    "test_drift_model.py",
-    "test_rules_report.py",
-    "test_notifications.py",
-    "test_acceptance.py",
+    "rules/test_promtool.py",
+    "rules/test_live.py",
+    "rules/test_notifications.py",
+    "rules/test_acceptance.py",
+    "rules_report",
 )
 
 
@@ -23,7 +22,7 @@ SUITES = (
 def test_the_rules_do_the_same_in_prometheus_3() -> None:
     programs = prometheus_3.ensure()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *(f"tests/rules/{name}" for name in SUITES)],
+        [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in SUITES)],
         cwd=CHECKOUT,
         env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},  # found before Debian's
         capture_output=True,

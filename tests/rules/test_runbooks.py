@@ -15,8 +15,8 @@ import typer.main
 
 from driftback_server import cli
 from driftback_server.stack.ports import Ports
-from tests.grafana import services
 from tests.rules.files import CHECKOUT, RUNBOOKS, alerts, duration, load
+from tests.support.monitoring import alertmanager
 
 PLACES = {
     **dict.fromkeys(("PREDECESSOR", "FROM"), "1"),
@@ -86,9 +86,9 @@ def test_addresses_are_those_of_a_native_run() -> None:
 
 
 @pytest.fixture
-def address(alertmanager: Path, tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path) -> Iterator[str]:
     """Host and port of an Alertmanager with the committed configuration."""
-    with services.alertmanager(alertmanager, tmp_path, NOBODY) as address:
+    with alertmanager(tmp_path, NOBODY) as address:
         yield address
 
 

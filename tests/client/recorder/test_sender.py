@@ -2,7 +2,7 @@
 
 The exporter that fails is a small server here, which says or hides what the test wants. Real ones that are
 killed are in test_faults.py. That windows keep the counts of a replica that is gone for good is measured with
-a real Prometheus by tests/rules/test_rules_report.py ("replica removed").
+a real Prometheus by tests/rules_report/test_report.py ("replica removed").
 """
 
 import itertools

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ import pytest
 from driftback_server.stack import components
 from driftback_server.stack.errors import ComponentMissingError
 from driftback_server.stack.ports import Ports
-from tests.support.stacks import answers, free_offset, wait_for
+from tests.support.processes import process
+from tests.support.stacks import answers, free_offset
 
 
 def test_a_program_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,21 +56,17 @@ def test_a_package_is_unpacked_without_root_and_runs(
     (tmp_path / "config.yml").write_text(config)
     port = Ports().shifted(free_offset()).prometheus
     data = {"prometheus": "--storage.tsdb.path", "alertmanager": "--storage.path"}[name]
-    process = subprocess.Popen(
-        [
-            found[name],
-            f"--config.file={tmp_path / 'config.yml'}",
-            f"{data}={tmp_path / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            *(["--cluster.listen-address="] if name == "alertmanager" else []),
-        ],
-        cwd=components.working_directory(found[name]),
-    )
-    try:
-        wait_for(f"{name}'s {page}", 60, lambda: answers(f"http://127.0.0.1:{port}{page}"))
-    finally:
-        process.terminate()
-        process.wait(60)
+    command = [
+        found[name],
+        f"--config.file={tmp_path / 'config.yml'}",
+        f"{data}={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        *(["--cluster.listen-address="] if name == "alertmanager" else []),
+    ]
+    ready = f"http://127.0.0.1:{port}{page}"
+    folder = components.working_directory(found[name])
+    with process(command, tmp_path / "log", lambda: answers(ready), cwd=folder):
+        pass
 
 
 def _path_without(tmp_path: Path, *programs: str) -> str:

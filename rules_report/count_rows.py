@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.rules_report import fast_clock
-from benchmarks.rules_report.fast_clock import Result
-from benchmarks.rules_report.rows import Row
+from rules_report import fast_clock
+from rules_report.fast_clock import Result
+from rules_report.rows import Row
 
 SHORT_SECONDS = 38
 FULL_SECONDS = 830
@@ -26,8 +26,10 @@ def rows(prometheus: Path, folder: Path, seconds: float) -> Iterator[Row]:
     for name, results in sorted(scenarios.items()):
         checked = sum(result.checked for result in results)
         worst = max(result.worst for result in results)
+        unchecked = [window for window in WINDOWS if not _of(results, window)]
+        nothing = f", NOTHING COMPARED at {', '.join(unchecked)}" if unchecked else ""
         yield Row(
-            f"exact counts, {name} ({checked} checks, largest error {worst:g})",
+            f"exact counts, {name} ({checked} checks, largest error {worst:g}{nothing})",
             min(_share(results, window) for window in WINDOWS),
             "share",
             "least",
@@ -35,8 +37,11 @@ def rows(prometheus: Path, folder: Path, seconds: float) -> Iterator[Row]:
         )
 
 
+def _of(results: list[Result], window: str) -> list[Result]:
+    return [result for result in results if result.window == window and result.checked]
+
+
 def _share(results: list[Result], window: str) -> float:
-    """Nothing checked is nothing right."""
-    checked = sum(result.checked for result in results if result.window == window)
-    exact = sum(result.exact for result in results if result.window == window)
-    return exact / checked if checked else 0.0
+    """0 if nothing was compared."""
+    found = _of(results, window)
+    return sum(result.exact for result in found) / sum(result.checked for result in found) if found else 0.0

@@ -12,10 +12,10 @@ import numpy as np
 import requests
 import yaml
 
-from benchmarks.rules_report import prometheus as server
-from benchmarks.rules_report.rows import Row
 from driftback import contract
 from rules.build import RULES
+from rules_report import prometheus as server
+from rules_report.rows import Row
 
 END = 1_700_000_000 // 7200 * 7200
 """When the backfilled data ends (unix seconds); long ago, so that nothing of it touches the head."""

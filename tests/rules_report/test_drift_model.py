@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.rules_report import traffic
-from benchmarks.rules_report.drift_model import DAY, Counts, drift, parameters, regression
+from rules_report import traffic
+from rules_report.drift_model import DAY, Counts, drift, parameters, regression
 from tests.rules.files import RULES
 
 KPI = parameters()["kpis"][0]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.rules_report import traffic
-from benchmarks.rules_report.rows import Row
 from rules.build import RULES
+from rules_report import traffic
+from rules_report.rows import Row
 
 PERSONAS = 5
 VOLUMES = (100, 500, 5_000)

@@ -10,11 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import leave_on_sigterm
-from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows
-from benchmarks.rules_report.rows import Row
 from driftback_server.stack import components
 from rules.build import RULES
+from rules_report import accuracy_rows, count_rows, drift_rows, end_rows
+from rules_report.rows import Row
 
 OUTPUT = RULES.parent / "build" / "rules.json"
 
@@ -44,7 +43,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a quick look: fewer runs, nothing written")
     short = parser.parse_args().short
-    leave_on_sigterm()
     rows = measure(short)
     table = Table("figure", "value", "unit", "goal", "met", box=None)
     for row in rows:

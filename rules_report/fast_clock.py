@@ -21,14 +21,15 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import requests
 import yaml
 
-from benchmarks.rules_report import prometheus
 from rules.build import RULES
+from rules_report import prometheus
 
 SCALE = 900  # an hour takes 4 seconds
 SCRAPE_SECONDS = 0.1
@@ -307,9 +308,10 @@ class _Watcher:
                 raise RuntimeError(f"the rules see {answer['data']}, not {count} label sets")
             time.sleep(0.1)
 
-    def samples(self, name: str, seconds: float) -> list[dict[str, Any]]:
-        """The raw samples of a series over the whole run, with the times of their evaluations."""
-        answer = requests.post(self.url, data={"query": f"{name}[{int(seconds) + 1}s]"}, timeout=120).json()
+    def samples(self, name: str, since: float, until: float) -> list[dict[str, Any]]:
+        """The raw samples of a series between two moments, with the times of their evaluations."""
+        data = {"query": f"{name}[{int(until - since) + 1}s]", "time": str(until)}
+        answer = requests.post(self.url, data=data, timeout=120).json()
         if answer["status"] != "success":
             raise RuntimeError(str(answer))
         result: list[dict[str, Any]] = answer["data"]["result"]
@@ -329,14 +331,15 @@ def run(program: Path, folder: Path, seconds: float) -> list[Result]:
                 watcher.wait_for(len(world.replicas))
             world.started = float(int(time.time()) + 1)
             _drive(world, watchers["B"], address, seconds)
-            checks = {name: _checks(world, watcher, seconds + 30) for name, watcher in watchers.items()}
-            return [
-                *(result for name in WATCHERS for result in _tallied(name, checks[name])),
-                *_side_by_side(checks["A"], checks["B"]),
-            ]
+            until = time.time()
+            checks = {name: _checks(world, watcher, until) for name, watcher in watchers.items()}
         finally:
             for watcher in watchers.values():
                 watcher.stop()
+    return [
+        *(result for name in WATCHERS for result in _tallied(name, checks[name])),
+        *_side_by_side(checks["A"], checks["B"]),
+    ]
 
 
 class _serve:  # noqa: N801 - used as a function
@@ -447,13 +450,19 @@ class _Check:
     truth: int
 
 
-def _checks(world: World, watcher: _Watcher, seconds: float) -> list[_Check]:
-    seen = Seen(watcher.samples("fast_clock:served", seconds))
+def _checks(world: World, watcher: _Watcher, until: float) -> list[_Check]:
+    """Every check between the first burst and `until`, no matter how long after that they are made."""
+    seen = Seen(watcher.samples("fast_clock:served", world.started, until))
+
+    @cache  # many series have samples of the same moment
+    def clean(persona: str, at: float, since: float) -> bool:
+        return world.settled(persona, seen, at) and world.settled(persona, seen, since)
+
     names = ["messages", "out_of_scope", "llm_errors", "latency_bucket"]
     lengths = {"1h": 3600 / SCALE, "6h": 21600 / SCALE, "24h": 86400 / SCALE, "7d": 604800 / SCALE}
     checks = []
     for kind, name in enumerate(names):
-        for series in watcher.samples(f"kpi:{name}:sum", seconds):
+        for series in watcher.samples(f"kpi:{name}:sum", world.started, until):
             labels = series["metric"]
             persona, window = labels["persona"], labels["window"]
             index = kind + BOUNDS.index(labels["le"]) if "le" in labels else kind
@@ -461,7 +470,7 @@ def _checks(world: World, watcher: _Watcher, seconds: float) -> list[_Check]:
             times = sorted(log[index]) if log else []
             for at, value in series["values"]:
                 since = at - lengths[window]
-                if at < world.started or not _clean(world, seen, persona, at, since):
+                if at < world.started or not clean(persona, at, since):
                     continue
                 expired = persona == "new version" and at > world.started + EXPIRY_SECOND
                 checks.append(
@@ -498,10 +507,6 @@ def _side_by_side(one: list[_Check], other: list[_Check]) -> list[Result]:
         if check.where in said
     ]
     return _tallied("both", pairs)
-
-
-def _clean(world: World, seen: Seen, persona: str, at: float, since: float) -> bool:
-    return world.settled(persona, seen, at) and world.settled(persona, seen, since)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from benchmarks.rules_report.drift_model import DAY, Counts, Floats
+from rules_report.drift_model import DAY, Counts, Floats
 
 _CORRELATION_MINUTES = 120.0
 

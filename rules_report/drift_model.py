@@ -1,6 +1,6 @@
 """A Python model of rules/drift.yml for many runs at once.
 
-tests/rules/test_drift_model.py holds it against promtool.
+tests/rules_report/test_drift_model.py holds it against promtool.
 
 One version per persona, one evaluation a minute, no outages. Arrays are [minute, run].
 """

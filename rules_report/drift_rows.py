@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.rules_report import traffic
-from benchmarks.rules_report.drift_model import DAY, WEEK, Flags, Floats, drift, regression
-from benchmarks.rules_report.rows import Row
+from rules_report import traffic
+from rules_report.drift_model import DAY, WEEK, Flags, Floats, drift, regression
+from rules_report.rows import Row
 
 RATE, BAD_RATE, FLOOR = 0.03, 0.09, 0.005
 QUIET_WOBBLE, DRIFT_WOBBLE = 0.3, 0.2

@@ -5,9 +5,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.processes import ENDS_WITH_PARENT
-
 READY_SECONDS = 60
+ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: the kernel ends it with the thread that started it, even when that is killed."""
 
 
 def start(

@@ -1,19 +1,13 @@
 """A shortened form of `make rules-report`; and the fast clock scales nothing but durations."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.rules_report import accuracy_rows, count_rows, drift_rows, end_rows, fast_clock
-from benchmarks.rules_report.rows import Row
-from driftback_server.stack import components
-from tests.rules.files import CHECKOUT
-from tests.support.stacks import processes_of, wait_for
+from driftback_server.stack.components import ensure
+from rules_report import accuracy_rows, count_rows, drift_rows, end_rows, fast_clock
+from rules_report.rows import Row
 
 
 def test_the_fast_clock_changes_nothing_but_durations() -> None:
@@ -32,38 +26,24 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def test_counts_are_exact_through_every_fault(prometheus: Path, tmp_path: Path) -> None:
-    rows = list(count_rows.rows(prometheus, tmp_path, count_rows.SHORT_SECONDS))
+def test_counts_are_exact_through_every_fault(tmp_path: Path) -> None:
+    rows = list(count_rows.rows(ensure(["prometheus"])["prometheus"], tmp_path, count_rows.SHORT_SECONDS))
     scenarios = {*fast_clock.PERSONAS, fast_clock.SIDE_BY_SIDE, "Prometheus killed, then down 2 h"}
     assert {row.name.removeprefix("exact counts, ").partition(" (")[0] for row in rows} == scenarios
     # The report asks for all of them; on a busy machine a stalled scrape is late for an evaluation or two.
     assert [row for row in rows if row.value < 0.99] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_prometheus_outlives_a_report_that_is_ended(tmp_path: Path, how: signal.Signals) -> None:
-    report = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.rules_report", "--short"],
-        cwd=CHECKOUT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for("both Prometheus", 120, lambda: len(_servers(tmp_path)) == 2)
-    finally:
-        report.send_signal(how)
-        report.wait(timeout=60)
-    wait_for("their end", 30, lambda: not _servers(tmp_path))
-    if how == signal.SIGTERM:
-        assert not list(tmp_path.iterdir()), "it removes its scratch folder"
+def test_a_row_names_the_windows_at_which_nothing_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fast_clock.Result("restart", "1h", "A", checked=2, exact=2, worst=0.0)
+    monkeypatch.setattr(fast_clock, "run", lambda *_: [result])
+    (row,) = count_rows.rows(Path(), Path(), 38)
+    assert "NOTHING COMPARED at 6h, 24h, 7d" in row.name
+    assert not row.met
 
 
-def _servers(folder: Path) -> list[str]:
-    return [line for line in processes_of(folder) if f"--config.file={folder}" in line]
-
-
-def test_p95_and_the_samples_read_keep_their_goals(prometheus: Path, tmp_path: Path) -> None:
-    promtool = components.ensure(["promtool"])["promtool"]
+def test_p95_and_the_samples_read_keep_their_goals(promtool: Path, tmp_path: Path) -> None:
+    prometheus = ensure(["prometheus"])["prometheus"]
     assert [r for r in accuracy_rows.rows(prometheus, promtool, tmp_path, 100) if not r.met] == []
 
 
