@@ -12,15 +12,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from config_rollback.errors import StorageUnavailableError
 from driftback import Active, AsyncConfigClient, ConfigClient, NotReadyError
 from driftback.config import client as client_module
+from driftback.connection import Answer, ask
+from driftback.retry import pause_after
 from driftback_server.stack import components
 from tests.config_rollback.delivery.test_delivery import metric, wait_until
 from tests.config_rollback.running import CONFIG, SERVICE_TOKEN, Service
@@ -277,13 +281,12 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How long each request of a client may be held, as they come; failures are followed by no long pause."""
     waits: list[int] = []
-    poll = ConfigClient._poll
 
-    def noted_poll(client: ConfigClient, wait: int) -> bool:
-        waits.append(wait)
-        return poll(client, wait)
+    def noted(connection: HTTPConnection, method: str, target: str, *rest: Any) -> Answer:
+        waits.append(int(parse_qs(urlsplit(target).query)["wait"][0]))
+        return ask(connection, method, target, *rest)
 
-    monkeypatch.setattr(ConfigClient, "_poll", noted_poll)
+    monkeypatch.setattr(client_module, "ask", noted)
     monkeypatch.setattr(client_module, "RETRY_SECONDS", (0.01, 0.01))
     return waits
 
@@ -644,13 +647,12 @@ def test_a_proxy_that_drops_tags_is_not_asked_in_a_frenzy_and_nothing_is_written
     drops: str,
 ) -> None:
     waited: list[int] = []
-    pause = ConfigClient._pause
 
-    def noted_pause(client: ConfigClient, number: int) -> None:
+    def noted(number: int, first: float, longest: float) -> float:
         waited.append(number)
-        pause(client, number)
+        return pause_after(number, first, longest)
 
-    monkeypatch.setattr(ConfigClient, "_pause", noted_pause)
+    monkeypatch.setattr(client_module, "pause_after", noted)
     monkeypatch.setattr(client_module, "EARLY_SECONDS", 20)  # however busy the machine is
     monkeypatch.setattr(client_module, "EARLY_ANSWERS", 3)
     service.publish()

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from driftback import Recorder
+from driftback.connection import Answer, ask
 from driftback.recorder import sender, stream, transport
 from driftback.recorder.sender import Counts, Sender
-from driftback.recorder.transport import Transport
 from tests.exporter.running import TOKEN, Clock, Running, settings_for, wait_for
 from tests.support.stacks import free_port
 
@@ -314,18 +314,17 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
     def lose(*numbers: int) -> list[int]:
         lost: list[int] = []
-        post = Transport._post
         count = itertools.count(1)
 
-        def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
-            answer = post(transport, body)
+        def lossy(*request: Any) -> Answer:
+            answer = ask(*request)
             number = next(count)
             if number in numbers:
                 lost.append(number)
                 raise TimeoutError
             return answer
 
-        monkeypatch.setattr(Transport, "_post", lossy)
+        monkeypatch.setattr(transport, "ask", lossy)
         return lost
 
     return lose
@@ -429,11 +428,10 @@ def test_a_question_for_a_number_that_was_cut_off_and_repeated_is_no_proof(
 ) -> None:
     first = two("1", **SMALL)
     recorder = recorder_for(first.url)
-    post = Transport._post
     count = itertools.count(1)
 
-    def lossy(transport: Transport, body: bytes) -> tuple[int, bytes]:
-        answer = post(transport, body)
+    def lossy(*request: Any) -> Answer:
+        answer = ask(*request)
         match next(count):
             case 1:
                 raise TimeoutError
@@ -443,7 +441,7 @@ def test_a_question_for_a_number_that_was_cut_off_and_repeated_is_no_proof(
                 raise ConnectionResetError
         return answer
 
-    monkeypatch.setattr(Transport, "_post", lossy)
+    monkeypatch.setattr(transport, "ask", lossy)
     record_twenty(recorder)
     assert recorder.flush(timeout=20)
     assert recorder.counts() == Counts(acknowledged=0, waiting=0, in_doubt=20, dropped=0)
