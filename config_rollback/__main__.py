@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -12,13 +13,13 @@ from socket import socket
 import structlog
 from starlette.applications import Starlette
 
-from config_rollback import logs
 from config_rollback.app import create_app
 from config_rollback.errors import SettingsError
 from config_rollback.server import AsgiServer
 from config_rollback.settings import PREFIX, load
 from config_rollback.web.dependencies import Dependencies
 from driftback import __version__
+from exporter import logs
 from exporter.http.listener import ListenError, listen
 from exporter.http.server import Server
 
@@ -66,6 +67,7 @@ def main() -> int:
     try:
         settings = load()
         logs.configure()
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         listener = listen(settings.host, settings.port, settings.max_connections, PREFIX)
         app = create_app(settings)
     except (SettingsError, ListenError) as error:

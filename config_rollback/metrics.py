@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -49,81 +50,62 @@ class Metrics:
         external_url: str,
     ) -> None:
         self.registry = CollectorRegistry()
-        Gauge(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        gauge(
             "config_rollback_info",
             "1; the label is the address at which browsers reach this service, for links from dashboards.",
             ["external_url"],
-            registry=self.registry,
         ).labels(external_url).set(1)
-        self.activations = Counter(
-            "config_activations",
-            "Versions activated, by action.",
-            ["persona", "action"],
-            registry=self.registry,
+        self.activations = counter(
+            "config_activations", "Versions activated, by action.", ["persona", "action"]
         )
-        self.rollbacks = Counter(
-            "config_rollbacks",
-            "Requested rollbacks: done, refused by a rule, or failed.",
-            ["status"],
-            registry=self.registry,
+        self.rollbacks = counter(
+            "config_rollbacks", "Requested rollbacks: done, refused by a rule, or failed.", ["status"]
         )
-        self.audit_failures = Counter(
+        self.audit_failures = counter(
             "config_audit_failures",
             "Attempts that were not carried out because the audit row could not be written.",
-            registry=self.registry,
         )
-        self.alerts_received = Counter(
-            "config_alerts_received",
-            "Alerts in webhook messages, repetitions included.",
-            ["status"],
-            registry=self.registry,
+        self.alerts_received = counter(
+            "config_alerts_received", "Alerts in webhook messages, repetitions included.", ["status"]
         )
-        self.authentication_failures = Counter(
+        self.authentication_failures = counter(
             "config_authentication_failures",
             "Requests refused because of missing or invalid credentials, by error code.",
             ["code"],
-            registry=self.registry,
         )
-        self.forbidden = Counter(
+        self.forbidden = counter(
             "config_forbidden",
             "Attempts refused because the role ops was missing; one audit row may stand for several.",
-            registry=self.registry,
         )
-        self.rows_deleted = Counter(
+        self.rows_deleted = counter(
             "config_rows_deleted",
             "Rows deleted because they were older than the settings keep them.",
             ["table"],
-            registry=self.registry,
         )
-        self.clock_jumps = Counter(
+        self.clock_jumps = counter(
             "config_clock_jumps",
             "Jumps of the system's clock against a monotonic one; for an hour after one nothing is deleted.",
-            registry=self.registry,
         )
-        self._refused = Counter(
+        self._refused = counter(
             "config_requests_refused",
             "Connections and requests refused by the server itself: not HTTP, or over a bound.",
             ["code"],
-            registry=self.registry,
         )
-        self.connections_evicted = Counter(
+        self.connections_evicted = counter(
             "config_connections_evicted",
             "Connections that were ended to make room for new ones: their peers kept us waiting longest.",
-            registry=self.registry,
         )
-        refusals: tuple[type[ConfigRollbackError], ...] = (
-            InvalidRequestError,
-            *OverloadedError.__subclasses__(),
-        )
+        refusals: list[type[ConfigRollbackError]] = [InvalidRequestError, *OverloadedError.__subclasses__()]
         for kind in refusals:
             self._refused.labels(kind.code)
-        Gauge(
-            "config_long_polls", "Configuration requests that wait for a change.", registry=self.registry
-        ).set_function(lambda: delivery.waiting)
-        Gauge(
+        gauge("config_long_polls", "Configuration requests that wait for a change.").set_function(
+            lambda: delivery.waiting
+        )
+        gauge(
             "config_rate_limit_store_up",
             "1 while calls are counted in the configured store, 0 while each replica counts for itself.",
-            registry=self.registry,
         ).set_function(lambda: rate_limits.store_up)
         for status in ("succeeded", "refused", "failed"):
             self.rollbacks.labels(status)

@@ -73,7 +73,7 @@ class _Call:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._body: bytes | None = None
-        self._asked = self._told = False
+        self._asked = self._delivered = False
         self._scope = _scope(exchange)
         self._changed = asyncio.Event()
         exchange.on_end = self._changed.set
@@ -93,8 +93,8 @@ class _Call:
             self._asked = True
             self._exchange.read(self._arrived)
         while not self._exchange.over:
-            if self._body is not None and not self._told:
-                self._told = True
+            if self._body is not None and not self._delivered:
+                self._delivered = True
                 return {"type": "http.request", "body": self._body, "more_body": False}
             self._changed.clear()
             await self._changed.wait()

@@ -5,7 +5,6 @@ SIGHUP reads the label policy and the file of tokens again.
 
 import argparse
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -13,9 +12,9 @@ import time
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from structlog.tracebacks import ExceptionDictTransformer
 
 from driftback import __version__
+from exporter import logs
 from exporter.app import Application
 from exporter.errors import SettingsError, StartError
 from exporter.http.listener import ListenError, listen
@@ -37,7 +36,7 @@ def main() -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.parse_args()
-    _configure_logs()
+    logs.configure()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     for number in (signal.SIGTERM, signal.SIGINT):  # while the journal is read
         signal.signal(number, lambda *_: sys.exit(0))
@@ -73,34 +72,6 @@ def _listen(settings: Settings) -> socket.socket:
         return listen(settings.host, settings.port, settings.max_connections, PREFIX)
     except ListenError as error:
         raise SettingsError(str(error)) from None
-
-
-def _configure_logs() -> None:
-    """One JSON object per line on standard error, for our events and for those of libraries."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.ExceptionRenderer(
-                    ExceptionDictTransformer(show_locals=False)  # locals hold tokens
-                ),
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
 if __name__ == "__main__":

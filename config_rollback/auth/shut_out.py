@@ -61,7 +61,7 @@ class ShutOut:
         return self._decide(person, call, SHUT_OUT)
 
     def remove(self, person: Person, call: Call) -> Decided:
-        """Lets a person in again. Raises as `add`; `NotFoundError` where they are not shut out."""
+        """Unblocks a person. Raises as `add`; `NotFoundError` where they are not blocked."""
         return self._decide(person, call, LET_IN)
 
     def _decide(self, person: Person, call: Call, action: str) -> Decided:

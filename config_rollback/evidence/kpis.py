@@ -309,30 +309,18 @@ def wilson_interval(events: float, total: float) -> tuple[float, float]:
 
 
 def _rate(values: dict[str, float], counted: str, of: str, stale: bool) -> dict[str, Any]:
-    events, total = values.get(counted), values.get(of)
+    events, total = values.get(counted, 0.0), values.get(of, 0.0)
     earlier = values.get(f"previous_{of}")
-    previous = values.get(f"previous_{counted}", 0.0) / earlier if earlier else None
-    if not total:
-        return {
-            "value": None,
-            "numerator": events or 0,
-            "denominator": 0,
-            "low": None,
-            "high": None,
-            "interval": "wilson",
-            "previous": previous,
-            "data_status": "no_data",
-        }
-    low, high = wilson_interval(events or 0, total)
+    low, high = wilson_interval(events, total) if total else (None, None)
     return {
-        "value": (events or 0) / total,
-        "numerator": events or 0,
+        "value": events / total if total else None,
+        "numerator": events,
         "denominator": total,
         "low": low,
         "high": high,
         "interval": "wilson",
-        "previous": previous,
-        "data_status": _status(True, stale, low=total < LOW_SAMPLE_RATE),
+        "previous": values.get(f"previous_{counted}", 0.0) / earlier if earlier else None,
+        "data_status": _status(total > 0, stale, low=total < LOW_SAMPLE_RATE),
     }
 
 

@@ -8,9 +8,7 @@ from typing import Any
 
 from sqlalchemy import insert, select, tuple_, update
 
-from config_rollback.storage.models import (
-    Alert,
-)
+from config_rollback.storage.models import Alert
 from config_rollback.storage.queries import Queries
 
 LATE_WITHIN = timedelta(seconds=15)

@@ -14,12 +14,7 @@ from sqlalchemy.orm import aliased
 from config_rollback.audit import chain as audit
 from config_rollback.audit import record
 from config_rollback.errors import StorageUnavailableError
-from config_rollback.storage.models import (
-    Activation,
-    AuditHead,
-    AuditRow,
-    Version,
-)
+from config_rollback.storage.models import Activation, AuditHead, AuditRow, Version
 from config_rollback.storage.queries import Queries
 
 ENTRIES_AT_ONCE = 10

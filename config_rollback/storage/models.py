@@ -172,7 +172,7 @@ class BrowserSession(Base):
 
 
 class ShutOutPerson(Base):
-    """Somebody who may do nothing until they are let in again."""
+    """A blocked person."""
 
     __tablename__ = "shut_out"
 

@@ -1,4 +1,4 @@
-"""Logins, people who are shut out, and the keys that make a repetition known."""
+"""Logins, blocked people, and the keys that make a repetition known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from config_rollback.storage.queries import Queries
 
 
 class People(Queries):
-    """Logins, people who are shut out, and the keys that make a repetition known."""
+    """Logins, blocked people, and the keys that make a repetition known."""
 
     def use_token(self, jti: str, expires_at: datetime) -> bool:
         """Uses up a one-time token; False if it was used before."""

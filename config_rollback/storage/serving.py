@@ -7,9 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, or_, select, tuple_
 
-from config_rollback.storage.models import (
-    ServingProcess,
-)
+from config_rollback.storage.models import ServingProcess
 from config_rollback.storage.queries import Queries
 
 

@@ -17,13 +17,7 @@ from config_rollback.errors import OutcomeUnknownError, StorageBusyError, Storag
 from config_rollback.storage import database
 from config_rollback.storage.alerts import Alerts
 from config_rollback.storage.audit_rows import AuditRows
-from config_rollback.storage.models import (
-    Alert,
-    Base,
-    BrowserSession,
-    IdempotencyRecord,
-    UsedToken,
-)
+from config_rollback.storage.models import Alert, Base, BrowserSession, IdempotencyRecord, UsedToken
 from config_rollback.storage.people import People
 from config_rollback.storage.serving import Serving
 from config_rollback.storage.versions import Versions

@@ -10,11 +10,7 @@ from sqlalchemy.orm import aliased, defer
 
 from config_rollback.audit import chain as audit
 from config_rollback.storage.database import ACTIVATIONS_CHANNEL
-from config_rollback.storage.models import (
-    Activation,
-    AuditRow,
-    Version,
-)
+from config_rollback.storage.models import Activation, AuditRow, Version
 from config_rollback.storage.queries import Queries
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from anyio.to_thread import run_sync
+from pydantic import SecretStr
 from starlette.requests import Request
 
 from config_rollback.audit.chain import SHUT_OUT
@@ -35,7 +38,7 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
     if actor.role == OPS:
         is_shut_out = await run_sync(deps.shut_out.holds, call, action, persona)
         refusal = ShutOutError() if is_shut_out else None
-    # A person who is shut out takes nothing from those who have the role.
+    # A blocked person takes nothing from those who have the role.
     await deps.rate_limits.check_role(SHUT_OUT if isinstance(refusal, ShutOutError) else actor.role)
     if refusal is None:
         return actor
@@ -46,15 +49,6 @@ async def require_role(request: Request, actor: Actor, action: str, persona: str
     raise refusal
 
 
-def require_service(request: Request) -> None:
-    """A service that fetches its configuration; raises an `AuthenticationError`."""
-    check_static(
-        bearer_token(request.headers.get("authorization")), dependencies(request).settings.service_tokens
-    )
-
-
-def require_alertmanager(request: Request) -> None:
-    """Alertmanager; raises an `AuthenticationError`."""
-    check_static(
-        bearer_token(request.headers.get("authorization")), dependencies(request).settings.alertmanager_tokens
-    )
+def require_machine(request: Request, accepted: Sequence[SecretStr]) -> None:
+    """The caller sends one of the accepted static tokens; raises an `AuthenticationError`."""
+    check_static(bearer_token(request.headers.get("authorization")), accepted)

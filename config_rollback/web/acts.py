@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from anyio.to_thread import run_sync
@@ -10,10 +11,12 @@ from starlette.requests import Request
 
 from config_rollback.errors import UnavailableError
 from config_rollback.rollback.attempts import Actor, Call
-from config_rollback.rollback.changes import Publication, Published, Rollback, RolledBack
 from config_rollback.web.dependencies import dependencies
 from config_rollback.web.http import request_id
 from config_rollback.web.query import key_of
+
+Wanted = TypeVar("Wanted")
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -23,23 +26,14 @@ def call_of(request: Request, actor: Actor) -> Call:
     return Call(actor, request_id(request), key_of(request))
 
 
-async def publish(request: Request, publication: Publication, call: Call) -> Published:
-    """See `Changes.publish`."""
-    result = await run_sync(partial(dependencies(request).changes.publish, publication, call))
-    await _deliver(request)
-    return result
-
-
-async def roll_back(request: Request, rollback: Rollback, call: Call) -> RolledBack:
-    """See `Changes.roll_back`."""
-    result = await run_sync(partial(dependencies(request).changes.roll_back, rollback, call))
-    await _deliver(request)
-    return result
-
-
-async def _deliver(request: Request) -> None:
+async def activate(
+    request: Request, change: Callable[[Wanted, Call], Result], wanted: Wanted, call: Call
+) -> Result:
+    """Carries out a change of `Changes` that activates a version, and delivers it. Raises as the change."""
+    result = await run_sync(change, wanted, call)
     try:
         await dependencies(request).delivery.refresh()
     except UnavailableError as error:
         # The change is done and must be answered so; `Delivery.watch` will bring it to the clients.
         log.warning("delivery_refresh_failed", error=error.message)
+    return result

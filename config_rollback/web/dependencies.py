@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from anyio.to_thread import run_sync
 from starlette.requests import HTTPConnection
 
 from config_rollback.auth.issuers import AccessTokens
@@ -25,12 +27,14 @@ from config_rollback.rollback.changes import Changes
 from config_rollback.rollback.refusals import Refusals
 from config_rollback.settings import Settings
 from config_rollback.storage import database
-from config_rollback.storage.store import Store
+from config_rollback.storage.store import Store, Transaction
 from config_rollback.upkeep import Upkeep
 from config_rollback.web.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from config_rollback.auth.oidc import OidcLogins
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,13 @@ def dependencies(connection: HTTPConnection) -> Dependencies:
     """The objects of the application that this request came to."""
     found: Dependencies = connection.app.state.dependencies
     return found
+
+
+async def read(connection: HTTPConnection, query: Callable[[Transaction], Result]) -> Result:
+    """What the query finds in one consistent view of the database. Raises an `UnavailableError`."""
+
+    def run() -> Result:
+        with dependencies(connection).store.read() as transaction:
+            return query(transaction)
+
+    return await run_sync(run)

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config_rollback.errors import ConfigRollbackError, MalformedRequestError, TooManyRequestsError
+from config_rollback.errors import ConfigRollbackError, TooManyRequestsError
 from config_rollback.web.dependencies import Dependencies
 from config_rollback.web.http import error_json, new_request_id
 from config_rollback.web.operation import operation_of
@@ -65,8 +65,9 @@ class RequestContext:
             await send(message)
 
         try:
-            refusal = self._refusal(scope, request_id)
-            await (refusal or self._app)(scope, receive, send_with_headers)
+            # Those of connections that are gone count, too.
+            app = self._app if self._running <= self._max_requests else self._refuse(request_id)
+            await app(scope, receive, send_with_headers)
         except ClientDisconnect:
             log.info("client_disconnected")  # in the middle of its body, so there is no client to answer
         except Exception:
@@ -82,23 +83,14 @@ class RequestContext:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=unquote(
-                        scope["path"], errors="replace"
-                    ),  # without the query, which may contain a login token
+                    # Without the query, which may contain a login token.
+                    path=unquote(scope["path"], errors="replace"),
                     status=status,
                     seconds=round(time.monotonic() - started, 4),
                 )
 
-    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
-        """The answer to what the application is not to judge."""
-        error: ConfigRollbackError
-        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            # RFC 9112, section 6.1: two lengths are how requests are smuggled past a proxy.
-            error = MalformedRequestError("the body has two lengths")
-        elif self._running > self._max_requests:  # of connections that are gone, too
-            error = TooManyRequestsError("the service answers too many requests now: try again later")
-        else:
-            return None
+    def _refuse(self, request_id: str) -> Response:
+        error = TooManyRequestsError("the service answers too many requests now: try again later")
         self._metrics.refused(error)
         response = error_json(error, request_id)
         response.headers["Connection"] = "close"

@@ -23,46 +23,41 @@ ReasonOption = Annotated[str | None, typer.Option(help="Why, for the audit row."
 
 
 @app.command()
+@connection.with_service
 def revoke(
+    service: Connection,
     subject: SubjectArgument,
     issuer: IssuerOption = OWN_ISSUER,
     reason: ReasonOption = None,
     key: connection.KeyOption = None,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Block a person: their sessions end, and their tokens are refused until `access allow`."""
-    service = Connection.open(url, token, state_dir)
     _act(service, "revoke", {"subject": subject, "issuer": issuer, "reason": reason}, key, json_output)
 
 
 @app.command()
+@connection.with_service
 def allow(
+    service: Connection,
     subject: SubjectArgument,
     issuer: IssuerOption = OWN_ISSUER,
     reason: ReasonOption = None,
     key: connection.KeyOption = None,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Unblock a person, who must then log in again."""
-    service = Connection.open(url, token, state_dir)
     _act(service, "allow", {"subject": subject, "issuer": issuer, "reason": reason}, key, json_output)
 
 
 @app.command("list")
+@connection.with_service
 def list_people(
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
+    service: Connection,
     json_output: connection.JsonOption = False,
 ) -> None:
     """List the blocked people, newest first."""
-    rows = Connection.open(url, token, state_dir).get("/v1/ops/access")["data"]
+    rows = service.get("/v1/ops/access")["data"]
     if json_output:
         connection.print_json(rows)
         return
@@ -79,10 +74,6 @@ def _act(
 ) -> None:
     repeat = f"--issuer {shlex.quote(str(person['issuer']))}"
     data = service.act(f"/v1/ops/access/{what}", person, key, repeat)
-    if as_json:
-        connection.print_json(data)
-    else:
-        done = "is blocked" if data["shut_out"] else "may log in again"
-        connection.say(
-            f"{person['subject']}, known by {person['issuer']}, {done} (audit row {data['audit_id']})."
-        )
+    done = "is blocked" if data["shut_out"] else "may log in again"
+    message = f"{person['subject']}, known by {person['issuer']}, {done} (audit row {data['audit_id']})."
+    connection.report(data, as_json, message)

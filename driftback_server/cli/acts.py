@@ -62,10 +62,8 @@ def publish(
         before = _config(service, document.persona, number) if active else {}
         changes = diff.changes(before, document.config)
         if active and not changes:
-            if json_output:
-                connection.print_json({"published": False, "version": number})
-            else:
-                connection.say(f"Nothing was published: version {number} has the same configuration.")
+            same = f"Nothing was published: version {number} has the same configuration."
+            connection.report({"published": False, "version": number}, json_output, same)
             return
         if active and leaves is None:
             left = _rolled_back(active)
@@ -81,15 +79,13 @@ def publish(
     body = {"config": document.config, "note": document.note, "expected_version": expected}
     path = f"{persona_path(document.persona)}/versions"
     data = service.act(path, body, key, f"--from {expected}")
-    if json_output:
-        connection.print_json({"published": True, **data})
-    else:
-        connection.say(
-            f"Version {data['version']} of {document.persona} is active now (audit row {data['audit_id']})."
-        )
+    message = f"Version {data['version']} of {document.persona} is active now (audit row {data['audit_id']})."
+    connection.report({"published": True, **data}, json_output, message)
 
 
+@connection.with_service
 def rollback(
+    service: Connection,
     persona: PersonaArgument,
     to: Annotated[
         int | None, typer.Option(min=1, help="The version to restore; by default the last known good one.")
@@ -98,14 +94,10 @@ def rollback(
     leaves: FromOption = None,
     key: KeyOption = None,
     yes: connection.YesOption = False,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show what would change, and restore an earlier version."""
     _require_from(leaves, key)
-    service = Connection.open(url, token, state_dir)
     active = require_active(service, persona)
     number = active["active_version"]
     if leaves in (None, number):  # otherwise it was done already, or somebody was faster: the service decides
@@ -128,28 +120,22 @@ def rollback(
     body = {"expected_version": expected, "to_version": to, "reason": reason}
     repeat = f"--from {expected}" + (f" --to {to}" if to else "")
     data = service.act(f"{persona_path(persona)}/rollback", body, key, repeat)
-    if json_output:
-        connection.print_json(data)
-    else:
-        connection.say(
-            f"Version {data['to_version']} of {persona} is active again (audit row {data['audit_id']})."
-        )
+    message = f"Version {data['to_version']} of {persona} is active again (audit row {data['audit_id']})."
+    connection.report(data, json_output, message)
 
 
+@connection.with_service
 def accept(
+    service: Connection,
     persona: PersonaArgument,
     reason: Annotated[str | None, typer.Option(help="The reason, for the audit row.")] = None,
     leaves: FromOption = None,
     key: KeyOption = None,
     yes: connection.YesOption = False,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Accept the persona's present behaviour as the new baseline of drift."""
     _require_from(leaves, key)
-    service = Connection.open(url, token, state_dir)
     active = require_active(service, persona)
     number = active["active_version"]
     if leaves in (None, number):
@@ -165,12 +151,8 @@ def accept(
     body = {"expected_version": expected, "reason": reason}
     path = f"{persona_path(persona)}/baseline"
     data = service.act(path, body, key, f"--from {expected}")
-    if json_output:
-        connection.print_json(data)
-    else:
-        connection.say(
-            f"Version {data['version']} of {persona} is the baseline now (audit row {data['audit_id']})."
-        )
+    message = f"Version {data['version']} of {persona} is the baseline now (audit row {data['audit_id']})."
+    connection.report(data, json_output, message)
 
 
 def _config(service: Connection, persona: str, version: int) -> dict[str, Any]:

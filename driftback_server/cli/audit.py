@@ -19,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, help="Who did what, and whether the audi
 
 
 @app.command("list")
+@connection.with_service
 def list_rows(
+    service: Connection,
     persona: Annotated[str | None, typer.Option(help="Only rows about this persona.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only rows of this actor.")] = None,
     action: Annotated[
@@ -29,13 +31,9 @@ def list_rows(
         str | None, typer.Option(help=f"Only rows with this status: {' or '.join(STATUSES)}.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows to list.")] = 50,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """List acts and refused attempts, newest first."""
-    service = Connection.open(url, token, state_dir)
     filters = {"persona": persona, "actor": actor, "action": action, "status": status}
     rows = service.get("/v1/ops/audit", limit=limit, **filters)["data"]
     if json_output:
@@ -62,17 +60,16 @@ def list_rows(
 
 
 @app.command()
+@connection.with_service
 def export(
+    service: Connection,
     file: Annotated[
         Path | None, typer.Argument(help="The file to write; by default standard output.", dir_okay=False)
     ] = None,
     after: Annotated[int | None, typer.Option(min=1, help="Only the rows after this one.")] = None,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
 ) -> None:
     """Write every row as a line of JSON, oldest first; `driftback audit verify --file` checks it later."""
-    rows = Connection.open(url, token, state_dir).lines("/v1/ops/audit/export", after=after)
+    rows = service.lines("/v1/ops/audit/export", after=after)
     if file is None:
         for row in rows:
             sys.stdout.buffer.write(row + b"\n")  # the exact bytes that were hashed

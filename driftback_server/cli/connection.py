@@ -7,14 +7,16 @@ reached, or the outcome is unknown.
 from __future__ import annotations
 
 import getpass
+import inspect
 import json
 import os
 import shlex
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -90,6 +92,14 @@ def broken(row: int | None, problem: str | None) -> str:
 def say(message: str) -> None:
     """Prints a line on standard output, exactly as it is."""
     out.print(visible(message), soft_wrap=True)
+
+
+def report(data: dict[str, Any], as_json: bool, message: str) -> None:
+    """Prints the result of an act: its data for scripts, or a line for people."""
+    if as_json:
+        print_json(data)
+    else:
+        say(message)
 
 
 def print_json(content: Any) -> None:
@@ -329,3 +339,20 @@ def _clock_problem(answer: requests.Response) -> str:
 def persona_path(persona: str) -> str:
     """The path of a persona in the API; the name is percent-encoded."""
     return f"/v1/ops/personas/{quote(persona, safe='')}"
+
+
+def with_service(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options that name a service; its first parameter is the `Connection` to it."""
+    service_options = {"url": UrlOption, "token": TokenOption, "state_dir": StateDirOption}
+
+    @wraps(command)
+    def with_options(*, url: str | None, token: str | None, state_dir: Path | None, **arguments: Any) -> None:
+        command(Connection.open(url, token, state_dir), **arguments)
+
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in service_options.items()
+    ]
+    with_options.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    return with_options

@@ -10,18 +10,16 @@ from driftback_server.cli import connection
 from driftback_server.cli.connection import Connection
 
 
+@connection.with_service
 def kpis(
+    service: Connection,
     window: Annotated[str, typer.Option(help="1h, 6h, 24h or 7d.")] = "1h",
     journey: Annotated[str | None, typer.Option(help="Only this journey.")] = None,
     persona: Annotated[str | None, typer.Option(help="Only this persona.")] = None,
     config_version: Annotated[str | None, typer.Option(help="Only this version of --persona.")] = None,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show messages, out-of-scope rate, LLM error rate and p95 latency."""
-    service = Connection.open(url, token, state_dir)
     data = service.get(
         "/v1/ops/monitoring/conversation-kpis",
         window=window,

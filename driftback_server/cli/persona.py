@@ -25,14 +25,13 @@ _MARKS: dict[diff.Kind, tuple[str, str, str]] = {
 
 
 @app.command("list")
+@connection.with_service
 def list_personas(
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
+    service: Connection,
     json_output: connection.JsonOption = False,
 ) -> None:
     """List personas and their active versions."""
-    rows = Connection.open(url, token, state_dir).get("/v1/ops/personas")["data"]
+    rows = service.get("/v1/ops/personas")["data"]
     if json_output:
         connection.print_json(rows)
         return
@@ -50,20 +49,18 @@ def list_personas(
 
 
 @app.command()
+@connection.with_service
 def show(
+    service: Connection,
     persona: PersonaArgument,
     version: Annotated[
         int | None, typer.Option(min=1, help="The version to show; by default the active one.")
     ] = None,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show one version with its configuration, as YAML that `publish` can read."""
     from driftback_server.cli import documents  # with pydantic, which only `show` and `publish` need
 
-    service = Connection.open(url, token, state_dir)
     number = version or require_active(service, persona)["active_version"]
     data = service.get(f"{persona_path(persona)}/versions/{number}")["data"]
     if json_output:
@@ -77,15 +74,14 @@ def show(
 
 
 @app.command()
+@connection.with_service
 def history(
+    service: Connection,
     persona: PersonaArgument,
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """List a persona's versions, newest first."""
-    rows = Connection.open(url, token, state_dir).get(f"{persona_path(persona)}/versions")["data"]
+    rows = service.get(f"{persona_path(persona)}/versions")["data"]
     if json_output:
         connection.print_json(rows)
         return
@@ -99,17 +95,15 @@ def history(
 
 
 @app.command("diff")
+@connection.with_service
 def show_diff(
+    service: Connection,
     persona: PersonaArgument,
     left: Annotated[int, typer.Argument(metavar="FROM", min=1)],
     right: Annotated[int, typer.Argument(metavar="TO", min=1)],
-    url: connection.UrlOption = None,
-    token: connection.TokenOption = None,
-    state_dir: connection.StateDirOption = None,
     json_output: connection.JsonOption = False,
 ) -> None:
     """Show in which fields two versions differ."""
-    service = Connection.open(url, token, state_dir)
     data = service.get(f"{persona_path(persona)}/diff", **{"from": left, "to": right})["data"]
     if json_output:
         connection.print_json(data)

@@ -109,11 +109,11 @@ def postgresql(postgres: Server, postgres_template: str) -> Postgresql:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of storage run on both databases, those of pages, tokens and commands on SQLite."""
-    if "database" in metafunc.fixturenames:
-        module = metafunc.module.__name__.rpartition(".")[2]
-        kinds = ["sqlite"] if module not in ON_POSTGRESQL else []
-        kinds += ["postgresql"] if module in ON_BOTH_DATABASES | ON_POSTGRESQL else []
-        metafunc.parametrize("database", kinds, indirect=True)
+    module = metafunc.module.__name__.rpartition(".")[2]
+    kinds = ["sqlite"] if module not in ON_POSTGRESQL else []
+    kinds += ["postgresql"] if module in ON_BOTH_DATABASES | ON_POSTGRESQL else []
+    for fixture in {"database", "quiet_service"} & set(metafunc.fixturenames):
+        metafunc.parametrize(fixture, kinds, indirect=True)
 
 
 @pytest.fixture
@@ -164,6 +164,25 @@ def start(database: Database, start_on: Callable[..., Service]) -> Callable[...,
 def service(start: Callable[..., Service]) -> Service:
     """A running service with an empty database."""
     return start()
+
+
+@pytest.fixture(scope="module")
+def quiet_service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A running service with one version, shared by the tests of a module that change nothing."""
+    database: Database
+    if request.param == "sqlite":
+        file = tmp_path_factory.mktemp("quiet") / "config_rollback.db"
+        database = Sqlite(Path(shutil.copyfile(request.getfixturevalue("sqlite_template"), file)))
+    else:
+        server: Server = request.getfixturevalue("postgres")
+        name = server.create_database(request.getfixturevalue("postgres_template"))
+        database = Postgresql(server, name)
+    service = Service(database, Clock()).start()
+    service.publish()
+    yield service
+    service.stop()
 
 
 @pytest.fixture

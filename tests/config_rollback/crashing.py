@@ -15,13 +15,13 @@ import signal
 import sys
 import time
 
-from config_rollback import logs
 from config_rollback.clock import utc_now
 from config_rollback.errors import UnavailableError
 from config_rollback.rollback.attempts import Actor, Attempts, Call
 from config_rollback.rollback.changes import Changes, Publication, Rollback
 from config_rollback.storage import database
 from config_rollback.storage.store import Store
+from exporter import logs
 from tests.config_rollback.running import CONFIG
 from tests.config_rollback.storage.test_store import Nobody
 

@@ -132,12 +132,12 @@ def test_no_secret_reaches_log_or_metrics_and_no_forged_line_the_log(launch: Cal
 def test_a_traceback_in_the_log_shows_no_values() -> None:
     program = f"""
 import structlog
-from exporter import __main__ as main
+from exporter import logs
 
 def fail(authorization):
     raise RuntimeError("a defect")
 
-main._configure_logs()
+logs.configure()
 try:
     fail("Bearer {TOKEN}")
 except RuntimeError as error:

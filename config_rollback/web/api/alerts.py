@@ -22,9 +22,9 @@ Alertmanager sends it again."""
 @operation("alertmanager", response_models.Received, body=WebhookMessage)
 async def receive(request: Request) -> Response:
     """Keeps the alerts as evidence. Repeating a message changes nothing but `updated_at`."""
-    access.require_alertmanager(request)
-    message = await read_json(request, WebhookMessage)
     deps = dependencies(request)
+    access.require_machine(request, deps.settings.alertmanager_tokens)
+    message = await read_json(request, WebhookMessage)
     now = deps.clock()
 
     def keep() -> int:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from anyio.to_thread import run_sync
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,7 +19,7 @@ from config_rollback.errors import InvalidRequestError
 from config_rollback.storage.models import AuditRow
 from config_rollback.web import access
 from config_rollback.web.audit_filter import AuditFilter
-from config_rollback.web.dependencies import dependencies
+from config_rollback.web.dependencies import read
 from config_rollback.web.http import success
 from config_rollback.web.operation import operation
 from config_rollback.web.query import Number, Query, Text, Whole, query_of
@@ -50,23 +49,17 @@ class AuditPage(AuditFilter):
 
 
 @operation(
-    "ops",
-    list[audit.ListedAttempt],
-    query=AuditPage,
-    more={"next_cursor": {"type": ["string", "null"]}},
+    "ops", list[audit.ListedAttempt], query=AuditPage, more={"next_cursor": {"type": ["string", "null"]}}
 )
 async def list_rows(request: Request) -> Response:
     """Audit rows, newest first; `cursor` continues where the last answer ended."""
     await access.require_ops(request, "read")
     query = query_of(request, AuditPage)
 
-    def read() -> list[dict[str, Any]]:
-        with dependencies(request).store.read() as transaction:
-            return [
-                _plain(row) for row in transaction.audit_rows(query.limit, query.cursor, **query.columns())
-            ]
-
-    rows = await run_sync(read)
+    found = await read(
+        request, lambda transaction: transaction.audit_rows(query.limit, query.cursor, **query.columns())
+    )
+    rows = [_plain(row) for row in found]
     more = len(rows) == query.limit and rows[-1]["audit_id"] > 1
     return success(request, rows, next_cursor=str(rows[-1]["audit_id"]) if more else None)
 
@@ -81,25 +74,23 @@ async def export(request: Request) -> Response:
     """
     await access.require_ops(request, "read")
     after = query_of(request, After).after or 0
-    store = dependencies(request).store
 
-    def read(after: int) -> Sequence[Entry]:
-        with store.read() as transaction:
-            return transaction.entries_after(after, EXPORTED_AT_ONCE, EXPORTED_CHARACTERS)
-
-    def read_strays() -> list[str]:
-        with store.read() as transaction:
-            return list(transaction.strays())
+    async def entries_after(row: int) -> Sequence[Entry]:
+        return await read(
+            request,
+            lambda transaction: transaction.entries_after(row, EXPORTED_AT_ONCE, EXPORTED_CHARACTERS),
+        )
 
     # The first part is read before the answer begins, so that a database that fails is a 503.
-    first = await run_sync(read, after)
+    first = await entries_after(after)
 
     async def lines() -> AsyncIterator[bytes]:
         entries = first
         while entries:
             yield b"".join(exports.line(entry) for entry in entries)
-            entries = await run_sync(read, entries[-1].row.audit_id)
-        yield b"".join(exports.line(stray) for stray in await run_sync(read_strays))
+            entries = await entries_after(entries[-1].row.audit_id)
+        strays = await read(request, lambda transaction: list(transaction.strays()))
+        yield b"".join(exports.line(stray) for stray in strays)
 
     return StreamingResponse(
         lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
@@ -119,11 +110,8 @@ async def verify(request: Request) -> Response:
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
 
-    def read() -> audit.Verification:
-        with dependencies(request).store.read() as transaction:
-            return transaction.verify_audit(known)
-
-    return success(request, asdict(await run_sync(read)))
+    verification = await read(request, lambda transaction: transaction.verify_audit(known))
+    return success(request, asdict(verification))
 
 
 def _plain(row: AuditRow) -> dict[str, Any]:

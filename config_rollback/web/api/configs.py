@@ -55,10 +55,10 @@ async def get_config(request: Request) -> Response:
 
     Nothing new within `wait` is 304, or 404 for a persona that nobody published.
     """
-    access.require_service(request)
+    deps = dependencies(request)
+    access.require_machine(request, deps.settings.service_tokens)
     persona = persona_of(request)
     query = read_query(request.scope["query_string"])
-    deps = dependencies(request)
     if query.client is not None and query.serving is not None:
         deps.clients.report(persona, query.client, query.serving)
     tag = _known_tag(request, deps.delivery.active.get(persona))

@@ -33,16 +33,11 @@ from config_rollback.rollback.changes import (
 )
 from config_rollback.rollback.lengths import MAX_ALERT_LENGTH, MAX_REASON_LENGTH
 from config_rollback.storage.models import Version
+from config_rollback.storage.store import Transaction
 from config_rollback.web import access, acts
 from config_rollback.web.api import response_models
-from config_rollback.web.dependencies import dependencies
-from config_rollback.web.http import (
-    new_persona_of,
-    persona_of,
-    plain_text,
-    read_json,
-    success,
-)
+from config_rollback.web.dependencies import dependencies, read
+from config_rollback.web.http import new_persona_of, persona_of, plain_text, read_json, success
 from config_rollback.web.operation import operation
 from config_rollback.web.query import Number, Query, Text, number_of, query_of
 
@@ -102,23 +97,22 @@ async def list_personas(request: Request) -> Response:
     await access.require_ops(request, "read")
     query_of(request, Query)
 
-    def read() -> list[dict[str, Any]]:
-        with dependencies(request).store.read() as transaction:
-            return [
-                {
-                    "persona": activation.persona,
-                    "active_version": activation.version,
-                    "action": activation.action,
-                    "from_version": activation.from_version,
-                    "activated_at": isoformat(activation.activated_at),
-                    "activated_by": activation.activated_by,
-                    "audit_id": activation.audit_id,
-                    "rollback_to": transaction.default_target(activation),
-                }
-                for activation, _ in transaction.all_active()
-            ]
+    def rows(transaction: Transaction) -> list[dict[str, Any]]:
+        return [
+            {
+                "persona": activation.persona,
+                "active_version": activation.version,
+                "action": activation.action,
+                "from_version": activation.from_version,
+                "activated_at": isoformat(activation.activated_at),
+                "activated_by": activation.activated_by,
+                "audit_id": activation.audit_id,
+                "rollback_to": transaction.default_target(activation),
+            }
+            for activation, _ in transaction.all_active()
+        ]
 
-    return success(request, await run_sync(read))
+    return success(request, await read(request, rows))
 
 
 @operation("ops", list[response_models.Version], errors=(NotFoundError,))
@@ -128,14 +122,13 @@ async def list_versions(request: Request) -> Response:
     await access.require_ops(request, "read", persona)
     query_of(request, Query)
 
-    def read() -> list[dict[str, Any]]:
-        with dependencies(request).store.read() as transaction:
-            active = transaction.active(persona)
-            if active is None:
-                raise NotFoundError("there is no such persona")
-            return [_version(row, active.version) for row in transaction.versions(persona)]
+    def rows(transaction: Transaction) -> list[dict[str, Any]]:
+        active = transaction.active(persona)
+        if active is None:
+            raise NotFoundError("there is no such persona")
+        return [_version(row, active.version) for row in transaction.versions(persona)]
 
-    return success(request, await run_sync(read))
+    return success(request, await read(request, rows))
 
 
 @operation("ops", response_models.VersionWithConfig, errors=(NotFoundError,))
@@ -146,50 +139,35 @@ async def get_version(request: Request) -> Response:
     query_of(request, Query)
     number = number_of(request.path_params["number"], "version")
 
-    def read() -> dict[str, Any]:
-        with dependencies(request).store.read() as transaction:
-            active, row = transaction.active(persona), transaction.version(persona, number)
-            if active is None or row is None:
-                raise NotFoundError("there is no such version")
-            return _version(row, active.version) | {"config": row.config}
+    def version(transaction: Transaction) -> dict[str, Any]:
+        active, row = transaction.active(persona), transaction.version(persona, number)
+        if active is None or row is None:
+            raise NotFoundError("there is no such version")
+        return _version(row, active.version) | {"config": row.config}
 
-    return success(request, await run_sync(read))
+    return success(request, await read(request, version))
 
 
-@operation(
-    "ops",
-    response_models.Diff,
-    query=TwoVersions,
-    errors=(NotFoundError,),
-)
+@operation("ops", response_models.Diff, query=TwoVersions, errors=(NotFoundError,))
 async def get_diff(request: Request) -> Response:
     """The fields in which two versions differ."""
     persona = persona_of(request)
     await access.require_ops(request, "read", persona)
     query = query_of(request, TwoVersions)
 
-    def read() -> list[dict[str, Any]]:
-        with dependencies(request).store.read() as transaction:
-            before, after = (
-                transaction.version(persona, query.before),
-                transaction.version(persona, query.after),
-            )
-            if before is None or after is None:
-                raise NotFoundError("there is no such version")
-            return [asdict(change) for change in diff.changes(before.config, after.config)]
+    def changes(transaction: Transaction) -> list[dict[str, Any]]:
+        before = transaction.version(persona, query.before)
+        after = transaction.version(persona, query.after)
+        if before is None or after is None:
+            raise NotFoundError("there is no such version")
+        return [asdict(change) for change in diff.changes(before.config, after.config)]
 
-    return success(
-        request, {"persona": persona, **query.model_dump(by_alias=True), "changes": await run_sync(read)}
-    )
+    found = await read(request, changes)
+    return success(request, {"persona": persona, **query.model_dump(by_alias=True), "changes": found})
 
 
 @operation(
-    "ops",
-    Published,
-    status=201,
-    is_act=True,
-    body=PublishBody,
-    errors=(NotFoundError, ConfigChangedError),
+    "ops", Published, status=201, is_act=True, body=PublishBody, errors=(NotFoundError, ConfigChangedError)
 )
 async def publish(request: Request) -> Response:
     """Adds a version and activates it."""
@@ -197,7 +175,8 @@ async def publish(request: Request) -> Response:
     actor = await access.require_ops(request, "publish", persona)
     body = await read_json(request, PublishBody)
     publication = Publication(persona, body.config, body.note, body.expected_version)
-    result = await acts.publish(request, publication, acts.call_of(request, actor))
+    change = dependencies(request).changes.publish
+    result = await acts.activate(request, change, publication, acts.call_of(request, actor))
     return success(request, asdict(result), status=201)
 
 
@@ -220,34 +199,24 @@ async def roll_back(request: Request) -> Response:
     actor = await access.require_ops(request, "rollback", persona)
     body = await read_json(request, RollbackBody)
     rollback = Rollback(persona, body.expected_version, body.to_version, body.reason, body.alert)
-    result = await acts.roll_back(request, rollback, acts.call_of(request, actor))
+    change = dependencies(request).changes.roll_back
+    result = await acts.activate(request, change, rollback, acts.call_of(request, actor))
     return success(request, asdict(result))
 
 
-@operation(
-    "ops",
-    Accepted,
-    is_act=True,
-    body=AcceptanceBody,
-    errors=(NotFoundError, ConfigChangedError),
-)
+@operation("ops", Accepted, is_act=True, body=AcceptanceBody, errors=(NotFoundError, ConfigChangedError))
 async def accept_baseline(request: Request) -> Response:
     """Takes what the persona does now for normal; no configuration changes."""
     persona = persona_of(request)
     actor = await access.require_ops(request, audit.ACCEPT_BASELINE, persona)
     body = await read_json(request, AcceptanceBody)
     acceptance = Acceptance(persona, body.expected_version, body.reason)
-    changes = dependencies(request).changes
-    result = await run_sync(changes.accept_baseline, acceptance, acts.call_of(request, actor))
+    accept = dependencies(request).changes.accept_baseline
+    result = await run_sync(accept, acceptance, acts.call_of(request, actor))
     return success(request, asdict(result))
 
 
-@operation(
-    "ops",
-    response_models.Kpis,
-    query=KpiQuery,
-    errors=(MonitoringUnavailableError,),
-)
+@operation("ops", response_models.Kpis, query=KpiQuery, errors=(MonitoringUnavailableError,))
 async def get_kpis(request: Request) -> Response:
     """The four KPI of a window."""
     await access.require_ops(request, "read")

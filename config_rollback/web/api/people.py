@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio.to_thread import run_sync
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -16,10 +17,11 @@ from config_rollback.auth.claims import is_plain
 from config_rollback.auth.shut_out import Decided, Person
 from config_rollback.clock import isoformat
 from config_rollback.errors import NotFoundError, OwnAccessError, TooManyShutOutError
+from config_rollback.rollback.attempts import Call
 from config_rollback.web import access, acts
 from config_rollback.web.api import response_models
 from config_rollback.web.api.ops import Reason
-from config_rollback.web.dependencies import dependencies
+from config_rollback.web.dependencies import dependencies, read
 from config_rollback.web.http import read_json, success
 from config_rollback.web.operation import operation
 from config_rollback.web.query import Query, query_of
@@ -50,33 +52,30 @@ async def list_people(request: Request) -> Response:
     await access.require_ops(request, "read")
     query_of(request, Query)
 
-    def read() -> list[dict[str, Any]]:
-        with dependencies(request).store.read() as transaction:
-            return [
-                {"issuer": person.issuer, "subject": person.subject, "since": isoformat(person.since)}
-                for person in transaction.shut_out_people()
-            ]
-
-    return success(request, await run_sync(read))
+    people = await read(request, lambda transaction: transaction.shut_out_people())
+    rows = [
+        {"issuer": person.issuer, "subject": person.subject, "since": isoformat(person.since)}
+        for person in people
+    ]
+    return success(request, rows)
 
 
 @operation("ops", Decided, is_act=True, body=PersonBody, errors=(OwnAccessError, TooManyShutOutError))
 async def revoke(request: Request) -> Response:
     """Blocks a person: their sessions end, their tokens open nothing."""
-    actor = await access.require_ops(request, audit.SHUT_OUT)
-    body = await read_json(request, PersonBody)
-    person = Person(body.issuer, body.subject, body.reason)
-    decide = dependencies(request).shut_out.add
-    return success(request, asdict(await run_sync(decide, person, acts.call_of(request, actor))))
+    return await _decide(request, audit.SHUT_OUT, dependencies(request).shut_out.add)
 
 
 @operation("ops", Decided, is_act=True, body=PersonBody, errors=(NotFoundError, OwnAccessError))
 async def allow(request: Request) -> Response:
     """Unblocks a person, who must then log in again."""
-    actor = await access.require_ops(request, audit.LET_IN)
+    return await _decide(request, audit.LET_IN, dependencies(request).shut_out.remove)
+
+
+async def _decide(request: Request, action: str, decide: Callable[[Person, Call], Decided]) -> Response:
+    actor = await access.require_ops(request, action)
     body = await read_json(request, PersonBody)
     person = Person(body.issuer, body.subject, body.reason)
-    decide = dependencies(request).shut_out.remove
     return success(request, asdict(await run_sync(decide, person, acts.call_of(request, actor))))
 
 

@@ -21,7 +21,7 @@ class Persona(TypedDict):
 
 
 class ShutOut(TypedDict):
-    """A person who may do nothing."""
+    """A blocked person."""
 
     issuer: str
     subject: str

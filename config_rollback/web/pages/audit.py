@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from anyio.to_thread import run_sync
 from starlette.responses import Response
 
 from config_rollback.audit.chain import ACTIONS, STATUSES
-from config_rollback.storage.models import AuditRow
 from config_rollback.web.audit_filter import AuditFilter
-from config_rollback.web.dependencies import dependencies
+from config_rollback.web.dependencies import read
 from config_rollback.web.pages.session import require_login
 from config_rollback.web.pages.visit import Visit, page, page_route
 from config_rollback.web.query import Number, parse
@@ -32,12 +29,9 @@ async def show(visit: Visit) -> Response:
     # A browser sends the fields that were left empty too.
     query = parse([pair for pair in visit.request.query_params.multi_items() if pair[1]], AuditPage)
     wanted = query.columns()
-
-    def read() -> Sequence[AuditRow]:
-        with dependencies(visit.request).store.read() as transaction:
-            return transaction.audit_rows(PAGE + 1, query.before, **wanted)
-
-    rows = await run_sync(read)
+    rows = await read(
+        visit.request, lambda transaction: transaction.audit_rows(PAGE + 1, query.before, **wanted)
+    )
     older = None
     if len(rows) > PAGE:
         older = "/audit?" + urlencode(wanted | {"before": str(rows[PAGE - 1].audit_id)})

@@ -143,7 +143,8 @@ async def act(visit: Visit) -> Response:
         alert=without_hidden(form.get("alert", ""))[:MAX_ALERT_LENGTH] or None,
     )
     key = plain_text(form.get("idempotency_key", ""), "idempotency_key", MAX_KEY_LENGTH) or None
-    result = await acts.roll_back(request, rollback, Call(login.actor, request_id(request), key))
+    change = dependencies(request).changes.roll_back
+    result = await acts.activate(request, change, rollback, Call(login.actor, request_id(request), key))
     return RedirectResponse(rollback_path(persona, result=result.audit_id), 303)
 
 

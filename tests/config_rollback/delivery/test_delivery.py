@@ -170,9 +170,8 @@ def test_a_defect_does_not_end_the_watch(
 @pytest.mark.parametrize(
     "query", ["?wait=61", "?wait=-1", "?wait=x", "?wait=1.5", "?serving=x&client=c", "?x=1"]
 )
-def test_a_wrong_query_is_refused(service: Service, query: str) -> None:
-    service.publish()
-    assert error(service.config("concierge", query)) == (422, "invalid_request")
+def test_a_wrong_query_is_refused(quiet_service: Service, query: str) -> None:
+    assert error(quiet_service.config("concierge", query)) == (422, "invalid_request")
 
 
 def raw_get(service: Service, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:

@@ -193,17 +193,17 @@ def test_alerts_without_a_persona_are_kept_too(service: Service) -> None:
     ],
     ids=str,
 )
-def test_what_alertmanager_would_not_send_is_refused(service: Service, change: dict[str, Any]) -> None:
-    answer = service.request(
+def test_what_alertmanager_would_not_send_is_refused(quiet_service: Service, change: dict[str, Any]) -> None:
+    answer = quiet_service.request(
         "POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=message(alert(), alert(**change))
     )
     assert error(answer) == (422, "invalid_request")
-    assert rows(service) == []
+    assert rows(quiet_service) == []
 
 
-def test_another_version_of_the_webhook_is_refused(service: Service) -> None:
+def test_another_version_of_the_webhook_is_refused(quiet_service: Service) -> None:
     body = message(alert()) | {"version": "5"}
-    answer = service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=body)
+    answer = quiet_service.request("POST", "/v1/alerts", token=ALERTMANAGER_TOKEN, json=body)
     assert error(answer) == (422, "invalid_request")
 
 

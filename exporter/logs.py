@@ -1,21 +1,19 @@
-"""Structured logs: one JSON object per line on standard error, with the request's id."""
-
-from __future__ import annotations
+"""The log of both services: one JSON object per line on standard error, for libraries too."""
 
 import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure() -> None:
-    """Sends structlog's and the standard library's records (asyncio, alembic) the same way."""
-    shared: list[structlog.types.Processor] = [
+    """Sends the records of structlog and of the standard library the same way."""
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -29,9 +27,11 @@ def configure() -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.ExceptionRenderer(
+                    ExceptionDictTransformer(show_locals=False)  # locals hold tokens
+                ),
                 structlog.processors.JSONRenderer(),
             ],
         )
     )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
