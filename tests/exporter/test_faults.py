@@ -193,11 +193,18 @@ def counted(exporter: Client) -> Counter[str]:
     )
 
 
+def seeded() -> random.Random:
+    """Chance that a failed test can be run with again: pytest shows the seed."""
+    seed = random.getrandbits(32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
 @pytest.mark.parametrize(
     "kills", [pytest.param(200, id="200 kills"), pytest.param(1000, id="1000 kills", marks=pytest.mark.soak)]
 )
 def test_after_random_kills_every_acknowledged_message_is_counted_once(kills: int, tmp_path: Path) -> None:
-    chance = random.Random()
+    chance = seeded()
     exporter = Exporter(tmp_path)
     client = exporter.client
     fleet = Fleet(client.url, tmp_path)
@@ -243,7 +250,7 @@ def test_after_random_kills_every_acknowledged_message_is_counted_once(kills: in
 def test_clients_of_two_exporters_lose_and_double_nothing_whichever_is_killed(
     kills: int, tmp_path: Path
 ) -> None:
-    chance = random.Random()
+    chance = seeded()
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()

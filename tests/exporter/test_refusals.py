@@ -13,6 +13,7 @@ import requests
 
 from exporter.http import connection as http_connection
 from exporter.http.reader import MAX_PIPELINED
+from tests.exporter.http.test_connection import HEAD, connect
 from tests.exporter.running import TOKEN, Running, series
 
 PUSH: dict[str, Any] = {"client": "c", "epoch": 1, "seq": 1}
@@ -183,18 +184,11 @@ def exchange(exporter: Running, request: bytes) -> str:
 
 def raw(exporter: Running, request: bytes) -> tuple[int, str]:
     """Send bytes as they are; the status and the rest of the answer."""
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(exporter) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         answer = until_closed(connection)
     return int(answer.split(" ", 2)[1]), answer
-
-
-HEAD = (
-    f"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
-    "Content-Type: application/json\r\n"
-)
 
 
 def test_a_declared_length_over_the_limit_is_refused_before_the_body(exporter: Running) -> None:
@@ -215,8 +209,7 @@ def test_a_chunked_body_is_cut_off_at_the_limit(exporter: Running) -> None:
 
 def test_a_body_that_does_not_come_is_given_up(start: Any) -> None:
     exporter = start(body_timeout_seconds=0.05)
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(exporter) as connection:
         connection.sendall(f"{HEAD}Content-Length: 10\r\n\r\n{{".encode())
         answer = until_closed(connection)
     assert answer.startswith("HTTP/1.1 408")
@@ -224,8 +217,7 @@ def test_a_body_that_does_not_come_is_given_up(start: Any) -> None:
 
 
 def test_a_connection_that_ends_in_the_body_is_no_internal_error(exporter: Running) -> None:
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(exporter) as connection:
         connection.sendall(f"{HEAD}Content-Length: 10\r\n\r\n{{".encode())
     exporter.push(series(messages=1))
     assert exporter.value("exporter_rejected_total", reason="body_incomplete") == 1
@@ -255,17 +247,15 @@ def test_a_request_names_one_host(exporter: Running, hosts: str) -> None:
 
 @pytest.mark.parametrize("junk", [b"X: " + b"x" * 70_000, b"X: x\r\n" * 12_000], ids=["a line", "lines"])
 def test_a_head_without_end_is_refused(exporter: Running, junk: bytes) -> None:
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(exporter) as connection:
         connection.sendall(HEAD.encode() + junk)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400")
 
 
 def test_a_head_that_does_not_come_is_given_up(exporter: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.05)
-    host, port = exporter.url.removeprefix("http://").split(":")
     for begun in (b"", b"POST /v1/push HTTP/1.1\r\n"):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with connect(exporter) as connection:
             connection.sendall(begun)
             assert connection.recv(65536) == b""
 
@@ -277,26 +267,30 @@ def test_trailers_are_no_headers(exporter: Running) -> None:
     assert status == 401
 
 
-def test_pipelined_pushes_are_answered_in_order(exporter: Running) -> None:
-    requests_in_a_row = b"".join(
+def test_pipelined_requests_are_answered_in_order(exporter: Running) -> None:
+    pushes = [
         f"{HEAD}X-Request-ID: r{seq}\r\nContent-Length: {len(PUSH_BODY)}\r\n\r\n".encode()
         + PUSH_BODY.replace(b'"seq": 1', b'"seq": %d' % seq)
         for seq in range(1, 6)
-    )
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(requests_in_a_row)
+    ]
+    healthy = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nX-Request-ID: h\r\n\r\n"
+    with connect(exporter) as connection:
+        connection.sendall(healthy.join(pushes))
         answer = b""
-        while answer.count(b'"request_id"') < 5 and (received := connection.recv(65536)):
+        while answer.count(b'"request_id"') < 9 and (received := connection.recv(65536)):
             answer += received
-    positions = [answer.index(b'"request_id":"r%d"' % seq) for seq in range(1, 6)]
-    assert positions == sorted(positions)
-    assert answer.count(b"HTTP/1.1 200") == 5
-
-
-def connect(exporter: Running) -> socket.socket:
-    host, port = exporter.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    assert re.findall(rb'"request_id":"(\w+)"', answer) == [
+        b"r1",
+        b"h",
+        b"r2",
+        b"h",
+        b"r3",
+        b"h",
+        b"r4",
+        b"h",
+        b"r5",
+    ]
+    assert answer.count(b"HTTP/1.1 200") == 9
 
 
 REFUSED_AT_ONCE = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -311,22 +305,6 @@ def test_refusals_pipelined_behind_a_push_are_all_answered(exporter: Running) ->
             answer += received.decode()
     assert answer.count("HTTP/1.1 200") == 1
     assert answer.count("HTTP/1.1 401") == answer.count('"unauthenticated"') == MAX_PIPELINED
-
-
-def test_other_calls_wait_their_turn_behind_a_push(exporter: Running) -> None:
-    push = f"{HEAD}Content-Length: {len(PUSH_BODY)}\r\n\r\n".encode() + PUSH_BODY
-    healthy = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
-    with connect(exporter) as connection:
-        connection.sendall(push + healthy + push + healthy)
-        answer = b""
-        while answer.count(b'"request_id"') < 4 and (received := connection.recv(65536)):
-            answer += received
-    assert re.findall(rb'"(duplicate|status)":(?:"healthy"|(?:true|false))', answer) == [
-        b"duplicate",
-        b"status",
-        b"duplicate",
-        b"status",
-    ]
 
 
 def test_a_connection_is_kept_while_it_is_used_and_closed_when_idle(
@@ -426,8 +404,7 @@ def test_http_1_0_knows_no_answer_before_the_answer(exporter: Running) -> None:
 
 
 def test_who_asks_whether_to_send_the_body_is_answered_at_once(exporter: Running) -> None:
-    host, port = exporter.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(exporter) as connection:
         head = f"{HEAD}Expect: 100-continue\r\nContent-Length: {len(PUSH_BODY)}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
