@@ -78,6 +78,7 @@ class Server:
             "listen_addresses": "",
             "unix_socket_directories": str(self._folder),
             "fsync": "off",
+            "autovacuum": "off",  # it would start a process for each of hundreds of databases
             "max_connections": "300",
             "shared_buffers": "32MB",
         }
