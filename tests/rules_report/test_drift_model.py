@@ -11,6 +11,8 @@ from rules_report.drift_model import DAY, Counts, drift, parameters, regression
 from tests.rules.files import RULES
 
 KPI = parameters()["kpis"][0]
+PAST = DAY + 1
+"""Minutes before the first evaluation. Their messages all come in the first one, which no rule looks into."""
 LABELS = 'journal="J",journey="chat",persona="{}",config_version="{}"'
 
 
@@ -19,13 +21,16 @@ def _series(name: str, labels: str, values: list[str]) -> dict[str, str]:
 
 
 def _version(
-    name: str, messages: Counts, events: Counts, born: int, persona: str = "p"
+    name: str, messages: Counts, events: Counts, born: int, persona: str = "p", past: int = 0
 ) -> list[dict[str, str]]:
-    """The counters of one version of one run, one sample a minute; absent before it is born."""
+    """The counters of one version of one run, one sample a minute; absent before it is born.
+
+    The first `past` minutes are before the first evaluation.
+    """
     labels = LABELS.format(persona, name)
     absent = ["_"] * born
     return [
-        _series(metric, labels, absent + [str(int(count)) for count in np.cumsum(counts)[born:]])
+        _series(metric, labels, absent + [str(int(count)) for count in np.cumsum(counts)[past + born :]])
         for metric, counts in (
             ("conversation_messages_total", messages),
             ("conversation_out_of_scope_total", events),
@@ -34,7 +39,7 @@ def _version(
         _series(
             "conversation_created_timestamp_seconds",
             labels,
-            absent + [str(60 * born)] * (len(messages) - born),
+            absent + [str(60 * (born - past))] * (len(messages) - past - born),
         )
     ]
 
@@ -66,35 +71,40 @@ def _evaluate(
 
 def test_drift_model_gives_what_the_rules_give(promtool: Path, tmp_path: Path) -> None:
     """One persona with few messages, and one with many."""
-    minutes = DAY + 12 * 60
+    minutes = 12 * 60
     share = np.full(minutes, 0.03)
-    share[DAY + 240 : DAY + 480] = 0.12
+    share[240:480] = 0.12
     series, checks = [], []
     for per_hour in (120, 1_500):
         rng = np.random.default_rng(per_hour)
-        messages = traffic.messages(rng, minutes, 1, per_hour)
-        events = traffic.events(rng, messages, share, 0.3)
-        messages[0] = events[0] = 0
-        series += _version("1", messages[:, 0], events[:, 0], 0, persona=f"p{per_hour}")
-        found = _drift_checks(messages, events, minutes, f'{{kpi="{KPI["kpi"]}",persona="p{per_hour}"}}')
+        sent = traffic.messages(rng, minutes, 1, per_hour)
+        happened = traffic.events(rng, sent, share, 0.3)
+        sent[0] = happened[0] = 0
+        messages, events = (np.zeros((PAST + minutes, 1), np.int64) for _ in range(2))
+        messages[0], messages[PAST:] = 24 * per_hour, sent
+        events[0], events[PAST:] = 24 * per_hour * 3 // 100, happened
+        persona = f"p{per_hour}"
+        series += _version("1", messages[:, 0], events[:, 0], 0, persona=persona, past=PAST)
+        found = _drift_checks(messages, events, f'{{kpi="{KPI["kpi"]}",persona="{persona}"}}')
         assert len(found) > 200
         checks += found
     _evaluate(promtool, tmp_path, series, checks)
 
 
-def _drift_checks(messages: Counts, events: Counts, minutes: int, selector: str) -> list[tuple[str, int]]:
+def _drift_checks(messages: Counts, events: Counts, selector: str) -> list[tuple[str, int]]:
     """What the model says of each fifth minute, as expressions about the rules' series."""
-    trace = drift(messages, events, KPI["floor"])
-    assert trace.on[DAY + 240 : DAY + 480].any()
+    trace = drift(messages, events, KPI["floor"], start=PAST)
+    assert trace.on[PAST + 240 : PAST + 480].any()
     checks = []
-    for i in range(DAY + 120, minutes, 5):
-        if np.isnan(trace.baseline[i, 0]) or messages[max(0, i - 1) : i + 1].sum() == 0:
+    for minute in range(0, len(messages) - PAST, 5):
+        i = PAST + minute
+        if np.isnan(trace.baseline[i, 0]) or messages[i - 1 : i + 1].sum() == 0:
             continue
         evidence, baseline = float(trace.evidence[i, 0]), float(trace.baseline[i, 0])
         checks += [
-            (f"abs(kpi:drift:evidence{selector} - {evidence!r}) < 1e-6", i),
-            (f"abs(kpi:drift:baseline{selector} - {baseline!r}) < 1e-9", i),
-            (f"kpi:drift:on{selector} == {int(trace.on[i, 0])}", i),
+            (f"abs(kpi:drift:evidence{selector} - {evidence!r}) < 1e-6", minute),
+            (f"abs(kpi:drift:baseline{selector} - {baseline!r}) < 1e-9", minute),
+            (f"kpi:drift:on{selector} == {int(trace.on[i, 0])}", minute),
         ]
     return checks
 
