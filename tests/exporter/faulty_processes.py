@@ -59,6 +59,7 @@ def _start(target: Any, *arguments: Any) -> BaseProcess:
 def _run_exporter(environment: dict[str, str], log: Path) -> None:
     os.dup2(_append_to(log), sys.stderr.fileno())
     os.environ.update(environment)
+    sys.argv = ["exporter"]  # the fork has pytest's
     from exporter.__main__ import main
 
     sys.exit(main())
