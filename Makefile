@@ -46,7 +46,7 @@ up: install ## run everything, without traffic
 
 test: develop ## run every test, with real Prometheus, Alertmanager, PostgreSQL and Chromium
 	$(BIN)/python -m tests.support.install
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE) $(ARGS)
 
 soak: develop ## run the long fault and fuzz runs (tens of minutes)
 	$(BIN)/python -m tests.support.install
@@ -114,6 +114,8 @@ pictures: develop ## make docs/pictures from the running demo (builds Alertmanag
 	$(BIN)/python -m tests.support.install
 	$(BIN)/python -m tests.grafana.pictures
 
+# Branch coverage of all processes. Its floor is in pyproject.toml.
+check: COVERAGE = --cov
 check: lint types drift test ## all that CI runs
 
 lint: develop ## ruff: format and rules
