@@ -10,6 +10,8 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 # A lock names everything: nothing is left to be resolved.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
+# Some images forbid bytecode files: every start would then compile all it imports, which takes 2 s of CPU more.
+export PYTHONDONTWRITEBYTECODE =
 ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
 WORKERS ?= 2
