@@ -14,7 +14,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 export PYTHONDONTWRITEBYTECODE =
 ARGS ?=
 # Test files side by side: most of their time goes into waiting for real processes.
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help install develop demo up test soak compose-test kubernetes-test prometheus-3-test bench capacity audit lock lowest rules-report screenshots pictures check lint types rules dashboards reference kubernetes drift secrets clean
 

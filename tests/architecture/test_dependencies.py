@@ -27,6 +27,7 @@ PROGRAMS = {
     "gunicorn": '"gunicorn"',
     "mypy": "mypy",
     "oidc-provider-mock": "oidc_provider_mock",
+    "pytest-cov": "--cov",
     "pytest-xdist": "--dist",
     "ruff": "ruff",
     "schemathesis": "schemathesis",

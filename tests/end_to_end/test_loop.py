@@ -131,6 +131,12 @@ def test_the_whole_loop(tmp_path: Path, page: Page) -> None:
 
 def _both_journeys_have_kpis(running: RunningStack) -> None:
     for journey in ("chat", "guidance"):
+        recorded = f'kpi:messages_total{{scope="journey", journey="{journey}", window="1h"}}'
+        wait_for(  # a journey of which there is nothing yet is refused as soon as there is another
+            f"series of {journey}",
+            60,
+            lambda recorded=recorded: _query(running, recorded),  # type: ignore[misc]
+        )
         kpis = wait_for(
             f"KPI of {journey}",
             60,

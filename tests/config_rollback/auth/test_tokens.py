@@ -121,7 +121,7 @@ INVALID = {
     "jwk header": signed(CLAIMS, {"alg": "HS256", "typ": "JWT", "jwk": {"kty": "oct", "k": "AA"}}),
     "payload is a list": signed(b"[]"),
     "payload is not JSON": signed(b"{"),
-    "too long": signed(CLAIMS | {"x": "x" * 33_000}),
+    "too long": signed(CLAIMS | {"x": "x" * 19_000}),
     "not a token": "abc",
     "two parts": "abc.def",
     "not base64": "!.!.!",
