@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from exporter.errors import BodyIncompleteError, BodyTooLargeError, ExporterError, TooManyConnectionsError
 from exporter.http.exchange import Exchange, Reply
-from exporter.http.reader import RequestReader
+from exporter.http.reader import CHUNK_COST, RequestReader
 
 MAX_UNREAD_BYTES: Final = 64 * 1024
 """Of a body that the application has not asked for; then no more is read."""
@@ -28,8 +28,8 @@ KEEP_ALIVE_SECONDS: Final = 5.0
 """Time in which the next request must begin after an answer, or the peer must close after the last one."""
 MAX_DROPPED_BYTES: Final = 8 * 1024**2
 """Of what is read and dropped behind the last answer."""
-HALF_CLOSED_SECONDS: Final = 5.0
-"""Time in which an answer must begin after its peer has ended its side: it may be gone altogether."""
+HALF_CLOSED_SECONDS: Final = 1.0
+"""Time in which an answer must begin after its peer has ended its side: mostly it is gone altogether."""
 FRESH_SECONDS: Final = 0.1
 """Time in which a request that was begun makes room for nobody: it may be here, and not yet read."""
 DRAIN_SECONDS: Final = 30.0
@@ -70,7 +70,7 @@ class Owner(Protocol):
         """From now on its peer keeps us waiting."""
 
     def leaves(self, connection: "Connection") -> None:
-        """Its last answer is given."""
+        """Its last answer is sent."""
 
     def closed(self, connection: "Connection") -> None:
         """It is gone."""
@@ -91,6 +91,9 @@ class Connection(asyncio.BufferedProtocol):
         """Whether what comes from now on is thrown away."""
         self._leaving = False
         """Whether its last answer is given."""
+        self._is_our_side_over = False
+        self._lingers = True
+        """Whether it waits, behind the last answer, for its peer to close."""
         self._dropped_bytes = 0
         self._half_closed_since = inf
         self._due: ExporterError | None = None
@@ -152,14 +155,15 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The peer sends no more, but may still read: what has come whole is answered."""
         current, waiting = self._current, self._reader.waiting
-        if current is None or not current.complete:
-            return False  # which closes
-        self._deaf = True
-        self._half_closed_since = min(self._half_closed_since, self._loop.time())
         if waiting and not waiting[-1].complete:
             waiting.pop()
+        last = waiting[-1] if waiting else current
+        if last is None or (current is not None and not current.complete):
+            return False  # which closes
+        self._deaf, self._lingers = True, False
+        self._half_closed_since = min(self._half_closed_since, self._loop.time())
         if self._due is None:
-            (waiting[-1] if waiting else current).keep_alive = False
+            last.keep_alive = False
         return True
 
     def pause_writing(self) -> None:
@@ -175,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         self.waiting_since = inf
         if self._current is None:
             self._unread_since = inf
-        self._regulate()
+        self._go_on()
 
     # What exchanges call.
 
@@ -196,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         """Read the body that the application has asked for."""
         exchange.read_since = self._loop.time()
         if exchange.declared_bytes > self._application.max_body_bytes:
-            self._refuse_body(exchange)
+            self._refuse_body(exchange, "")
             return
         if exchange.expects_continue and exchange.version != "1.0" and not exchange.complete:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -222,13 +226,15 @@ class Connection(asyncio.BufferedProtocol):
         return self._current is None or not self._current.complete
 
     def makes_room(self, now: float, in_request: bool) -> bool:
-        """Whether it may be ended for another: it is idle or, `in_request`, has been waited for a while."""
-        if in_request != (self._current is not None or self._reader.in_head):
+        """Whether it may be ended for another: as idle, or as slow with a head or, `in_request`, a body."""
+        if in_request != (self._current is not None):
             return False
         return self.is_waited_for and (self._is_idle or now > self._idle_since + FRESH_SECONDS)
 
     def check(self, now: float) -> None:
         """End the connection if its peer is overdue."""
+        if self._leaving:
+            self._end_our_side()
         if now > self._unread_since + DRAIN_SECONDS:
             self.abort()
         elif (exchange := self._current) is not None:
@@ -239,11 +245,14 @@ class Connection(asyncio.BufferedProtocol):
                 exchange.keep_alive = False
                 late = BodyIncompleteError(f"The body did not arrive within {seconds:g} seconds")
                 self._refuse_exchange(exchange, late)
-        elif now > self._idle_since + (KEEP_ALIVE_SECONDS if self._is_idle else HEAD_SECONDS):
+        elif not self._reader.waiting and now > self._idle_since + (
+            KEEP_ALIVE_SECONDS if self._is_idle else HEAD_SECONDS
+        ):
             self.close()
 
     def stop(self) -> None:
         """Take no more requests; the one that is being answered is the last."""
+        self._lingers = False
         self._reader.waiting.clear()
         if self._current is None:
             self.close()
@@ -268,12 +277,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._current is not None:
             self._deliver(self._current)
         waiting = self._reader.waiting
-        while self._current is None and waiting and not self._leaving:
+        while self._current is None and waiting and self._writable.is_set() and not self._leaving:
             self._current = waiting.popleft()
             self._is_idle, self._idle_since = False, self._loop.time()
             self._application.begin(self._current)
         self._going_on = False
-        if self._current is None and self._due is not None and not self._leaving:
+        if self._current is None and not waiting and self._due is not None and not self._leaving:
             self._refuse_connection(self._due)
         self._regulate()
 
@@ -281,20 +290,30 @@ class Connection(asyncio.BufferedProtocol):
         """Send no more, and drop what comes until the peer closes or the time is over."""
         self._deaf = self._leaving = True
         self._reader.waiting.clear()
-        self._owner.leaves(self)
-        if self._half_closed_since < inf or not self._transport.can_write_eof():  # as with TLS
-            self.close()
-        else:
-            self._unread_since = min(self._unread_since, self._loop.time())
-            self._transport.write_eof()
+        self._unread_since = min(self._unread_since, self._loop.time())
+        if self._lingers and self._transport.can_write_eof():  # not with TLS
+            self._end_our_side()
             self._regulate()
+        else:
+            self.close()
+
+    def _end_our_side(self) -> None:
+        """Once all is sent, say so to the peer. From then on the connection takes nobody's place."""
+        if self._is_our_side_over or self._transport.is_closing() or self._transport.get_write_buffer_size():
+            return
+        self._is_our_side_over = True
+        self._owner.leaves(self)
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer was gone before the answer came
+            self.abort()
 
     def _deliver(self, exchange: Exchange) -> None:
         """Give the application the body that it has asked for, if all of it is here."""
         if exchange.then is None:
             return
         if exchange.body_cost > self._application.max_body_bytes:
-            self._refuse_body(exchange)
+            self._refuse_body(exchange, f", where each chunk counts for {CHUNK_COST} more")
         elif exchange.complete:
             then, exchange.then = exchange.then, None
             then(bytes(exchange.body))
@@ -328,9 +347,9 @@ class Connection(asyncio.BufferedProtocol):
             self._due = error
             self._go_on()
 
-    def _refuse_body(self, exchange: Exchange) -> None:
+    def _refuse_body(self, exchange: Exchange, why: str) -> None:
         limit = self._application.max_body_bytes
-        self._refuse_exchange(exchange, BodyTooLargeError(f"The body is longer than {limit} bytes"))
+        self._refuse_exchange(exchange, BodyTooLargeError(f"The body is longer than {limit} bytes{why}"))
 
     def _refuse_exchange(self, exchange: Exchange, error: ExporterError) -> None:
         """Answer in the application's place, which hears of it by `on_end`."""
@@ -338,8 +357,7 @@ class Connection(asyncio.BufferedProtocol):
         if exchange.started:
             self.abort()
             return
-        exchange.answer(reply)
-        exchange.end()
+        exchange.refuse(reply)
 
     def _refuse_connection(self, error: ExporterError) -> None:
         """Answer in no exchange, and end the connection."""

@@ -99,8 +99,9 @@ class Exchange:
 
         The connection refuses a body that is too long, late or malformed.
         """
-        self.then = then
-        self._line.read_on(self)
+        if not self.over:
+            self.then = then
+            self._line.read_on(self)
 
     def answer(self, reply: Reply) -> None:
         """Send a whole answer."""
@@ -150,6 +151,13 @@ class Exchange:
     async def drain(self) -> None:
         """Return when more can be sent, or nobody reads any more."""
         await self._line.drain()
+
+    def refuse(self, reply: Reply) -> None:
+        """Send a whole answer that is not the application's. Called by the connection."""
+        on_end = self.on_end
+        self.answer(reply)
+        if on_end is not None:
+            on_end()
 
     def end(self) -> None:
         """There will be no answer of the application. Called by the connection."""

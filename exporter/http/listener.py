@@ -6,7 +6,7 @@ import socket
 BACKLOG = 1024
 """Connections that may come at once: asyncio accepts them all before it asks whether there is room."""
 MAX_LEAVING = 128
-"""Connections whose last answer is given, and that wait for their peers to close."""
+"""Connections whose last answer is sent, and that wait for their peers to close."""
 SPARE = 256
 """File descriptors beside those of connections: the journal, pools of database connections, libraries."""
 

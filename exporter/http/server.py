@@ -28,7 +28,7 @@ class Server:
         self.connections: dict[Connection, None] = {}
         """Those that are open, in the order in which they were last answered, or opened."""
         self.leaving: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose last answer is given, and that are no more counted among the others."""
+        """Those whose last answer is sent, and that are no more counted among the others."""
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._stopping = asyncio.Event()
         self._all_closed = asyncio.Event()
@@ -86,7 +86,7 @@ class Server:
             self.connections[connection] = None
 
     def leaves(self, connection: Connection) -> None:
-        """Its last answer is given: it takes nobody's place, and the first of too many is ended."""
+        """Its last answer is sent: it takes nobody's place, and the first of too many is ended."""
         self.connections.pop(connection, None)
         self.leaving[connection] = None
         if len(self.leaving) > MAX_LEAVING:

@@ -180,7 +180,10 @@ def test_a_target_without_a_path_is_that_of_the_first_page(service: Service) -> 
     assert exchange(service, b"GET http://x" + rest)[0] == exchange(service, b"GET /" + rest)[0] == 303
 
 
-def test_a_request_whose_sender_ends_its_side_is_answered(service: Service) -> None:
+def test_a_request_whose_sender_ends_its_side_is_answered(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60.0)
     with connect(service) as client:
         client.sendall(authorised(service) + b"Content-Length: 2\r\n\r\n{}")
         client.shutdown(socket.SHUT_WR)
@@ -260,6 +263,19 @@ def test_61_a_connection_too_many_takes_the_place_of_an_idle_one(start: Callable
     registry = service.app.state.dependencies.metrics.registry
     assert registry.get_sample_value("config_connections_evicted_total") == 1
     assert refused(service, "too_many_connections") == 0
+
+
+def test_61_a_call_is_over_when_its_connection_has_refused_it(
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "BODY_SECONDS", NEVER)
+    service = start(max_connections=4)
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    for _ in range(8):
+        with connect(service) as client:
+            client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n")
+            assert b" 400 " in read_to_end(client).split(b"\r\n")[0]
+    assert requests.get(f"{service.url}/-/healthy", timeout=30).status_code == 200
 
 
 def test_61_requests_whose_connections_are_gone_are_bounded_too(start: Callable[..., Service]) -> None:

@@ -216,6 +216,7 @@ def test_a_request_whose_sender_ends_its_side_is_answered(
         write(journal, records, now)
 
     monkeypatch.setattr(Journal, "append", slow)
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60.0)
     with connect(exporter) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)

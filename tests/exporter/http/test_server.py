@@ -31,7 +31,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
-        self.ended = 0
+        self.ended = self.evictions = 0
 
     @property
     def begun(self) -> int:
@@ -49,7 +49,7 @@ class Silent:
         return Reply(429, [], b"")
 
     def evicted(self) -> None:
-        raise NotImplementedError
+        self.evictions += 1
 
 
 def _connected(listener: socket.socket) -> socket.socket:
@@ -108,10 +108,12 @@ def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> 
     _assert_closed(serve)
 
 
-def test_a_request_that_runs_when_the_server_stops_is_still_answered() -> None:
+def test_a_request_that_runs_when_the_server_stops_is_still_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "KEEP_ALIVE_SECONDS", 600.0)
+
     async def serve() -> socket.socket:
         application = Silent()
-        async with _serving(application, 10, grace_seconds=60) as (server, listener):
+        async with asyncio.timeout(60), _serving(application, 10, grace_seconds=600) as (server, listener):
             client = _connected(listener)
             client.sendall(REQUEST)
             await _until(lambda: application.begun == 1)
@@ -121,7 +123,6 @@ def test_a_request_that_runs_when_the_server_stops_is_still_answered() -> None:
             answer = await asyncio.to_thread(client.recv, 65536)
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"connection: close" in answer
-            client.shutdown(socket.SHUT_WR)
         return client
 
     _assert_closed(serve)
@@ -225,6 +226,113 @@ def test_connections_that_wait_for_their_peers_to_close_are_bounded(monkeypatch:
         for client in clients[1:]:
             client.close()
         return clients[0]
+
+    _assert_closed(serve)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+
+
+def test_an_application_hears_that_the_connection_has_refused_its_request() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 10) as (_, listener):
+            client = _connected(listener)
+            client.sendall(CHUNKED + b"Expect: 100-continue\r\n\r\nzz\r\n")
+            await _until(lambda: application.ended == 1)
+            application.exchanges[0].read(lambda _: None)  # too late: there is nothing to be read or sent
+            assert (await asyncio.to_thread(client.recv, 65536)).startswith(b"HTTP/1.1 429")
+        return client
+
+    _assert_closed(serve)
+
+
+def test_a_peer_that_is_gone_before_its_last_answer_is_no_error() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 10) as (server, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST.replace(b"1.1", b"1.0"))
+            await _until(lambda: application.begun == 1)
+            client.close()
+            application.exchanges[0].answer(OK)
+            await _until(lambda: not server.connections and not server.leaving)
+        return client
+
+    with contextlib.suppress(OSError):  # our end is closed already
+        _assert_closed(serve)
+
+
+def test_a_head_that_does_not_end_makes_room_before_who_was_answered_later() -> None:
+    async def serve() -> socket.socket:
+        application = Silent()
+        async with _serving(application, 2) as (_, listener):
+            slow = _connected(listener)
+            slow.sendall(b"G")
+            await asyncio.sleep(http_connection.FRESH_SECONDS * 2)
+            answered = _connected(listener)
+            answered.sendall(REQUEST)
+            await _until(lambda: application.begun == 1)
+            application.exchanges[0].answer(OK)
+            assert (await asyncio.to_thread(answered.recv, 65536)).startswith(b"HTTP/1.1 200")
+            with _connected(listener):
+                await _until(lambda: application.evictions == 1)
+                assert await asyncio.to_thread(slow.recv, 1) == b""
+                assert not _readable(answered)
+        answered.close()
+        return slow
+
+    _assert_closed(serve)
+
+
+class Generous(Silent):
+    """An application that answers each request at once with 5 MB, more than sockets hold."""
+
+    def begin(self, exchange: Exchange) -> None:
+        super().begin(exchange)
+        exchange.answer(Reply(200, [], b"x" * 5_000_000))
+
+
+def test_no_request_begins_while_the_answer_before_it_is_not_read() -> None:
+    async def serve() -> socket.socket:
+        application = Generous()
+        async with _serving(application, 10) as (_, listener):
+            client = _connected(listener)
+            client.sendall(REQUEST * 3)
+            await _until(lambda: application.begun > 0)
+            await asyncio.sleep(0.2)
+            assert application.begun == 1
+            received = 0
+            while received < 15_000_000:
+                received += len(await asyncio.to_thread(client.recv, 1_000_000))
+            assert application.begun == 3
+        return client
+
+    _assert_closed(serve)
+
+
+def test_an_answer_that_is_not_sent_yet_is_not_cut_off_by_those_that_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_LEAVING", 1)
+    last = REQUEST.replace(b"1.1", b"1.0")
+
+    async def serve() -> socket.socket:
+        application = Generous()
+        async with _serving(application, 10) as (_, listener):
+            client = _connected(listener)
+            client.sendall(last)
+            await _until(lambda: application.begun == 1)
+            for _ in range(2):
+                with _connected(listener) as other:
+                    other.sendall(last)
+                    while await asyncio.to_thread(other.recv, 1_000_000):
+                        pass
+            received = 0
+            while piece := await asyncio.to_thread(client.recv, 1_000_000):
+                received += len(piece)
+            assert received > 5_000_000
+        return client
 
     _assert_closed(serve)
 
