@@ -72,9 +72,11 @@ async def _serving(
     server = Server(application, max_connections)
     listener = listen("127.0.0.1", 0, max_connections, "TEST_")
     serving = asyncio.create_task(server.serve(listener, grace_seconds))
-    yield server, listener
-    server.stop()
-    await serving
+    try:
+        yield server, listener
+    finally:
+        server.stop()
+        await serving
 
 
 def test_a_request_that_is_never_answered_ends_with_the_server() -> None:
@@ -110,6 +112,7 @@ def test_a_connection_that_is_accepted_while_the_server_stops_ends_with_it() -> 
 
 def test_a_request_that_runs_when_the_server_stops_is_still_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "KEEP_ALIVE_SECONDS", 600.0)
+    monkeypatch.setattr(http_connection, "DRAIN_SECONDS", 600.0)
 
     async def serve() -> socket.socket:
         application = Silent()
