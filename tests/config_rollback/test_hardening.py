@@ -273,7 +273,9 @@ def test_61_a_call_is_over_when_its_connection_has_refused_it(
     head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     for _ in range(8):
         with connect(service) as client:
-            client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n")
+            client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+            time.sleep(0.1)  # the call waits for the rest
+            client.sendall(b"zz\r\n")
             assert b" 400 " in read_to_end(client).split(b"\r\n")[0]
     assert requests.get(f"{service.url}/-/healthy", timeout=30).status_code == 200
 
