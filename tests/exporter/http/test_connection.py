@@ -37,6 +37,18 @@ def push(seq: int, *headers: str, token: str = TOKEN, version: str = "1.1") -> b
     return "".join([head, *(f"{line}\r\n" for line in lines), "\r\n"]).encode() + body
 
 
+def hold_writes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the journal write nothing until the event is set."""
+    write, released = Journal.append, threading.Event()
+
+    def slow(journal: Journal, records: Sequence[Record], now: Moment) -> None:
+        assert released.wait(20)
+        write(journal, records, now)
+
+    monkeypatch.setattr(Journal, "append", slow)
+    return released
+
+
 def connect(exporter: Running) -> socket.socket:
     host, port = exporter.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=20)
@@ -209,13 +221,7 @@ def test_nothing_is_taken_behind_a_request_that_ends_the_connection(
 def test_a_request_whose_sender_ends_its_side_is_answered(
     exporter: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes, answers: list[int]
 ) -> None:
-    write, released = Journal.append, threading.Event()
-
-    def slow(journal: Journal, records: Sequence[Record], now: Moment) -> None:
-        assert released.wait(20)
-        write(journal, records, now)
-
-    monkeypatch.setattr(Journal, "append", slow)
+    released = hold_writes(monkeypatch)
     monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60.0)
     with connect(exporter) as connection:
         connection.sendall(sent)
@@ -452,13 +458,7 @@ def test_61_an_upload_that_pauses_makes_room_only_where_nobody_is_idle(
 def test_61_a_connection_too_many_is_refused_where_all_are_being_answered(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, released = Journal.append, threading.Event()
-
-    def slow(journal: Journal, records: Sequence[Record], now: Moment) -> None:
-        assert released.wait(20)
-        write(journal, records, now)
-
-    monkeypatch.setattr(Journal, "append", slow)
+    released = hold_writes(monkeypatch)
     exporter = start(max_connections=3)
     held = [connect(exporter) for _ in range(3)]
     try:
