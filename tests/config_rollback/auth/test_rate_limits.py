@@ -48,6 +48,16 @@ def store(request: pytest.FixtureRequest) -> SecretStr:
     return SecretStr(request.getfixturevalue("redis").url)
 
 
+def two_a_minute(store: SecretStr, folder: Path) -> Settings:
+    """Settings that let a person make two calls a minute."""
+    return Settings(
+        database_url=SecretStr(f"sqlite:///{folder}/x.db"),
+        jwt_secret=SecretStr(SECRET),
+        rate_limit_store=store,
+        rate_limit_user="2/minute",
+    )
+
+
 def answers(service: Service, count: int, subject: str = "ann", role: str = "ops") -> list[int]:
     token = service.token(role, subject)
     return [service.request("GET", PATH, token=token).status_code for _ in range(count)]
@@ -176,12 +186,7 @@ def test_56_with_the_store_down_each_replica_counts_for_itself(
 def test_a_clock_that_is_set_back_keeps_nobody_out(
     store: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        database_url=SecretStr(f"sqlite:///{tmp_path}/x.db"),
-        jwt_secret=SecretStr(SECRET),
-        rate_limit_store=store,
-        rate_limit_user="2/minute",
-    )
+    settings = two_a_minute(store, tmp_path)
     real, ahead = time.time, 3600.0
     monkeypatch.setattr(time, "time", lambda: real() + ahead)
     ann = Actor("ann", "ops", "driftback")
@@ -204,12 +209,7 @@ def test_a_store_that_was_away_when_the_clock_was_set_back_forgets_later(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "RETRY_SECONDS", 0.1)
-    settings = Settings(
-        database_url=SecretStr(f"sqlite:///{tmp_path}/x.db"),
-        jwt_secret=SecretStr(SECRET),
-        rate_limit_store=SecretStr(redis.url),
-        rate_limit_user="2/minute",
-    )
+    settings = two_a_minute(SecretStr(redis.url), tmp_path)
     real, ahead = time.time, 3600.0
     monkeypatch.setattr(time, "time", lambda: real() + ahead)
     ann = Actor("ann", "ops", "driftback")
